@@ -1,0 +1,79 @@
+# Everything a newcomer runs. Each target makes its own .venv and keeps it for the next.
+
+PYTHON ?= python3
+ARGS ?=
+NAME ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := -m pip --disable-pip-version-check -qq install
+# A stamp is newer than the files that it was installed from, or it is installed again.
+PINNED := pyproject.toml constraints.txt
+DEMO := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check bench pins clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(DEMO) ## train a memory network on real knowledge and ask it (ARGS=--quick)
+	@$(BIN)/memtrain demo $(ARGS)
+
+test: $(DEV) ## run every test on all cores (ARGS="-k log")
+	@echo "Running the tests ..."
+	@$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+
+check: $(DEV) ## lint, format and types
+	@echo "Linting ..."
+	@$(BIN)/ruff check
+	@echo "Checking the format ..."
+	@$(BIN)/ruff format --check
+	@echo "Checking types ..."
+	@$(BIN)/mypy
+
+bench: $(DEV) ## run one benchmark, or list them (NAME=..., ARGS=--quick)
+	@$(BIN)/python -m tests.benchmarks $(or $(NAME),--list) $(ARGS)
+
+# torch stays at its pin: its newest wheel is gigabytes of CUDA, so it is raised by hand.
+pins: $(VENV)/.python ## resolve the newest dependencies anew into constraints.txt
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	grep '^torch==' constraints.txt > "$$scratch/torch.txt" && \
+	echo "Installing every extra but gpu into a fresh environment (about a minute) ..." && \
+	$(BIN)/python -m venv "$$scratch/venv" && \
+	"$$scratch/venv/bin/python" $(INSTALL) --only-binary :all: \
+		--constraint "$$scratch/torch.txt" --editable '.[cpu,train,cluster,demo,dev]' && \
+	"$$scratch/venv/bin/pip" -qq check && \
+	{ grep '^#' constraints.txt; "$$scratch/venv/bin/pip" freeze --exclude-editable | sed 's/+.*//'; } \
+		> "$$scratch/constraints.txt" && \
+	cp "$$scratch/constraints.txt" constraints.txt && \
+	echo "Wrote constraints.txt."
+
+clean: ## remove the environment, caches and build products; keeps runs/
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Clean."
+
+$(VENV)/.python:
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "$(PYTHON) was not found. memstore needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1). memstore needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
+		{ echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(DEMO): $(VENV)/.python $(PINNED)
+	@echo "Installing memstore, faiss, torch and the demo's data (about a minute) ..."
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,demo]'
+	@touch $@
+
+$(DEV): $(VENV)/.python $(PINNED)
+	@echo "Installing memstore with the tools for developing it (about a minute) ..."
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,demo,dev]'
+	@touch $(DEMO) $@

@@ -1,0 +1,232 @@
+"""Configurations: frozen, keyword-only, validated; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeVar, get_args
+
+import pyarrow as pa
+
+from memstore.errors import InvalidArgument
+
+DType = Literal["float32", "float64"]
+IndexKind = Literal["none", "exact", "clustered"]
+Codec = Literal["flat", "fp16", "sq8"]
+OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad"]
+
+COLUMN_TYPES: Mapping[str, pa.DataType] = {
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<string>": pa.list_(pa.string()),
+}
+LOOKUP_TYPES = ("int32", "int64", "string", "list<int64>", "list<string>")
+
+C = TypeVar("C", bound="_Config")
+
+
+def _one_of(name: str, value: object, choices: object) -> None:
+    allowed = get_args(choices) or tuple(choices)  # type: ignore[arg-type]
+    if value not in allowed:
+        raise InvalidArgument(f"{name} is unknown", got=repr(value), expected=f"one of {allowed}")
+
+
+def _at_least(name: str, value: float | None, least: float, *, whole: bool = True) -> None:
+    if value is None:
+        return
+    wrong_kind = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
+    if wrong_kind or not value >= least:
+        kind = "an integer" if whole else "a number"
+        raise InvalidArgument(f"{name} is out of range", got=value, expected=f"{kind} ≥ {least}")
+
+
+class _Config:
+    """Turns a frozen dataclass into plain JSON values and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the configuration; raises `InvalidArgument` on a key it does not know."""
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InvalidArgument(
+                f"{cls.__name__} does not know a key", got=unknown, expected=sorted(known)
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(_Config):
+    """Says how candidate slots are proposed.
+
+    kind: `none` (an embedding table: only `SearchOptions(exact=True)` searches it),
+        `exact` (every row is scored), `clustered` (inverted lists over k-means clusters).
+    clusters: lists of a clustered index; None chooses about 2·√rows, a power of two.
+    probe: lists visited for a query unless the search says otherwise.
+    codec: what a list holds of a row. Scores never come from it: candidates are scored again
+        from the rows, so `sq8` (a byte a dimension) costs little recall.
+    fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
+        are sealed into a segment.
+    """
+
+    kind: IndexKind = "clustered"
+    clusters: int | None = None
+    probe: int = 32
+    codec: Codec = "sq8"
+    fresh_limit: int = 8_192
+
+    def __post_init__(self) -> None:
+        _one_of("index kind", self.kind, IndexKind)
+        _one_of("index codec", self.codec, Codec)
+        _at_least("clusters", self.clusters, 1)
+        _at_least("probe", self.probe, 1)
+        _at_least("fresh_limit", self.fresh_limit, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(_Config):
+    """Says how `update` turns a row's gradient g into a step, with learning rate lr.
+
+    sgd:              x ← x − lr·g
+    adagrad:          s ← s + g²;         x ← x − lr·g / (√s + eps)   (Duchi et al. 2011)
+    rowwise_adagrad:  s ← s + mean(g²);   x ← x − lr·g / (√s + eps)   one number a row
+
+    `lr` is the default of an `update` that names none.
+    """
+
+    kind: OptimizerKind = "rowwise_adagrad"
+    lr: float = 0.05
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer kind", self.kind, OptimizerKind)
+        _at_least("lr", self.lr, 0.0, whole=False)
+        _at_least("eps", self.eps, 0.0, whole=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig(_Config):
+    """Declares an encoded memory: its keys are sums of rows of other, index-free memories.
+
+    key: record column → memory; the key of a slot is the sum, over these columns, of the row
+        that the column names.
+    value: one record column → memory; the value is the mean of the rows that the column names
+        (a `list<int64>` column), or the one row (an `int64` column).
+    """
+
+    key: Mapping[str, str]
+    value: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", dict(self.key))
+        object.__setattr__(self, "value", dict(self.value))
+        if not self.key:
+            raise InvalidArgument("an encoding has no key columns", expected="at least one")
+        if len(self.value) > 1:
+            raise InvalidArgument(
+                "an encoding has several value columns", got=list(self.value), expected="at most 1"
+            )
+
+    @property
+    def memories(self) -> frozenset[str]:
+        """The names of the memories that the parts are rows of."""
+        return frozenset((*self.key.values(), *self.value.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(_Config):
+    """The one configuration of a memory; it does not change while the memory lives.
+
+    dim: width D of a key.  value_dim: width V of a value; None means that the key is the value.
+    dtype: of keys and values.  shards: a slot lives in shard `slot % shards`.
+    records: record column → type, one of `COLUMN_TYPES`.
+    lookup: the columns that `lookup` may ask for.
+    index, optimizer: as above; `index="none"` is short for `IndexConfig(kind="none")`.
+    encoding: makes it an encoded memory.
+    """
+
+    dim: int
+    value_dim: int | None = None
+    dtype: DType = "float32"
+    shards: int = 1
+    records: Mapping[str, str] = field(default_factory=dict)
+    lookup: tuple[str, ...] = ()
+    index: IndexConfig | IndexKind | Mapping[str, Any] = field(default_factory=IndexConfig)
+    optimizer: OptimizerConfig | OptimizerKind | Mapping[str, Any] = field(
+        default_factory=OptimizerConfig
+    )
+    encoding: EncodingConfig | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("dim", self.dim, 1)
+        _at_least("value_dim", self.value_dim, 1)
+        _at_least("shards", self.shards, 1)
+        _one_of("dtype", self.dtype, DType)
+        object.__setattr__(self, "records", dict(self.records))
+        object.__setattr__(self, "lookup", tuple(self.lookup))
+        object.__setattr__(self, "index", _coerce(IndexConfig, self.index))
+        object.__setattr__(self, "optimizer", _coerce(OptimizerConfig, self.optimizer))
+        if self.encoding is not None:
+            object.__setattr__(self, "encoding", _coerce(EncodingConfig, self.encoding))
+        for column, kind in self.records.items():
+            _one_of(f"the type of record column {column!r}", kind, tuple(COLUMN_TYPES))
+        for column in self.lookup:
+            _one_of(f"lookup column {column!r}", column, tuple(self.records))
+            _one_of(f"the type of lookup column {column!r}", self.records[column], LOOKUP_TYPES)
+        if self.encoding is not None:
+            self._check_encoding(self.encoding_config)
+
+    def _check_encoding(self, encoding: EncodingConfig) -> None:
+        if self.value_dim is not None:
+            raise InvalidArgument(
+                "an encoded memory keeps no values of its own",
+                got=f"value_dim={self.value_dim}",
+                hint="leave value_dim out; the value is read from its parts",
+            )
+        for column in encoding.key:
+            _one_of(f"key column {column!r}", column, tuple(self.records))
+            _one_of(f"the type of key column {column!r}", self.records[column], ("int64",))
+        for column in encoding.value:
+            _one_of(f"value column {column!r}", column, tuple(self.records))
+            kinds = ("int64", "list<int64>")
+            _one_of(f"the type of value column {column!r}", self.records[column], kinds)
+
+    # The fields accept shorthand; these give what __post_init__ made of it, with its type.
+    @property
+    def index_config(self) -> IndexConfig:
+        assert isinstance(self.index, IndexConfig)
+        return self.index
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        assert isinstance(self.optimizer, OptimizerConfig)
+        return self.optimizer
+
+    @property
+    def encoding_config(self) -> EncodingConfig:
+        assert isinstance(self.encoding, EncodingConfig)
+        return self.encoding
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the records."""
+        return pa.schema([(name, COLUMN_TYPES[kind]) for name, kind in self.records.items()])
+
+
+def _coerce(cls: type[C], value: C | str | Mapping[str, Any]) -> C:
+    if isinstance(value, cls):
+        return value
+    if isinstance(value, str):
+        return cls.from_dict({"kind": value})
+    if isinstance(value, Mapping):
+        return cls.from_dict(value)
+    raise InvalidArgument(f"not a {cls.__name__}", got=type(value).__name__)

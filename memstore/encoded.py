@@ -1,0 +1,274 @@
+"""Encoded memories: keys that are sums of rows of other memories, and their refresh.
+
+The stored keys serve searching and are as old as their last encoding. How old is known by part:
+the way a part row has gone since then bounds how far every key made of it is off, so drift is
+kept once a part row and never once a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from memstore import checks
+from memstore.config import MemoryConfig
+from memstore.errors import InvalidArgument, UnknownSlot, Unsupported
+from memstore.memory import (
+    Applied,
+    Array,
+    Description,
+    LookupResult,
+    Records,
+    Refreshed,
+    Rows,
+    SearchOptions,
+    SearchResult,
+    Slots,
+)
+from memstore.routing import RoutedMemory
+
+BLOCK = 131_072
+"""Slots encoded at a time."""
+
+WHOLE_SHARE = 0.25
+"""With more than this share of the slots drifted, the index is built anew, not mended."""
+
+NEGLIGIBLE_DRIFT = 1e-6
+"""Relative drift below which a part row counts as unmoved: float32 holds seven digits."""
+
+
+class EncodedMemory:
+    """A `Memory` over record columns that name rows; it has no row of its own to train."""
+
+    def __init__(self, base: RoutedMemory, memories: Mapping[str, RoutedMemory]) -> None:
+        self.base = base
+        self._encoding = base.config.encoding_config
+        self._parts = {column: memories[name] for column, name in self._encoding.key.items()}
+        self._values = {column: memories[name] for column, name in self._encoding.value.items()}
+        for column, part in self._parts.items():
+            if (part.config.dim, part.config.dtype) != (base.config.dim, base.config.dtype):
+                raise InvalidArgument(
+                    f"the rows of memory {part.name!r}, for key column {column!r}, do not fit",
+                    got=f"{part.config.dtype} of width {part.config.dim}",
+                    expected=f"{base.config.dtype} of width {base.config.dim}",
+                )
+        self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
+        """For each key column, the travel of the part rows at their last encoding."""
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def config(self) -> MemoryConfig:
+        return self.base.config
+
+    def append(
+        self, keys: Array | None = None, values: Array | None = None, records: Records | None = None
+    ) -> Slots:
+        self._refuse_vectors(keys, values)
+        if records is None:
+            raise InvalidArgument("records are missing", expected=self.config.schema.names)
+        table = checks.records(records, self.config.schema, _count(records))
+        assert table is not None
+        self._check_values(table)
+        if self.base.next_slot == 0:
+            self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
+        return self.base.append(self._encode(table), None, table)
+
+    def write(
+        self,
+        slots: Slots,
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Records | None = None,
+    ) -> Applied:
+        self._refuse_vectors(keys, values)
+        slots_B = checks.slots(slots, unique=True)
+        table = checks.records(records, self.config.schema, len(slots_B))
+        self.base.check_known(slots_B)
+        assert table is not None
+        self._check_values(table)
+        return self.base.write(slots_B, self._encode(table), None, table)
+
+    def update(
+        self,
+        slots: Slots,
+        key_grads: Array | None = None,
+        value_grads: Array | None = None,
+        lr: float | None = None,
+    ) -> Applied:
+        raise Unsupported(
+            f"memory {self.name!r} is encoded and has no rows of its own",
+            hint=f"update the memories of its parts: {sorted(self._encoding.memories)}",
+        )
+
+    def erase(self, slots: Slots) -> Applied:
+        return self.base.erase(slots)
+
+    def search(
+        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
+    ) -> SearchResult:
+        return self.base.search(queries, k, options)
+
+    def gather(
+        self,
+        slots: Slots,
+        *,
+        vectors: bool = True,
+        columns: Sequence[str] = (),
+        list_limit: int | None = None,
+    ) -> Rows:
+        return self.base.gather(slots, vectors=vectors, columns=columns, list_limit=list_limit)
+
+    def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
+        return self.base.lookup(column, values, limit)
+
+    def reindex(self) -> None:
+        self.base.reindex()
+
+    def refresh(self, limit: int | None = None) -> Refreshed:
+        if limit is not None:
+            checks.positive("limit", limit)
+        # Travel is read before the rows are: a step in between is encoded and still counted.
+        travel = {column: part.travel() for column, part in self._parts.items()}
+        drift = {column: self._drift(column, travel[column]) for column in self._parts}
+        before = max((float(d.max(initial=0.0)) for d in drift.values()), default=0.0)
+        chosen = self._most_drifted(drift, limit)
+        slots = self._slots_of(chosen)
+        if len(slots) > WHOLE_SHARE * max(self.base.describe().rows, 1):
+            self._encode_again(slots, drifts=True)
+            self.base.reindex()
+        else:
+            self._encode_again(slots, drifts=False)
+        for column, rows in chosen.items():
+            self.encoded_at[column] = _fitted(self.encoded_at[column], len(travel[column]))
+            self.encoded_at[column][rows] = travel[column][rows]
+        return Refreshed(encoded=len(slots), drift_before=before, drift_after=self.drift())
+
+    def describe(self) -> Description:
+        return replace(self.base.describe(), drift=self.drift())
+
+    def drift(self) -> float:
+        """The largest bound of a part row's relative drift since it was last encoded."""
+        drifts = (self._drift(column, part.travel()) for column, part in self._parts.items())
+        return max((float(drift.max(initial=0.0)) for drift in drifts), default=0.0)
+
+    def _drift(self, column: str, travel_P: Array) -> Array:
+        moved_P = travel_P - _fitted(self.encoded_at[column], len(travel_P))
+        moved = np.flatnonzero(moved_P > 0.0)
+        drift_P = np.zeros(len(travel_P))
+        part = self._parts[column]
+        live = moved[_alive(part, moved)]
+        keys_BD = part.gather(live).keys_BD
+        assert keys_BD is not None
+        norms_B = np.linalg.norm(keys_BD, axis=1)
+        drift_P[live] = moved_P[live] / np.maximum(norms_B, np.finfo(np.float32).tiny)
+        drift_P[drift_P < NEGLIGIBLE_DRIFT] = 0.0
+        return drift_P
+
+    def _most_drifted(self, drift: Mapping[str, Array], limit: int | None) -> dict[str, Slots]:
+        """The part rows to encode again, by key column; with a limit the worst, at least one."""
+        if limit is None:
+            return {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
+        columns = list(drift)
+        uses = {column: np.zeros(len(drift[column]), np.int64) for column in columns}
+        for _, part_rows in self._blocks():
+            for column in columns:
+                uses[column] += np.bincount(part_rows[column], minlength=len(uses[column]))
+        owner_P = np.repeat(np.arange(len(columns)), [len(drift[c]) for c in columns])
+        row_P = np.concatenate([np.arange(len(drift[c])) for c in columns])
+        drift_P = np.concatenate([drift[c] for c in columns])
+        uses_P = np.concatenate([uses[c] for c in columns])
+        worst = np.argsort(-drift_P, kind="stable")[: np.count_nonzero(drift_P)]
+        fits = int(np.searchsorted(np.cumsum(uses_P[worst]), limit, side="right"))
+        taken = worst[: max(1, fits)]
+        return {c: np.sort(row_P[taken][owner_P[taken] == i]) for i, c in enumerate(columns)}
+
+    def _slots_of(self, chosen: Mapping[str, Slots]) -> Slots:
+        """The slots that any of the chosen part rows is a part of, rising."""
+        found = [np.empty(0, np.int64)]
+        if not any(map(len, chosen.values())):
+            return found[0]
+        for slots_B, part_rows in self._blocks():
+            hit_B = np.zeros(len(slots_B), bool)
+            for column, rows in chosen.items():
+                hit_B |= np.isin(part_rows[column], rows, assume_unique=False, kind="table")
+            found.append(slots_B[hit_B])
+        return np.concatenate(found)
+
+    def _blocks(self) -> Iterator[tuple[Slots, dict[str, Slots]]]:
+        live = self.base.live_slots()
+        for start in range(0, len(live), BLOCK):
+            slots_B = live[start : start + BLOCK]
+            records = self.base.gather(slots_B, vectors=False, columns=list(self._parts)).records
+            assert records is not None
+            yield slots_B, {column: records[column].to_numpy() for column in self._parts}
+
+    def _encode_again(self, slots: Slots, *, drifts: bool) -> None:
+        for start in range(0, len(slots), BLOCK):
+            slots_B = slots[start : start + BLOCK]
+            records = self.base.gather(slots_B, vectors=False, columns=list(self._parts)).records
+            self.base.put(slots_B, self._encode(records), None, None, drifts=drifts)
+
+    def _encode(self, records: pa.Table) -> Array:
+        """The keys of records: the sum of the rows that their key columns name."""
+        keys_BD: Array | None = None
+        for column, part in self._parts.items():
+            rows_BD = self._part_rows(column, part, records[column].to_numpy())
+            keys_BD = rows_BD if keys_BD is None else keys_BD + rows_BD
+        assert keys_BD is not None
+        return keys_BD
+
+    def _check_values(self, records: pa.Table) -> None:
+        for column, part in self._values.items():
+            named = records[column].combine_chunks()
+            named = named.flatten() if pa.types.is_list(named.type) else named
+            self._check_named(column, part, named.to_numpy())
+
+    def _part_rows(self, column: str, part: RoutedMemory, slots_B: Slots) -> Array:
+        self._check_named(column, part, slots_B)
+        keys_BD = part.gather(slots_B).keys_BD
+        assert keys_BD is not None
+        return keys_BD
+
+    def _check_named(self, column: str, part: RoutedMemory, slots_B: Slots) -> None:
+        try:
+            part.check_known(slots_B)
+        except UnknownSlot as error:
+            raise UnknownSlot(
+                f"record column {column!r} names a slot that memory {part.name!r} has not",
+                got=error.got,
+                hint="append the parts first; nothing was changed",
+            ) from error
+
+    def _refuse_vectors(self, keys: Array | None, values: Array | None) -> None:
+        if keys is not None or values is not None:
+            raise InvalidArgument(
+                f"memory {self.name!r} is encoded: its keys are sums of parts",
+                got="keys" if keys is not None else "values",
+                hint=f"give records with {sorted(self._parts)} instead",
+            )
+
+
+def _count(records: Records) -> int:
+    if isinstance(records, (pa.Table, pa.RecordBatch)):
+        return int(records.num_rows)
+    return len(next(iter(records.values()), ()))
+
+
+def _fitted(array: Array, length: int) -> Array:
+    """`array` as one of `length`, zeros behind its end."""
+    fitted = np.zeros(length)
+    fitted[: len(array)] = array[:length]
+    return fitted
+
+
+def _alive(part: RoutedMemory, slots_B: Slots) -> Array:
+    live = np.zeros(part.next_slot, bool)
+    live[part.live_slots()] = True
+    return live[slots_B]

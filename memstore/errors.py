@@ -1,0 +1,106 @@
+"""The errors of memstore: each says what was got, what was expected and what to do.
+
+MemstoreError
+├── InvalidArgument (ValueError)     the call is wrong; nothing was changed
+│   ├── WrongShape                   a tensor of the wrong rank, width or length
+│   ├── WrongType                    a tensor or column of the wrong dtype
+│   ├── NotFinite                    NaN or infinity where a number is needed
+│   └── Unsupported                  this kind of memory does not offer the verb
+├── UnknownSlot (LookupError)        a slot that was never appended, or was erased
+├── UnknownMemory (LookupError)      no memory of that name in the store
+├── MemoryExists                     the name is taken
+├── MemoryInUse                      another memory is encoded from this one
+└── StoreError                       the directory, not the call, is at fault
+    ├── NotAStore                    a foreign or missing directory
+    ├── StoreLocked                  another process owns the store
+    ├── StoreClosed                  the store was closed by this process
+    ├── UnsupportedVersion           written by another version of the format
+    └── CorruptFile                  a file is torn, altered or missing
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MemstoreError(Exception):
+    """Base of all errors; `retryable` says whether the same call may succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, problem: str, *, got: object = None, expected: object = None, hint: str = ""
+    ) -> None:
+        self.problem = problem
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+        facts = [
+            f"got {got}" if got is not None else "",
+            f"expected {expected}" if expected else "",
+        ]
+        facts = [fact for fact in facts if fact]
+        text = problem + (f": {', '.join(facts)}" if facts else "")
+        super().__init__(text + (f"; {hint}" if hint else ""))
+
+
+class InvalidArgument(MemstoreError, ValueError):
+    """The call is wrong; nothing was changed."""
+
+
+class WrongShape(InvalidArgument):
+    """A tensor has the wrong rank, width or length."""
+
+
+class WrongType(InvalidArgument):
+    """A tensor or column has the wrong dtype."""
+
+
+class NotFinite(InvalidArgument):
+    """A tensor holds NaN or infinity."""
+
+
+class Unsupported(InvalidArgument):
+    """This kind of memory does not offer the verb."""
+
+
+class UnknownSlot(MemstoreError, LookupError):
+    """A slot was never appended, or was erased."""
+
+
+class UnknownMemory(MemstoreError, LookupError):
+    """No memory of that name is in the store."""
+
+
+class MemoryExists(MemstoreError):
+    """The name is taken."""
+
+
+class MemoryInUse(MemstoreError):
+    """Another memory is encoded from this one."""
+
+
+class StoreError(MemstoreError):
+    """The directory, not the call, is at fault."""
+
+
+class NotAStore(StoreError):
+    """The directory is missing or holds something else."""
+
+
+class StoreLocked(StoreError):
+    """Another process owns the store."""
+
+    retryable = True
+
+
+class StoreClosed(StoreError):
+    """The store was closed by this process."""
+
+
+class UnsupportedVersion(StoreError):
+    """The store was written by another version of the format."""
+
+
+class CorruptFile(StoreError):
+    """A file is torn, altered or missing."""

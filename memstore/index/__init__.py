@@ -1,0 +1,1 @@
+"""Indexes: derived, disposable structures that propose candidate rows for a query."""

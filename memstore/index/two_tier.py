@@ -1,0 +1,193 @@
+"""Two tiers propose candidates: sealed segments of a clustered index, and fresh rows, exactly.
+
+Readers take one immutable `Version` by reference; sealing builds the next beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from memstore.config import IndexConfig
+from memstore.index import clustered, exact
+from memstore.memory import Array, Proposal, Slots
+
+Bits = npt.NDArray[np.uint8]
+Reader = Callable[[Slots], Array]
+"""Gives the keys of rows."""
+
+GROWTH = 4
+"""A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
+
+MAX_SEGMENTS = 4
+"""Segments a query visits; beyond it the youngest are merged."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What one search sees.
+
+    fresh_F: rows not sealed as they are, rising. valid: a bit a row, set where the sealed copy
+    may be proposed; it is cleared in place once the row is rewritten or erased.
+    """
+
+    number: int
+    codebook: clustered.Codebook | None
+    segments: tuple[faiss.IndexIVF, ...]
+    fresh_F: Slots
+    valid: Bits
+    all_valid: bool
+
+    @property
+    def sealed(self) -> int:
+        """Rows in the segments, copies that are proposed no more included."""
+        return sum(segment.ntotal for segment in self.segments)
+
+
+EMPTY = Version(0, None, (), np.empty(0, np.int64), np.zeros(0, np.uint8), True)
+
+
+class TwoTierIndex:
+    """The index of one shard. One thread writes; any number propose."""
+
+    def __init__(self, config: IndexConfig, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self.version = EMPTY
+
+    @property
+    def bytes(self) -> int:
+        if self.version.codebook is None:
+            return 0
+        code_bytes = self.version.codebook.empty.code_size + 8
+        return int(self.version.sealed * code_bytes + self.version.valid.nbytes)
+
+    @property
+    def wants_sealing(self) -> bool:
+        clustered_kind = self.config.kind == "clustered"
+        return clustered_kind and len(self.version.fresh_F) > self.config.fresh_limit
+
+    def wrote(self, rows_B: Slots) -> None:
+        """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
+        if self.config.kind == "clustered":
+            self._retire(rows_B, np.union1d(self.version.fresh_F, rows_B))
+
+    def killed(self, rows_B: Slots) -> None:
+        """Takes rows out of both tiers."""
+        if self.config.kind == "clustered":
+            self._retire(rows_B, np.setdiff1d(self.version.fresh_F, rows_B, assume_unique=True))
+
+    def propose(
+        self, version: Version, queries_QD: Array, keys_ND: Array, k: int, probe: int | None
+    ) -> tuple[Slots, Array]:
+        """Candidate rows int64 `[Q, C]`, `NO_SLOT` padded, and their `Proposal` uint8 `[Q, C]`."""
+        parts = [(exact.propose(queries_QD, keys_ND, version.fresh_F, k), Proposal.FRESH)]
+        if version.codebook is not None:
+            # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
+            sealed_QC = clustered.propose(
+                version.codebook,
+                version.segments,
+                _float32(queries_QD),
+                count=k + k // 2 + 8,
+                probe=probe or self.config.probe,
+                valid=None if version.all_valid else version.valid,
+            )
+            parts.append((sealed_QC, Proposal.SEALED))
+        tiers = [np.full(rows_QC.shape, tier, np.uint8) for rows_QC, tier in parts]
+        return np.concatenate([rows for rows, _ in parts], 1), np.concatenate(tiers, 1)
+
+    def seal(self, read: Reader, live_R: Slots) -> None:
+        """Encodes the fresh rows into a segment, or clusters all live rows where that pays."""
+        version = self.version
+        rows_R = version.fresh_F
+        copies = version.sealed + len(rows_R)
+        outgrown = version.codebook is None or len(live_R) > GROWTH * version.codebook.rows
+        if outgrown or copies > 2 * len(live_R) or version.codebook is None:
+            self.rebuild(read, live_R)
+            return
+        segment = clustered.seal(version.codebook, _float32(read(rows_R)), rows_R)
+        self.version = Version(
+            version.number + 1,
+            version.codebook,
+            clustered.merge((*version.segments, segment), MAX_SEGMENTS),
+            rows_R[:0],
+            _with_bits(version.valid, rows_R),
+            version.all_valid,
+        )
+
+    def rebuild(self, read: Reader, live_R: Slots) -> None:
+        """Clusters and seals all of `live_R`; nothing is fresh afterwards."""
+        number = self.version.number + 1
+        if self.config.kind != "clustered" or not len(live_R):
+            self.version = replace(EMPTY, number=number)
+            return
+        size = clustered.sample_size(self.config, len(live_R))
+        sample_R = np.random.default_rng(self.seed).choice(live_R, size, replace=False)
+        sample_RD = _float32(read(np.sort(sample_R)))
+        old = self.version.codebook
+        codebook = clustered.train(self.config, sample_RD, len(live_R), self.seed, old)
+        segment = clustered.seal(codebook, _float32(read(live_R)), live_R)
+        valid = _with_bits(EMPTY.valid, live_R)
+        self.version = Version(number, codebook, (segment,), live_R[:0], valid, True)
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes the sealed tier into `folder`; returns the names of the files."""
+        version = self.version
+        if version.codebook is None:
+            return []
+        faiss.write_index(version.codebook.empty, str(folder / "codebook.faiss"))
+        names = ["codebook.faiss"]
+        for i, segment in enumerate(version.segments):
+            names.append(f"segment-{i}.faiss")
+            faiss.write_index(segment, str(folder / names[-1]))
+        np.savez(
+            folder / "tiers.npz",
+            fresh=version.fresh_F,
+            valid=version.valid,
+            all_valid=np.array(version.all_valid),
+            trained_rows=np.array(version.codebook.rows),
+        )
+        return [*names, "tiers.npz"]
+
+    def load(self, folder: Path, names: Sequence[str], number: int, live_R: Slots) -> None:
+        """Takes over what `save` wrote; without files all live rows are fresh."""
+        if "tiers.npz" not in names:
+            fresh_F = live_R if self.config.kind == "clustered" else live_R[:0]
+            self.version = replace(EMPTY, number=number, fresh_F=fresh_F)
+            return
+        empty = faiss.read_index(str(folder / "codebook.faiss"))
+        segments = sorted(name for name in names if name.startswith("segment-"))
+        with np.load(folder / "tiers.npz", allow_pickle=False) as tiers:
+            self.version = Version(
+                number,
+                clustered.Codebook(empty, int(tiers["trained_rows"])),
+                tuple(faiss.read_index(str(folder / name)) for name in segments),
+                tiers["fresh"],
+                tiers["valid"],
+                bool(tiers["all_valid"]),
+            )
+
+    def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
+        version = self.version
+        inside = rows_B[rows_B < 8 * len(version.valid)]
+        masks = (1 << (inside & 7)).astype(np.uint8)
+        hides = bool((version.valid[inside >> 3] & masks).any())
+        np.bitwise_and.at(version.valid, inside >> 3, ~masks)
+        self.version = replace(version, fresh_F=fresh_F, all_valid=version.all_valid and not hides)
+
+
+def _with_bits(bits: Bits, rows_R: Slots) -> Bits:
+    """A copy of `bits`, grown to hold them, with those of `rows_R` set."""
+    new = np.zeros(max(len(bits), (int(rows_R.max(initial=-1)) >> 3) + 1), np.uint8)
+    new[: len(bits)] = bits
+    np.bitwise_or.at(new, rows_R >> 3, (1 << (rows_R & 7)).astype(np.uint8))
+    return new
+
+
+def _float32(keys_RD: Array) -> Array:
+    return np.ascontiguousarray(keys_RD, np.float32)

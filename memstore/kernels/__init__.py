@@ -1,0 +1,1 @@
+"""The hot loops, compiled once; each has a plain numpy twin in the tests."""

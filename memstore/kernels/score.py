@@ -1,0 +1,40 @@
+"""Inner products with a fixed order of summation: the one kernel behind every score."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from memstore.memory import Array, Slots
+
+LANES = 16
+
+
+@numba.njit(nogil=True, cache=True)
+def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
+    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf where the row is < 0.
+
+    Sixteen lanes are summed side by side, then folded in halves; no step may be reordered or
+    fused, so a score depends on the two vectors alone.
+    """
+    width = queries_QD.shape[1]
+    whole = width - width % LANES
+    lanes = np.zeros(LANES, queries_QD.dtype)
+    for q in range(rows_QC.shape[0]):
+        for c in range(rows_QC.shape[1]):
+            row = rows_QC[q, c]
+            if row < 0:
+                scores_QC[q, c] = -np.inf
+                continue
+            lanes[:] = 0
+            for d in range(0, whole, LANES):
+                for lane in range(LANES):
+                    lanes[lane] += queries_QD[q, d + lane] * keys_ND[row, d + lane]
+            for d in range(whole, width):
+                lanes[d - whole] += queries_QD[q, d] * keys_ND[row, d]
+            half = LANES // 2
+            while half > 0:
+                for lane in range(half):
+                    lanes[lane] += lanes[lane + half]
+                half //= 2
+            scores_QC[q, c] = lanes[0]

@@ -1,0 +1,262 @@
+"""Memory: the verbs, the same embedded and remote, and what they return.
+
+Shape letters here and in every file: N slots in a memory, Q queries, K results a query, B slots
+in a call, D key width, V value width, S shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from memstore.config import MemoryConfig
+from memstore.errors import InvalidArgument
+
+Array = npt.NDArray[Any]
+Slots = npt.NDArray[np.int64]
+Records: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, Sequence[Any] | Array | pa.Array]
+
+NO_SLOT = -1
+"""Fills a ragged result behind its last slot."""
+
+
+class Proposal(IntEnum):
+    """Which tier proposed a candidate; `NONE` fills a ragged result."""
+
+    NONE = 0
+    SEALED = 1
+    FRESH = 2
+    EXACT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of one search.
+
+    probe: lists of the clustered index visited for a query; None takes the memory's own.
+    exact: score every row; the only way to search a memory with `index="none"`.
+    """
+
+    probe: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.probe is not None and (isinstance(self.probe, bool) or self.probe < 1):
+            raise InvalidArgument("probe is out of range", got=self.probe, expected="≥ 1")
+        if self.exact and self.probe is not None:
+            raise InvalidArgument(
+                "exact and probe contradict each other",
+                got=f"exact=True, probe={self.probe}",
+                hint="an exact search visits every row; leave probe out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """The slots of highest inner product, best first; equal scores in order of slot.
+
+    slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK in the memory's dtype, −inf
+    there: inner products with the rows as they were at `row_versions_S`.  proposal_QK uint8, a
+    `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S, index_versions_S
+    int64: what was searched, a number a shard that rises with every mutation and sealing.
+    """
+
+    slots_QK: Slots
+    scores_QK: Array
+    counts_Q: npt.NDArray[np.int64]
+    proposal_QK: npt.NDArray[np.uint8]
+    scored_Q: npt.NDArray[np.int64]
+    row_versions_S: npt.NDArray[np.int64]
+    index_versions_S: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows and records by address, in the order asked for.
+
+    slots_B int64.  keys_BD and values_BV are copies in the memory's dtype; values_BV is None
+    where the key is the value; both are None where `vectors=False` was asked for.  records has
+    B rows and the columns asked for, or is None.
+    """
+
+    slots_B: Slots
+    keys_BD: Array | None
+    values_BV: Array | None
+    records: pa.Table | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookupResult:
+    """Slots by record, ragged: those of value i are `slots[offsets[i]:offsets[i + 1]]`, rising.
+
+    truncated_Q bool: the limit cut the slots of value i short.
+    """
+
+    slots: Slots
+    offsets: npt.NDArray[np.int64]
+    truncated_Q: npt.NDArray[np.bool_]
+
+    @property
+    def counts_Q(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def padded(self, width: int | None = None) -> Slots:
+        """The slots as int64 `[Q, width]`, `NO_SLOT` behind the last of each row."""
+        counts = self.counts_Q
+        width = int(counts.max(initial=0)) if width is None else width
+        slots_QW = np.full((len(counts), width), NO_SLOT, np.int64)
+        column = np.arange(len(self.slots)) - np.repeat(self.offsets[:-1], counts)
+        keep = column < width
+        slots_QW[np.repeat(np.arange(len(counts)), counts)[keep], column[keep]] = self.slots[keep]
+        return slots_QW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a mutation did: rows changed, and rows left alone on purpose."""
+
+    applied: int
+    skipped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """What `refresh` did to an encoded memory: slots encoded anew, and the largest bound of a
+    part row's relative drift before and after."""
+
+    encoded: int
+    drift_before: float
+    drift_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardDescription:
+    """The state of one shard; sizes in bytes, versions as in `SearchResult`."""
+
+    rows: int
+    erased: int
+    row_version: int
+    index_version: int
+    sealed: int
+    fresh: int
+    segments: int
+    clusters: int
+    row_bytes: int
+    index_bytes: int
+    record_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The state of a memory: what it is, how much it holds, how old its index is."""
+
+    name: str
+    config: MemoryConfig
+    next_slot: int
+    shards: tuple[ShardDescription, ...]
+    drift: float | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+
+class Memory(Protocol):
+    """A named table of slots that is searched by content and trained by row.
+
+    Every verb checks its arguments before it changes anything. Within a shard a mutation is
+    applied whole or not at all; between shards nothing is promised. A caller reads its own
+    writes: what `append`, `write`, `update` and `erase` did is seen by the next read.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def config(self) -> MemoryConfig: ...
+
+    def append(
+        self, keys: Array | None = None, values: Array | None = None, records: Records | None = None
+    ) -> Slots:
+        """Adds rows and returns their new slots, int64 `[B]`, rising; no slot is ever reused.
+
+        keys `[B, D]`, values `[B, V]`, records of B rows with exactly the declared columns. An
+        encoded memory takes no keys: it sums them from the parts that the records name.
+        """
+        ...
+
+    def write(
+        self,
+        slots: Slots,
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Records | None = None,
+    ) -> Applied:
+        """Overwrites rows; None leaves that part as it is; optimizer state stays.
+
+        Raises `InvalidArgument` on a repeated slot, `UnknownSlot` on a missing one.
+        """
+        ...
+
+    def update(
+        self,
+        slots: Slots,
+        key_grads: Array | None = None,
+        value_grads: Array | None = None,
+        lr: float | None = None,
+    ) -> Applied:
+        """Takes one optimizer step a row; gradients of equal slots are summed in order first.
+
+        key_grads `[B, D]`, value_grads `[B, V]`: row i is the gradient of `slots[i]`.
+        """
+        ...
+
+    def erase(self, slots: Slots) -> Applied:
+        """Takes rows away for good; raises `InvalidArgument` on a repeated slot."""
+        ...
+
+    def search(
+        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
+    ) -> SearchResult:
+        """Finds the k slots of highest inner product for queries `[Q, D]`."""
+        ...
+
+    def gather(
+        self,
+        slots: Slots,
+        *,
+        vectors: bool = True,
+        columns: Sequence[str] = (),
+        list_limit: int | None = None,
+    ) -> Rows:
+        """Reads rows by address; slots may repeat.
+
+        columns: record columns to read. list_limit: cut each list of a list column to its first
+        so many items. Raises `UnknownSlot` on a slot that is not there.
+        """
+        ...
+
+    def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
+        """Finds the slots whose record holds a value: at most `limit`, the smallest, a value."""
+        ...
+
+    def reindex(self) -> None:
+        """Builds the index anew from the rows as they are now."""
+        ...
+
+    def refresh(self, limit: int | None = None) -> Refreshed:
+        """Encodes anew the slots of an encoded memory whose parts drifted most.
+
+        limit: stop once so many slots were encoded; None encodes all that drifted.
+        """
+        ...
+
+    def describe(self) -> Description:
+        """Says what the memory is, how much it holds and how old its index is."""
+        ...

@@ -1,0 +1,1 @@
+"""One shard: its rows, records, index and files."""

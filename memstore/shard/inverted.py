@@ -1,0 +1,141 @@
+"""Inverted column: from a record value to the rows that hold it.
+
+A few sorted segments; each batch of records makes one when it is first asked for, and segments
+of like size are merged, so a value costs a binary search in O(log records) segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from memstore.memory import Array, Slots
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Items sorted by (value, row): item i says that heap line `lines[i]` of row `rows[i]` held
+    `values[i]`."""
+
+    values: Array
+    rows: Slots
+    lines: Slots
+
+    @classmethod
+    def sorted(cls, values: Array, rows: Slots, lines: Slots) -> _Segment:
+        order = np.argsort(rows, kind="stable")
+        order = order[np.argsort(values[order], kind="stable")]
+        return cls(values[order], rows[order], lines[order])
+
+
+class InvertedColumn:
+    """Finds rows by the value, or by an item of the list, in one column."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._is_list = pa.types.is_list(kind)
+        item = kind.value_type if self._is_list else kind
+        self._dtype: np.dtype = (
+            np.dtypes.StringDType() if pa.types.is_string(item) else np.dtype(np.int64)
+        )
+        self._pending: list[tuple[pa.Array, Slots, int]] = []
+        self._segments: list[_Segment] = []
+
+    def add(self, column: pa.Array, rows_B: Slots, first_line: int) -> None:
+        """Notes that heap line `first_line + i`, holding column[i], is of row rows_B[i]."""
+        self._pending.append((column, rows_B.copy(), first_line))
+
+    def find(
+        self,
+        values: pa.Array,
+        limit: int,
+        where_N: npt.NDArray[np.int64],
+        alive_N: npt.NDArray[np.bool_],
+    ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
+        """For each value the rows, rising, at most `limit`, and whether there are more.
+
+        Only rows alive whose line in `where_N` is the one that held the value count.
+        """
+        self._settle()
+        asked_Q = self._to_numpy(values)
+        ranges = [
+            (np.searchsorted(s.values, asked_Q), np.searchsorted(s.values, asked_Q, "right"))
+            for s in self._segments
+        ]
+        found: list[Slots] = [np.empty(0, np.int64)] * len(asked_Q)
+        more_Q = np.zeros(len(asked_Q), bool)
+        todo_Q = np.arange(len(asked_Q))
+        cap = limit + 1
+        while len(todo_Q):
+            # Dead items take room under the cap; who came out short for that asks again.
+            short_Q = self._find_capped(todo_Q, ranges, cap, limit, where_N, alive_N, found, more_Q)
+            todo_Q, cap = todo_Q[short_Q], cap * 4
+        return found, more_Q
+
+    def _find_capped(
+        self,
+        todo_Q: Slots,
+        ranges: list[tuple[Slots, Slots]],
+        cap: int,
+        limit: int,
+        where_N: npt.NDArray[np.int64],
+        alive_N: npt.NDArray[np.bool_],
+        found: list[Slots],
+        more_Q: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.bool_]:
+        cut_Q = np.zeros(len(todo_Q), bool)
+        askers, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        # Behind the last item of a cut segment rows are unseen: nothing above this row is sure.
+        horizon_Q = np.full(len(todo_Q), np.iinfo(np.int64).max)
+        for segment, (low, high) in zip(self._segments, ranges, strict=True):
+            starts = low[todo_Q]
+            counts = np.minimum(high[todo_Q] - starts, cap)
+            cut = high[todo_Q] - starts > cap
+            cut_Q |= cut
+            last = segment.rows[(starts + counts - 1)[cut]]
+            horizon_Q[cut] = np.minimum(horizon_Q[cut], last)
+            asker = np.repeat(np.arange(len(todo_Q)), counts)
+            ends = np.cumsum(counts)
+            items = np.arange(len(asker)) + np.repeat(starts - (ends - counts), counts)
+            row, line = segment.rows[items], segment.lines[items]
+            keep = (where_N[row] == line) & alive_N[row]
+            askers.append(asker[keep])
+            rows.append(row[keep])
+        asker, row = np.concatenate(askers), np.concatenate(rows)
+        sure = row <= horizon_Q[asker]
+        asker, row = asker[sure], row[sure]
+        order = np.lexsort((row, asker))
+        asker, row = asker[order], row[order]
+        distinct = np.ones(len(row), bool)
+        distinct[1:] = (row[1:] != row[:-1]) | (asker[1:] != asker[:-1])
+        asker, row = asker[distinct], row[distinct]
+        counts = np.bincount(asker, minlength=len(todo_Q))
+        for i, part in zip(todo_Q, np.split(row, np.cumsum(counts)[:-1]), strict=True):
+            found[i] = part[:limit]
+        more_Q[todo_Q] = counts > limit
+        return cut_Q & (counts <= limit)
+
+    def _settle(self) -> None:
+        for column, rows_B, first_line in self._pending:
+            lines_B = np.arange(first_line, first_line + len(rows_B))
+            if self._is_list:
+                offsets = column.offsets.to_numpy()
+                counts = np.diff(offsets)
+                column = column.values[int(offsets[0]) : int(offsets[-1])]
+                rows_B, lines_B = np.repeat(rows_B, counts), np.repeat(lines_B, counts)
+            self._segments.append(_Segment.sorted(self._to_numpy(column), rows_B, lines_B))
+            while len(self._segments) > 1 and len(self._segments[-2].rows) <= 2 * len(
+                self._segments[-1].rows
+            ):
+                a, b = self._segments[-2:]
+                pairs = ((a.values, b.values), (a.rows, b.rows), (a.lines, b.lines))
+                values, rows, lines = (np.concatenate(pair) for pair in pairs)
+                self._segments[-2:] = [_Segment.sorted(values, rows, lines)]
+        self._pending.clear()
+
+    def _to_numpy(self, column: pa.Array) -> Array:
+        if self._dtype == np.int64:
+            return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
+        return np.array(column.to_numpy(zero_copy_only=False), dtype=self._dtype)

@@ -1,0 +1,115 @@
+"""Records: the Arrow columns of a shard's rows, on a heap that only grows, and lookup by value.
+
+The heap holds every record ever put, batch by batch; `where_N` says which heap line is a row's
+own now. Saving leaves the dead lines behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from memstore.memory import Array, Slots
+from memstore.shard.inverted import InvertedColumn
+
+MAX_CHUNKS = 8
+"""Batches a heap may have before the youngest are joined; `take` visits each of them."""
+
+
+class RecordHeap:
+    """The records of one shard."""
+
+    def __init__(self, schema: pa.Schema, lookup: Sequence[str]) -> None:
+        self.schema = schema
+        self.where_N = np.full(0, -1, np.int64)
+        self._chunks: list[pa.RecordBatch] = []
+        self._starts: list[int] = [0]
+        self._inverted = {column: InvertedColumn(schema.field(column).type) for column in lookup}
+
+    @property
+    def lines(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def bytes(self) -> int:
+        return int(sum(chunk.nbytes for chunk in self._chunks)) + self.where_N.nbytes
+
+    def put(self, rows_B: Slots, records: pa.Table) -> None:
+        """Attaches record i to row i; what the row had before is dead."""
+        if not len(rows_B):
+            return
+        size = int(rows_B.max()) + 1
+        if size > len(self.where_N):
+            grown = np.full(max(size, 2 * len(self.where_N)), -1, np.int64)
+            grown[: len(self.where_N)] = self.where_N
+            self.where_N = grown
+        self.where_N[rows_B] = np.arange(self.lines, self.lines + len(rows_B))
+        batch = records.combine_chunks().to_batches()[0]
+        for column, inverted in self._inverted.items():
+            inverted.add(batch.column(column), rows_B, self.lines)
+        self._chunks.append(batch)
+        self._join()
+
+    def take(self, rows_B: Slots, columns: Sequence[str], list_limit: int | None) -> pa.Table:
+        """Reads columns of rows; each list is cut to its first `list_limit` items."""
+        lines_B = self.where_N[rows_B]
+        chunk_B = np.searchsorted(self._starts, lines_B, side="right") - 1
+        parts, order = [], []
+        for c in range(len(self._chunks)):
+            at = np.flatnonzero(chunk_B == c)
+            if len(at):
+                local = lines_B[at] - self._starts[c]
+                taken = [_take(self._chunks[c].column(n), local, list_limit) for n in columns]
+                parts.append(pa.table(taken, names=list(columns)))
+                order.append(at)
+        if not parts:
+            return pa.table({n: pa.array([], self.schema.field(n).type) for n in columns})
+        table = pa.concat_tables(parts)
+        if len(parts) > 1:
+            inverse_B = np.empty(len(rows_B), np.int64)
+            inverse_B[np.concatenate(order)] = np.arange(len(rows_B))
+            table = table.take(inverse_B)
+        return table.combine_chunks()
+
+    def lookup(
+        self, column: str, values: pa.Array, limit: int, alive_N: npt.NDArray[np.bool_]
+    ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
+        """For each value, the rows alive that hold it now, rising, at most `limit` of them."""
+        return self._inverted[column].find(values, limit, self.where_N, alive_N)
+
+    def save(self, rows_B: Slots) -> pa.Table:
+        """The records of `rows_B` in that order: the heap without its dead lines."""
+        return self.take(rows_B, self.schema.names, None)
+
+    def _join(self) -> None:
+        # Joining a batch only with one that is not much larger costs O(log) copies a record.
+        while len(self._chunks) > 1 and (
+            len(self._chunks) > MAX_CHUNKS or self._chunks[-2].num_rows <= self._chunks[-1].num_rows
+        ):
+            tables = [pa.Table.from_batches(self._chunks[-2:])]
+            self._chunks[-2:] = tables[0].combine_chunks().to_batches()
+        self._starts = [0, *np.cumsum([chunk.num_rows for chunk in self._chunks]).tolist()]
+
+
+def _take(column: pa.Array, lines_B: Array, list_limit: int | None) -> pa.Array:
+    if list_limit is None or not pa.types.is_list(column.type):
+        return column.take(pa.array(lines_B))
+    offsets = column.offsets.to_numpy()
+    starts_B = offsets[lines_B].astype(np.int64)
+    counts_B = np.minimum(offsets[lines_B + 1] - starts_B, list_limit)
+    ends_B = np.cumsum(counts_B)
+    items = np.arange(ends_B[-1] if len(ends_B) else 0)
+    items += np.repeat(starts_B - (ends_B - counts_B), counts_B)
+    new_offsets = np.concatenate([[0], ends_B]).astype(np.int32)
+    return pa.ListArray.from_arrays(new_offsets, pc.take(column.values, pa.array(items)))
+
+
+def as_values(values: Sequence[Any] | Array, kind: pa.DataType) -> pa.Array:
+    """The values of a `lookup` as an array of the column's item type."""
+    item = kind.value_type if pa.types.is_list(kind) else kind
+    return values.cast(item) if isinstance(values, pa.Array) else pa.array(values, item)

@@ -1,0 +1,260 @@
+"""Store: the memories in one directory, embedded in this process.
+
+    store = memstore.open("knowledge")
+    words = store.create("words", MemoryConfig(dim=64, index="none"))
+    …
+    store.close()
+
+A checkpoint writes each changed memory into a new folder, then replaces one manifest: whoever
+opens the directory finds all memories as of one checkpoint, whatever happened meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from memstore import files
+from memstore.config import MemoryConfig
+from memstore.encoded import EncodedMemory
+from memstore.errors import (
+    InvalidArgument,
+    MemoryExists,
+    MemoryInUse,
+    NotAStore,
+    StoreClosed,
+    UnknownMemory,
+    UnsupportedVersion,
+)
+from memstore.memory import Memory
+from memstore.routing import RoutedMemory
+from memstore.shard import checkpoint
+
+FORMAT = 1
+MANIFEST = "memstore.json"
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class Store:
+    """The memories in one directory. One process owns it at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens the store at `path`, or makes one where there is nothing yet.
+
+        Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
+        `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
+        """
+        self.path = Path(path)
+        self._memories: dict[str, RoutedMemory | EncodedMemory] = {}
+        self._saved: dict[str, dict[str, Any]] = {}
+        self._number = 0
+        self._mutex = threading.RLock()
+        self._closed = False
+        manifest = self._manifest()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = files.lock(self.path / "LOCK")
+        try:
+            if manifest:
+                self._load(files.read_json(self.path / MANIFEST))
+            else:
+                self.checkpoint()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def create(self, name: str, config: MemoryConfig) -> Memory:
+        """Makes an empty memory; raises `MemoryExists` if the name is taken."""
+        with self._mutex:
+            self._check_open()
+            if not NAME.fullmatch(str(name)):
+                raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
+            if not isinstance(config, MemoryConfig):
+                raise InvalidArgument(
+                    "not a configuration", got=type(config).__name__, expected="MemoryConfig"
+                )
+            if name in self._memories:
+                raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
+            self._memories[name] = self._assemble(RoutedMemory(name, config))
+            return self._memories[name]
+
+    def memory(self, name: str) -> Memory:
+        """The memory of that name; raises `UnknownMemory`."""
+        with self._mutex:
+            self._check_open()
+            return self._find(name)
+
+    def list(self) -> list[str]:
+        """The names of the memories, sorted."""
+        with self._mutex:
+            self._check_open()
+            return sorted(self._memories)
+
+    def drop(self, name: str) -> None:
+        """Takes a memory away, its files with the next checkpoint.
+
+        Raises `MemoryInUse` while another memory is encoded from it.
+        """
+        with self._mutex:
+            self._check_open()
+            self._find(name)
+            users = [
+                other
+                for other, memory in self._memories.items()
+                if isinstance(memory, EncodedMemory)
+                and name in memory.config.encoding_config.memories
+            ]
+            if users:
+                raise MemoryInUse(
+                    f"memory {name!r} holds the parts of {users}", hint="drop those first"
+                )
+            del self._memories[name]
+
+    def checkpoint(self) -> None:
+        """Makes everything so far durable: after it, reopening finds this state or a later one."""
+        with self._mutex:
+            self._number += 1
+            entries = {
+                name: self._save(name, memory)
+                if self._saved.get(name, {}).get("state") != _state(memory)
+                else self._saved[name]
+                for name, memory in self._memories.items()
+            }
+            body = {"format": FORMAT, "number": self._number, "memories": entries}
+            files.replace_json(self.path / MANIFEST, body)
+            self._saved = entries
+            self._sweep()
+
+    def close(self) -> None:
+        """Makes a checkpoint and gives the directory free; a second call does nothing."""
+        with self._mutex:
+            if not self._closed:
+                self.checkpoint()
+                self._closed = True
+                self._memories.clear()
+                self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _manifest(self) -> bool:
+        """Whether there is a store; raises `NotAStore` where there is something else."""
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            raise NotAStore(f"{self.path} is no directory", hint="name a directory")
+        if (self.path / MANIFEST).exists():
+            return True
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name != "LOCK")
+        if foreign:
+            raise NotAStore(
+                f"{self.path} holds something else",
+                got=f"{foreign[:5]}",
+                expected=f"{MANIFEST}, or an empty directory",
+            )
+        return False
+
+    def _load(self, manifest: dict[str, Any]) -> None:
+        if manifest.get("format") != FORMAT:
+            raise UnsupportedVersion(
+                f"{self.path} has another format",
+                got=manifest.get("format"),
+                expected=FORMAT,
+                hint="open it with the version of memstore that wrote it",
+            )
+        self._number = manifest["number"]
+        # Parts before what is encoded from them.
+        for name, entry in sorted(
+            manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
+        ):
+            config = MemoryConfig.from_dict(entry["config"])
+            base = RoutedMemory(name, config, entry["next_slot"])
+            folder = self.path / entry["folder"]
+            base.shards = [
+                checkpoint.load(config, i, folder / f"shard-{i}", part)
+                for i, part in enumerate(entry["shards"])
+            ]
+            memory = self._memories[name] = self._assemble(base)
+            if isinstance(memory, EncodedMemory):
+                files.check(folder / "encoded_at.npz", entry["encoded_at"])
+                with np.load(folder / "encoded_at.npz", allow_pickle=False) as arrays:
+                    memory.encoded_at = dict(arrays)
+            self._saved[name] = entry | {"state": _state(memory)}
+
+    def _save(self, name: str, memory: RoutedMemory | EncodedMemory) -> dict[str, Any]:
+        base = memory.base if isinstance(memory, EncodedMemory) else memory
+        folder = Path("memories") / name / f"{self._number:08d}"
+        shutil.rmtree(self.path / folder, ignore_errors=True)
+        entry: dict[str, Any] = {
+            "config": base.config.to_dict(),
+            "next_slot": base.next_slot,
+            "folder": str(folder),
+            "state": _state(memory),
+            "shards": [
+                checkpoint.save(shard, self.path / folder / f"shard-{shard.number}")
+                for shard in base.shards
+            ],
+        }
+        if isinstance(memory, EncodedMemory):
+            path = self.path / folder / "encoded_at.npz"
+            np.savez(path, **memory.encoded_at)  # type: ignore[arg-type]
+            entry["encoded_at"] = files.settle(path)
+        files.sync_folder(self.path / folder)
+        return entry
+
+    def _sweep(self) -> None:
+        """Takes away what no manifest names any more."""
+        kept = {self.path / entry["folder"] for entry in self._saved.values()}
+        for folder in (self.path / "memories").glob("*/*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+        for folder in (self.path / "memories").glob("*"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _assemble(self, base: RoutedMemory) -> RoutedMemory | EncodedMemory:
+        if base.config.encoding is None:
+            return base
+        parts: dict[str, RoutedMemory] = {}
+        for name in sorted(base.config.encoding_config.memories):
+            part = self._find(name)
+            if isinstance(part, EncodedMemory):
+                raise InvalidArgument(
+                    f"memory {name!r} is encoded itself", hint="parts are rows of plain memories"
+                )
+            parts[name] = part
+        return EncodedMemory(base, parts)
+
+    def _find(self, name: str) -> RoutedMemory | EncodedMemory:
+        if name not in self._memories:
+            known = sorted(self._memories)
+            raise UnknownMemory("no such memory", got=repr(name), expected=f"one of {known}")
+        return self._memories[name]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"{self.path} was closed", hint="open it again")
+
+
+def _state(memory: RoutedMemory | EncodedMemory) -> list[int]:
+    """Differs after every change of what a checkpoint would hold."""
+    base = memory.base if isinstance(memory, EncodedMemory) else memory
+    return [base.next_slot, base.version]
+
+
+def open(path: str | Path) -> Store:  # noqa: A001
+    """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
+    return Store(path)

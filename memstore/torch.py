@@ -1,0 +1,238 @@
+"""memstore for torch: rows as differentiable tensors, and a reader that attends to K of N slots.
+
+A step gathers the rows it needs as leaf tensors; after `backward()` the gradient of each goes
+back to its memory, which takes one optimizer step on it:
+
+    entities, relations = RowTable(store.memory("entities")), RowTable(store.memory("relations"))
+    reader = SparseReader(store.memory("facts"), k=32, parts=[entities, relations])
+    optimizer = RowOptimizer([entities, relations])
+    loss = model(reader(queries_QD).output_QV)
+    loss.backward()
+    optimizer.step()
+
+Nothing here has the size of the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memstore.errors import InvalidArgument
+from memstore.memory import NO_SLOT, Memory, SearchOptions, Slots
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """Rows that take part in a step: what their gradients will be sent back with."""
+
+    slots_B: Slots
+    keys_BD: Tensor
+    values_BV: Tensor | None
+
+
+class RowTable(nn.Module):
+    """The rows of a memory as a differentiable lookup: an embedding table that lives elsewhere.
+
+    While gradients are enabled, each call keeps its rows until `RowOptimizer` has sent their
+    gradients on; the memory sums those of equal slots.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.pending: list[_Leaf] = []
+
+    def forward(self, slots: Tensor | Slots) -> Tensor:
+        """Returns keys `[*slots.shape, D]`; `NO_SLOT` gives zeros and takes no gradient."""
+        slots = np.asarray(slots)
+        keys_BD, _ = self.pairs(slots[slots != NO_SLOT])
+        return _spread(keys_BD, slots != NO_SLOT)
+
+    def pairs(self, slots_B: Slots) -> tuple[Tensor, Tensor]:
+        """Returns keys `[B, D]` and values `[B, V]`; the same tensor where the key is the value."""
+        rows = self.memory.gather(slots_B)
+        keys_BD = torch.from_numpy(rows.keys_BD)
+        values_BV = None if rows.values_BV is None else torch.from_numpy(rows.values_BV)
+        if torch.is_grad_enabled():
+            keys_BD.requires_grad_()
+            if values_BV is not None:
+                values_BV.requires_grad_()
+            self.pending.append(_Leaf(slots_B, keys_BD, values_BV))
+        return keys_BD, keys_BD if values_BV is None else values_BV
+
+
+class RowOptimizer:
+    """Sends row gradients to their memories, as `torch.optim` would step parameters.
+
+    The rule of the step is the memory's own (`OptimizerConfig`); lr overrides its default.
+    """
+
+    def __init__(self, tables: Iterable[RowTable], lr: float | None = None) -> None:
+        self.tables = list(tables)
+        self.lr = lr
+
+    def step(self) -> int:
+        """Makes one update a memory; returns how many distinct rows changed."""
+        changed = 0
+        for table in self.tables:
+            leaves = [leaf for leaf in table.pending if _has_gradient(leaf)]
+            if leaves:
+                slots = np.concatenate([leaf.slots_B for leaf in leaves])
+                key_grads = _gradients([leaf.keys_BD for leaf in leaves])
+                values = [leaf.values_BV for leaf in leaves if leaf.values_BV is not None]
+                value_grads = _gradients(values) if values else None
+                applied = table.memory.update(slots, key_grads, value_grads, lr=self.lr)
+                changed += applied.applied
+        self.zero_grad()
+        return changed
+
+    def zero_grad(self) -> None:
+        """Forgets the rows of this step without sending anything."""
+        for table in self.tables:
+            table.pending.clear()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows that queries may read, as they are now.
+
+    slots_QK int64 and mask_QK bool: which places hold one. keys_QKD, values_QKV: zeros elsewhere.
+    """
+
+    slots_QK: Slots
+    mask_QK: Tensor
+    keys_QKD: Tensor
+    values_QKV: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What queries read: output_QV = Σ_k weights_QK · values_QKV."""
+
+    candidates: Candidates
+    scores_QK: Tensor
+    weights_QK: Tensor
+    output_QV: Tensor
+
+
+def attend(query_QD: Tensor, candidates: Candidates) -> Reading:
+    """Reads by content: p_k = softmax_k ⟨q, key_k⟩ and o = Σ_k p_k · value_k.
+
+    A query without candidates reads zeros.
+    """
+    scores_QK = torch.einsum("qd,qkd->qk", query_QD, candidates.keys_QKD)
+    scores_QK = scores_QK.masked_fill(~candidates.mask_QK, torch.finfo(scores_QK.dtype).min)
+    weights_QK = torch.softmax(scores_QK, dim=1) * candidates.mask_QK
+    output_QV = torch.einsum("qk,qkv->qv", weights_QK, candidates.values_QKV)
+    return Reading(candidates, scores_QK, weights_QK, output_QV)
+
+
+class SparseReader(nn.Module):
+    """Attends to the K slots of a memory that matter, and to no other.
+
+    Gradients reach the query and the rows read; of an encoded memory, the current rows of its
+    parts, from which keys and values are computed here: key = Σ parts, value = mean of its rows.
+
+    memory: a plain memory, whose rows are `reader.rows`, or an encoded one.
+    k: slots a search proposes for a query.
+    parts: for an encoded memory, a `RowTable` of each memory that it is encoded from.
+    list_limit: rows that a list-valued value is the mean of: the first so many of the list.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        *,
+        k: int,
+        options: SearchOptions = SearchOptions(),
+        parts: Iterable[RowTable] = (),
+        list_limit: int = 16,
+    ) -> None:
+        super().__init__()
+        self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
+        encoded = memory.config.encoding is not None
+        self.rows = None if encoded else RowTable(memory)
+        self._parts = {table.memory.name: table for table in parts}
+        needed = memory.config.encoding_config.memories if encoded else frozenset()
+        if needed != set(self._parts):
+            raise InvalidArgument(
+                f"the tables do not fit memory {memory.name!r}",
+                got=f"those of {sorted(self._parts)}",
+                expected=f"those of {sorted(needed)}",
+            )
+
+    def forward(self, query_QD: Tensor) -> Reading:
+        """Searches, gathers, attends."""
+        return attend(query_QD, self.gather(self.search(query_QD)))
+
+    def search(self, query_QD: Tensor) -> Slots:
+        """Proposes slots by inner product, int64 `[Q, K]`, `NO_SLOT` behind the last."""
+        queries = query_QD.detach().numpy()
+        return self.memory.search(queries, self.k, self.options).slots_QK
+
+    def gather(self, slots_QK: Slots) -> Candidates:
+        """Reads the rows of slots, `NO_SLOT` where a query has fewer than K."""
+        there_QK = slots_QK != NO_SLOT
+        slots_B = slots_QK[there_QK]
+        keys_BD, values_BV = self.rows.pairs(slots_B) if self.rows else self._encode(slots_B)
+        mask_QK = torch.from_numpy(there_QK)
+        return Candidates(
+            slots_QK, mask_QK, _spread(keys_BD, there_QK), _spread(values_BV, there_QK)
+        )
+
+    def _encode(self, slots_B: Slots) -> tuple[Tensor, Tensor]:
+        encoding = self.memory.config.encoding_config
+        columns = [*encoding.key, *(c for c in encoding.value if c not in encoding.key)]
+        records = self.memory.gather(
+            slots_B, vectors=False, columns=columns, list_limit=self.list_limit
+        ).records
+        assert records is not None
+        rows = {
+            column: self._parts[name](records[column].to_numpy())
+            for column, name in encoding.key.items()
+        }
+        keys_BD = torch.stack(list(rows.values())).sum(dim=0)
+        for column, name in encoding.value.items():
+            return keys_BD, self._mean_of(self._parts[name], records[column])
+        return keys_BD, keys_BD
+
+    def _mean_of(self, table: RowTable, named: pa.ChunkedArray) -> Tensor:
+        """The row that each record names, or the mean of the rows in its list."""
+        if not pa.types.is_list(named.type):
+            return table(named.to_numpy())
+        column = named.combine_chunks()
+        offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64))
+        rows_RD = table(column.flatten().to_numpy())
+        every = torch.arange(len(rows_RD))
+        starts = offsets[:-1] - offsets[0]
+        mean_BD: Tensor = functional.embedding_bag(every, rows_RD, starts, mode="mean")
+        return mean_BD
+
+
+def _has_gradient(leaf: _Leaf) -> bool:
+    tensors = (leaf.keys_BD, leaf.values_BV)
+    return any(tensor is not None and tensor.grad is not None for tensor in tensors)
+
+
+def _gradients(leaves: list[Tensor]) -> Slots:
+    """The gradients of leaves, one behind the other; zeros where a leaf took no part."""
+    grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return torch.cat(grads).numpy()
+
+
+def _spread(rows_BD: Tensor, there: Slots) -> Tensor:
+    """Lays rows out over the places that are true in `there`; zeros elsewhere."""
+    shape = (*there.shape, rows_BD.shape[1])
+    if there.all():
+        return rows_BD.reshape(shape)
+    places = torch.from_numpy(np.flatnonzero(there))
+    spread = rows_BD.new_zeros(there.size, rows_BD.shape[1])
+    spread = spread.index_copy(0, places, rows_BD)
+    return spread.view(shape)

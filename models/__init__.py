@@ -1,0 +1,1 @@
+"""The networks: each one a readable file, with its equations cited."""

@@ -1,0 +1,1 @@
+"""The tasks: for each one its data, its vocabulary and its metric."""

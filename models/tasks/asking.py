@@ -1,0 +1,78 @@
+"""From the text of a question to what a network takes: linked entity, words, proposed facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from memstore import NO_SLOT
+from memstore.memory import Slots
+from models.kv_memnn import Asked
+from models.tasks.geography_questions import words
+from models.tasks.linking import AliasIndex, Mention
+from models.tasks.memories import KnowledgeMemories
+
+RARE = 1_000
+"""A word of more entities than this says nothing about which is meant (Miller et al., section 5.2
+of arXiv 1606.03126, hash on words of frequency below 1,000)."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Many questions, read once: words_QW and entity_Q as in `Asked`; mentions as they were
+    linked, None where nothing was."""
+
+    texts: list[str]
+    words_QW: Slots
+    entity_Q: Slots
+    mentions: list[Mention | None]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class QuestionReader:
+    """Links entities and looks words up; words it does not know are passed over."""
+
+    def __init__(self, memories: KnowledgeMemories, aliases: AliasIndex) -> None:
+        self.memories, self.aliases = memories, aliases
+        live = np.arange(memories.words.describe().next_slot)
+        records = memories.words.gather(live, vectors=False, columns=["word"]).records
+        assert records is not None
+        self._common = frozenset(records["word"].to_pylist())
+
+    def read(self, texts: Sequence[str]) -> Questions:
+        """Reads the texts of Q questions."""
+        mentions = [self._mention(text) for text in texts]
+        bags = [
+            words(text if m is None else text[: m.start] + " " + text[m.end :])
+            for text, m in zip(texts, mentions, strict=True)
+        ]
+        entity_Q = np.array([NO_SLOT if m is None else m.candidates[0] for m in mentions], np.int64)
+        return Questions(list(texts), self._slots(bags), entity_Q, mentions)
+
+    def ask(self, questions: Questions, at: Slots, key_limit: int | None) -> Asked:
+        """The questions at some positions; with a key_limit, facts proposed by key hashing: those
+        whose key shares the linked entity, at most so many a question."""
+        entity_Q = questions.entity_Q[at]
+        slots_QK = None
+        if key_limit is not None:
+            slots_QK = self.memories.facts.lookup("subject", entity_Q, key_limit).padded()
+        return Asked(questions.words_QW[at], entity_Q, slots_QK)
+
+    def _mention(self, text: str) -> Mention | None:
+        found = self.aliases.link(text, common_words=self._common)
+        return found[0] if found else None
+
+    def _slots(self, bags: list[list[str]]) -> Slots:
+        flat = [word for bag in bags for word in bag]
+        found = self.memories.words.lookup("word", flat, 1).padded(1)[:, 0]
+        counts = np.array([len(bag) for bag in bags])
+        row = np.repeat(np.arange(len(bags)), counts)[found != NO_SLOT]
+        found = found[found != NO_SLOT]
+        column = np.arange(len(row)) - np.searchsorted(row, row)
+        slots_QW = np.full((len(bags), int(column.max(initial=0)) + 1), NO_SLOT, np.int64)
+        slots_QW[row, column] = found
+        return slots_QW

@@ -1,0 +1,30 @@
+"""Fixtures and settings that every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Beside other test processes, spinning thread pools make sub-millisecond calls cost several.
+# Set before numpy, torch or faiss is imported, since they read it then.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+# The first call of a kernel compiles it, which no deadline should count.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Returns the folder of real data sets, or skips with the reason."""
+    from models.tasks import data
+
+    try:
+        return data.require(".")
+    except data.DataMissing as missing:
+        pytest.skip(str(missing))

@@ -1,0 +1,1 @@
+"""Training, evaluation and everything that runs on a cluster."""
