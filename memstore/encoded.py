@@ -28,6 +28,7 @@ from memstore.memory import (
     SearchOptions,
     SearchResult,
     Slots,
+    SlotsLike,
 )
 from memstore.routing import RoutedMemory
 
@@ -82,7 +83,7 @@ class EncodedMemory:
 
     def write(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
@@ -97,7 +98,7 @@ class EncodedMemory:
 
     def update(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
@@ -107,7 +108,7 @@ class EncodedMemory:
             hint=f"update the memories of its parts: {sorted(self._encoding.memories)}",
         )
 
-    def erase(self, slots: Slots) -> Applied:
+    def erase(self, slots: SlotsLike) -> Applied:
         return self.base.erase(slots)
 
     def search(
@@ -117,7 +118,7 @@ class EncodedMemory:
 
     def gather(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         *,
         vectors: bool = True,
         columns: Sequence[str] = (),

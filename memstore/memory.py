@@ -20,6 +20,7 @@ from memstore.errors import InvalidArgument
 
 Array = npt.NDArray[Any]
 Slots = npt.NDArray[np.int64]
+SlotsLike: TypeAlias = npt.NDArray[np.integer[Any]] | Sequence[int]
 Records: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, Sequence[Any] | Array | pa.Array]
 
 NO_SLOT = -1
@@ -193,7 +194,7 @@ class Memory(Protocol):
 
     def write(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
@@ -206,7 +207,7 @@ class Memory(Protocol):
 
     def update(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
@@ -217,7 +218,7 @@ class Memory(Protocol):
         """
         ...
 
-    def erase(self, slots: Slots) -> Applied:
+    def erase(self, slots: SlotsLike) -> Applied:
         """Takes rows away for good; raises `InvalidArgument` on a repeated slot."""
         ...
 
@@ -229,7 +230,7 @@ class Memory(Protocol):
 
     def gather(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         *,
         vectors: bool = True,
         columns: Sequence[str] = (),

@@ -25,6 +25,7 @@ from memstore.memory import (
     SearchOptions,
     SearchResult,
     Slots,
+    SlotsLike,
 )
 from memstore.shard.records import as_values
 from memstore.shard.shard import Shard, ShardResult
@@ -71,7 +72,7 @@ class RoutedMemory:
 
     def write(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
@@ -91,7 +92,7 @@ class RoutedMemory:
 
     def update(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
@@ -114,7 +115,7 @@ class RoutedMemory:
                 changed += shard.update(rows, keys, values, rate)
         return Applied(applied=changed)
 
-    def erase(self, slots: Slots) -> Applied:
+    def erase(self, slots: SlotsLike) -> Applied:
         slots_B = checks.slots(slots, unique=True)
         with self._mutation:
             self.check_known(slots_B)
@@ -142,7 +143,7 @@ class RoutedMemory:
 
     def gather(
         self,
-        slots: Slots,
+        slots: SlotsLike,
         *,
         vectors: bool = True,
         columns: Sequence[str] = (),

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from memstore.errors import InvalidArgument
@@ -37,7 +37,7 @@ class _Leaf:
     values_BV: Tensor | None
 
 
-class RowTable(nn.Module):
+class RowTable:
     """The rows of a memory as a differentiable lookup: an embedding table that lives elsewhere.
 
     While gradients are enabled, each call keeps its rows until `RowOptimizer` has sent their
@@ -45,11 +45,10 @@ class RowTable(nn.Module):
     """
 
     def __init__(self, memory: Memory) -> None:
-        super().__init__()
         self.memory = memory
         self.pending: list[_Leaf] = []
 
-    def forward(self, slots: Tensor | Slots) -> Tensor:
+    def __call__(self, slots: Tensor | Slots) -> Tensor:
         """Returns keys `[*slots.shape, D]`; `NO_SLOT` gives zeros and takes no gradient."""
         slots = np.asarray(slots)
         keys_BD, _ = self.pairs(slots[slots != NO_SLOT])
@@ -134,7 +133,7 @@ def attend(query_QD: Tensor, candidates: Candidates) -> Reading:
     return Reading(candidates, scores_QK, weights_QK, output_QV)
 
 
-class SparseReader(nn.Module):
+class SparseReader:
     """Attends to the K slots of a memory that matter, and to no other.
 
     Gradients reach the query and the rows read; of an encoded memory, the current rows of its
@@ -155,20 +154,19 @@ class SparseReader(nn.Module):
         parts: Iterable[RowTable] = (),
         list_limit: int = 16,
     ) -> None:
-        super().__init__()
         self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
         encoded = memory.config.encoding is not None
         self.rows = None if encoded else RowTable(memory)
-        self._parts = {table.memory.name: table for table in parts}
+        self.parts = {table.memory.name: table for table in parts}
         needed = memory.config.encoding_config.memories if encoded else frozenset()
-        if needed != set(self._parts):
+        if needed != set(self.parts):
             raise InvalidArgument(
                 f"the tables do not fit memory {memory.name!r}",
-                got=f"those of {sorted(self._parts)}",
+                got=f"those of {sorted(self.parts)}",
                 expected=f"those of {sorted(needed)}",
             )
 
-    def forward(self, query_QD: Tensor) -> Reading:
+    def __call__(self, query_QD: Tensor) -> Reading:
         """Searches, gathers, attends."""
         return attend(query_QD, self.gather(self.search(query_QD)))
 
@@ -195,12 +193,12 @@ class SparseReader(nn.Module):
         ).records
         assert records is not None
         rows = {
-            column: self._parts[name](records[column].to_numpy())
+            column: self.parts[name](records[column].to_numpy())
             for column, name in encoding.key.items()
         }
         keys_BD = torch.stack(list(rows.values())).sum(dim=0)
         for column, name in encoding.value.items():
-            return keys_BD, self._mean_of(self._parts[name], records[column])
+            return keys_BD, self._mean_of(self.parts[name], records[column])
         return keys_BD, keys_BD
 
     def _mean_of(self, table: RowTable, named: pa.ChunkedArray) -> Tensor:
@@ -212,8 +210,7 @@ class SparseReader(nn.Module):
         rows_RD = table(column.flatten().to_numpy())
         every = torch.arange(len(rows_RD))
         starts = offsets[:-1] - offsets[0]
-        mean_BD: Tensor = functional.embedding_bag(every, rows_RD, starts, mode="mean")
-        return mean_BD
+        return functional.embedding_bag(every, rows_RD, starts, mode="mean")
 
 
 def _has_gradient(leaf: _Leaf) -> bool:
@@ -234,5 +231,4 @@ def _spread(rows_BD: Tensor, there: Slots) -> Tensor:
         return rows_BD.reshape(shape)
     places = torch.from_numpy(np.flatnonzero(there))
     spread = rows_BD.new_zeros(there.size, rows_BD.shape[1])
-    spread = spread.index_copy(0, places, rows_BD)
-    return spread.view(shape)
+    return spread.index_copy(0, places, rows_BD).view(shape)

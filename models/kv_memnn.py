@@ -67,8 +67,7 @@ class KVMemNN(nn.Module):
         self.hops = nn.ParameterList(torch.eye(width) for _ in range(hops))
 
     def forward(self, asked: Asked) -> Answered:
-        # Φ_X: the words and the linked entity, a bag in which the entity is one symbol.
-        query_QD = self.words(asked.words_QW).sum(dim=1) + self.entities(asked.entity_Q)
+        query_QD = self.encode(asked)
         slots_QK = self.reader.search(query_QD) if asked.slots_QK is None else asked.slots_QK
         candidates = self.reader.gather(slots_QK)
         readings = []
@@ -77,13 +76,20 @@ class KVMemNN(nn.Module):
             query_QD = (query_QD + readings[-1].output_QV) @ hop.T
         return Answered(query_QD, readings)
 
+    def encode(self, asked: Asked) -> Tensor:
+        """q_1 `[Q, D]`: the words and the linked entity, a bag in which the entity is a symbol."""
+        return self.words(asked.words_QW).sum(dim=1) + self.entities(asked.entity_Q)
+
     def score(self, query_QD: Tensor, answers_QC: Slots) -> Tensor:
         """Scores candidate answers, entity slots `[Q, C]`; −inf at `NO_SLOT`."""
         scores_QC = torch.einsum("qd,qcd->qc", query_QD, self.entities(answers_QC))
         return scores_QC.masked_fill(torch.from_numpy(answers_QC == NO_SLOT), -torch.inf)
 
 
-def answer_loss(network: KVMemNN, query_QD: Tensor, answers_QC: Slots) -> Tensor:
-    """Mean cross-entropy of the right answer, in column 0 of `[Q, C]`, among sampled others."""
+def answer_loss(network: KVMemNN, query_QD: Tensor, answers_QC: Slots) -> tuple[Tensor, float]:
+    """Mean cross-entropy of the right answer, in column 0 of `[Q, C]`, among sampled others, and
+    the share of questions for which it scores highest."""
     scores_QC = network.score(query_QD, answers_QC)
-    return functional.cross_entropy(scores_QC, torch.zeros(len(scores_QC), dtype=torch.long))
+    first_Q = torch.zeros(len(scores_QC), dtype=torch.long)
+    hits = (scores_QC.argmax(dim=1) == first_Q).double().mean()
+    return functional.cross_entropy(scores_QC, first_Q), float(hits)

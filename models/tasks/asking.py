@@ -10,8 +10,7 @@ import numpy as np
 from memstore import NO_SLOT
 from memstore.memory import Slots
 from models.kv_memnn import Asked
-from models.tasks.geography_questions import words
-from models.tasks.linking import AliasIndex, Mention
+from models.tasks.linking import AliasIndex, Mention, words
 from models.tasks.memories import KnowledgeMemories
 
 RARE = 1_000
@@ -31,6 +30,15 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, at: Slots) -> Questions:
+        """The questions at some positions."""
+        return Questions(
+            [self.texts[i] for i in at],
+            self.words_QW[at],
+            self.entity_Q[at],
+            [self.mentions[i] for i in at],
+        )
 
 
 class QuestionReader:
@@ -63,8 +71,13 @@ class QuestionReader:
         return Asked(questions.words_QW[at], entity_Q, slots_QK)
 
     def _mention(self, text: str) -> Mention | None:
-        found = self.aliases.link(text, common_words=self._common)
-        return found[0] if found else None
+        """The likeliest mention; ordinary words in small letters name nothing ("is", Icelandic)."""
+        for mention in self.aliases.link(text, common_words=self._common):
+            if mention.text != mention.text.lower() or not self._common.issuperset(
+                words(mention.text)
+            ):
+                return mention
+        return None
 
     def _slots(self, bags: list[list[str]]) -> Slots:
         flat = [word for bag in bags for word in bag]

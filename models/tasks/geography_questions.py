@@ -5,7 +5,6 @@ Shapes: Q questions, N entities.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.tasks.knowledge import Int64s, KnowledgeBase, TaskDataError
+from models.tasks.linking import words
 
 Split = Literal["train", "test", "seen_wording", "seen_entity"]
 
@@ -96,6 +96,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What do people in {} pay with?",
         "Name the currency that {} uses.",
         "Which currency would a visitor need in {}?",
+        "Which currency do they use in {}?",
         "In which currency or money does a visitor pay in {}?",
     ),
     "language": (
@@ -220,8 +221,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_WORD = re.compile(r"[^\W_]+")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
@@ -320,12 +319,6 @@ def held_out(entities: int, *, seed: int = 0, share: float = 0.1) -> NDArray[np.
     hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     hashed ^= hashed >> np.uint64(31)
     return hashed < np.uint64(int(share * 2**63) * 2)
-
-
-def words(text: str) -> list[str]:
-    """Splits a text into lower-case words, without punctuation."""
-    found: list[str] = _WORD.findall(text.casefold())
-    return found
 
 
 def vocabulary(split: Literal["train", "test"] = "train") -> frozenset[str]:

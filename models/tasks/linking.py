@@ -67,6 +67,12 @@ def normalise(text: str) -> str:
     return " ".join(_fold(text).split())
 
 
+def words(text: str) -> list[str]:
+    """Splits a text into lower-case words, without punctuation."""
+    found: list[str] = _WORD.findall(text.casefold())
+    return found
+
+
 def unaccented(alias: str) -> str | None:
     """Takes the accents off a Latin alias; None where it has none, or where more would be lost."""
     plain = _LATIN_MARKS.sub("", unicodedata.normalize("NFD", alias))

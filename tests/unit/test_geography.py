@@ -18,10 +18,9 @@ from models.tasks.geography_questions import (
     held_out,
     questions,
     vocabulary,
-    words,
 )
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from models.tasks.linking import AliasIndex
+from models.tasks.linking import AliasIndex, words
 
 
 @pytest.fixture(scope="module")

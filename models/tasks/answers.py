@@ -1,0 +1,72 @@
+"""Candidate answers: the objects of the facts that were proposed, and how well they rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore import NO_SLOT, Memory
+from memstore.kernels.topk import drop_repeats
+from memstore.memory import Array, Slots
+
+
+def objects_of(facts: Memory, slots_QK: Slots, entity_Q: Slots, limit: int) -> Slots:
+    """The distinct objects of each question's facts, `[Q, C]`, `NO_SLOT` padded.
+
+    entity_Q: what each question is about; it is no answer to it.
+    limit: objects taken of a fact, the first so many of its list.
+    """
+    there_QK = slots_QK != NO_SLOT
+    records = facts.gather(
+        slots_QK[there_QK], vectors=False, columns=["objects"], list_limit=limit
+    ).records
+    assert records is not None
+    column = records["objects"].combine_chunks()
+    counts_QK = np.zeros(slots_QK.shape, np.int64)
+    counts_QK[there_QK] = np.diff(column.offsets.to_numpy())
+    objects_QC = ragged(column.flatten().to_numpy(), counts_QK.sum(axis=1))
+    objects_QC[objects_QC == entity_Q[:, None]] = NO_SLOT
+    return drop_repeats(objects_QC)[0]
+
+
+def ragged(flat: Slots, counts_Q: npt.NDArray[np.int64]) -> Slots:
+    """Lays a flat list of `counts_Q` items a row out as `[Q, C]`, `NO_SLOT` padded."""
+    rows_QC = np.full((len(counts_Q), int(counts_Q.max(initial=0))), NO_SLOT, np.int64)
+    rows_QC[np.arange(rows_QC.shape[1]) < counts_Q[:, None]] = flat
+    return rows_QC
+
+
+def sample(
+    right_QA: Slots, read_QC: Slots, entities: int, negatives: int, rng: np.random.Generator
+) -> Slots:
+    """Answers to train on: a right one in column 0, then sampled others, `[Q, 1 + negatives]`.
+
+    right_QA: right answers, at least one a question, `NO_SLOT` padded. read_QC: objects of the
+    facts read. Three quarters of the others are drawn from those, the rest from all entities;
+    others that are right too are blanked with `NO_SLOT`: choosing them is no mistake.
+    """
+    questions = len(right_QA)
+    pick_Q = rng.integers(0, (right_QA != NO_SLOT).sum(axis=1))
+    near = negatives * 3 // 4 if read_QC.shape[1] else 0
+    near_QC = rng.integers(0, max(read_QC.shape[1], 1), (questions, near))
+    far_QC = rng.integers(0, entities, (questions, negatives - near))
+    others_QC = np.concatenate([np.take_along_axis(read_QC, near_QC, 1), far_QC], axis=1)
+    others_QC[is_right(others_QC, right_QA)] = NO_SLOT
+    return np.concatenate([right_QA[np.arange(questions), pick_Q][:, None], others_QC], axis=1)
+
+
+def is_right(answers_QC: Slots, right_QA: Slots) -> npt.NDArray[np.bool_]:
+    """Which answers are among the right ones of their question, bool `[Q, C]`."""
+    span = int(max(answers_QC.max(initial=0), right_QA.max(initial=0))) + 1
+    row = np.arange(len(answers_QC))[:, None] * span
+    right = (row + right_QA)[right_QA != NO_SLOT]
+    return np.isin(row + answers_QC, right) & (answers_QC != NO_SLOT)
+
+
+def first_right(answers_QC: Slots, scores_QC: Array, right_QA: Slots) -> npt.NDArray[np.int64]:
+    """The rank of the best right answer, 1 for the first; 0 where none is among the answers."""
+    if not answers_QC.shape[1]:
+        return np.zeros(len(answers_QC), np.int64)
+    order_QC = np.lexsort((answers_QC, -scores_QC, answers_QC == NO_SLOT))
+    right_QC = np.take_along_axis(is_right(answers_QC, right_QA), order_QC, 1)
+    return np.where(right_QC.any(axis=1), right_QC.argmax(axis=1) + 1, 0)

@@ -1,0 +1,205 @@
+"""The key-value memory network: its equations against a dense reference, and what it can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import memstore
+from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, SearchOptions
+from memstore.torch import RowOptimizer, RowTable, SparseReader
+from models.kv_memnn import Asked, KVMemNN, answer_loss
+
+D, ENTITIES, RELATIONS, WORDS = 8, 6, 3, 5
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[KVMemNN]:
+    """A network in float64 over six facts."""
+    rng = np.random.default_rng(0)
+    store = memstore.open(tmp_path / "store")
+
+    def table(name: str, rows: int) -> RowTable:
+        config = MemoryConfig(dim=D, dtype="float64", index="none", optimizer="sgd")
+        memory = store.create(name, config)
+        memory.append(rng.standard_normal((rows, D)))
+        return RowTable(memory)
+
+    words, entities, relations = (
+        table("words", WORDS),
+        table("entities", ENTITIES),
+        table("relations", RELATIONS),
+    )
+    facts = store.create(
+        "facts",
+        MemoryConfig(
+            dim=D,
+            dtype="float64",
+            records={"subject": "int64", "relation": "int64", "objects": "list<int64>"},
+            encoding=EncodingConfig(
+                key={"subject": "entities", "relation": "relations"}, value={"objects": "entities"}
+            ),
+        ),
+    )
+    facts.append(
+        records={
+            "subject": [0, 0, 1, 1, 2, 3],
+            "relation": [0, 1, 0, 2, 1, 2],
+            "objects": [[3], [4, 5], [3, 1], [5], [0], [2, 1, 4]],
+        }
+    )
+    reader = SparseReader(facts, k=6, parts=[entities, relations])
+    yield KVMemNN(words, entities, reader, hops=2).double()
+    store.close()
+
+
+def rows_of(memory: Memory, rows: int) -> np.ndarray:
+    keys_BD = memory.gather(np.arange(rows)).keys_BD
+    assert keys_BD is not None
+    return keys_BD
+
+
+def dense_query(network: KVMemNN, words: list[list[int]], entities: list[int]) -> np.ndarray:
+    """Equations 91-93 over all facts, in plain numpy."""
+    tables = network.reader.parts
+    table = {
+        "words": rows_of(network.words.memory, WORDS),
+        "entities": rows_of(tables["entities"].memory, ENTITIES),
+        "relations": rows_of(tables["relations"].memory, RELATIONS),
+    }
+    columns = ["subject", "relation", "objects"]
+    records = network.reader.memory.gather(np.arange(6), columns=columns).records
+    assert records is not None
+    facts = records.to_pylist()
+    keys = np.stack(
+        [table["entities"][f["subject"]] + table["relations"][f["relation"]] for f in facts]
+    )
+    values = np.stack([table["entities"][f["objects"]].mean(axis=0) for f in facts])
+    queries = []
+    for bag, entity in zip(words, entities, strict=True):
+        q = table["words"][bag].sum(axis=0) + table["entities"][entity]
+        for hop in network.hops:
+            scores = keys @ q
+            p = np.exp(scores - scores.max())
+            p /= p.sum()
+            q = hop.detach().numpy() @ (q + p @ values)
+        queries.append(q)
+    return np.stack(queries)
+
+
+def test_equals_the_dense_equations_where_all_facts_are_read(network: KVMemNN) -> None:
+    with torch.no_grad():
+        for hop in network.hops:
+            hop.add_(0.1 * torch.randn_like(hop))
+        asked = Asked(np.array([[0, 1], [4, NO_SLOT]]), np.array([0, 2]))
+        query = network(asked).query_QD.numpy()
+    np.testing.assert_allclose(query, dense_query(network, [[0, 1], [4]], [0, 2]), rtol=1e-10)
+
+
+def test_hashed_facts_are_the_only_ones_read(network: KVMemNN) -> None:
+    asked = Asked(np.array([[0]]), np.array([1]), np.array([[2, 3, NO_SLOT]]))
+    with torch.no_grad():
+        hop = network(asked).hops[0]
+    assert hop.weights_QK[0, 2] == 0
+    assert float(hop.weights_QK.sum()) == pytest.approx(1.0)
+
+
+def test_gradients_of_the_own_weights(network: KVMemNN) -> None:
+    asked = Asked(np.array([[0, 3], [2, 1]]), np.array([0, 1]))
+    answers = np.array([[3, 5, NO_SLOT], [5, 3, 0]])
+
+    def loss(*hops: torch.Tensor) -> torch.Tensor:
+        for own, given in zip(network.hops, hops, strict=True):
+            own.data = given.data
+        named = {f"hops.{i}": hop for i, hop in enumerate(hops)}
+        answered = torch.func.functional_call(network, named, (asked,))
+        return answer_loss(network, answered.query_QD, answers)[0]
+
+    weights = tuple(hop.detach().clone().requires_grad_() for hop in network.hops)
+    assert torch.autograd.gradcheck(loss, weights)
+
+
+def test_rows_get_the_gradients_of_the_dense_network(network: KVMemNN) -> None:
+    """A step moves an entity row as finite differences of the loss say it must."""
+    asked = Asked(np.array([[0, 3], [2, 1]]), np.array([0, 1]))
+    answers = np.array([[3, 5, 1], [5, 3, 0]])
+    entities = network.entities.memory
+
+    def loss() -> torch.Tensor:
+        return answer_loss(network, network(asked).query_QD, answers)[0]
+
+    row = entities.gather(np.array([3])).keys_BD
+    assert row is not None
+    numeric = np.zeros(D)
+    for d in range(D):
+        for sign in (1.0, -1.0):
+            shifted = row.copy()
+            shifted[0, d] += sign * 1e-5
+            entities.write(np.array([3]), shifted)
+            with torch.no_grad():
+                numeric[d] += sign * float(loss()) / 2e-5
+    entities.write(np.array([3]), row)
+    network.reader.memory.refresh()
+    loss().backward()
+    RowOptimizer([network.entities], lr=1.0).step()
+    after = entities.gather(np.array([3])).keys_BD
+    assert after is not None
+    np.testing.assert_allclose((row - after)[0], numeric, atol=1e-8)
+
+
+def test_overfits_fifty_questions(tmp_path: Path) -> None:
+    """Fifty questions, each with a fact of its own to find among 400: all answered rightly."""
+    rng = np.random.default_rng(1)
+    entities_count, relations_count = 100, 8
+    with memstore.open(tmp_path / "store") as store:
+
+        def table(name: str, rows: int) -> RowTable:
+            memory = store.create(name, MemoryConfig(dim=32, index="none", optimizer="adagrad"))
+            memory.append(rng.standard_normal((rows, 32)) / 4)
+            return RowTable(memory)
+
+        words, entities = table("words", relations_count * 2), table("entities", entities_count)
+        relations = table("relations", relations_count)
+        facts = store.create(
+            "facts",
+            MemoryConfig(
+                dim=32,
+                records={"subject": "int64", "relation": "int64", "object": "int64"},
+                lookup=("subject",),
+                encoding=EncodingConfig(
+                    key={"subject": "entities", "relation": "relations"},
+                    value={"object": "entities"},
+                ),
+            ),
+        )
+        pairs = np.stack(np.meshgrid(np.arange(50), np.arange(relations_count)), -1).reshape(-1, 2)
+        objects = rng.integers(50, entities_count, len(pairs))
+        facts.append(records={"subject": pairs[:, 0], "relation": pairs[:, 1], "object": objects})
+        asked_facts = rng.choice(len(pairs), 50, replace=False)
+        subject, relation = pairs[asked_facts].T
+        bags = np.stack([relation * 2, relation * 2 + 1], axis=1)
+        hashed = facts.lookup("subject", subject, 16).padded()
+        asked = Asked(bags, subject, hashed)
+        others = np.arange(50, entities_count)
+        answers = np.stack([[o, *others[others != o]] for o in objects[asked_facts]])
+
+        reader = SparseReader(
+            facts, k=16, parts=[entities, relations], options=SearchOptions(exact=True)
+        )
+        network = KVMemNN(words, entities, reader, hops=2)
+        dense = torch.optim.Adam(network.parameters(), lr=1e-2)
+        rows = RowOptimizer([words, entities, relations], lr=0.1)
+        hits = 0.0
+        for _ in range(200):
+            loss, hits = answer_loss(network, network(asked).query_QD, answers)
+            if hits == 1.0:
+                break
+            dense.zero_grad()
+            loss.backward()
+            dense.step()
+            rows.step()
+        assert hits == 1.0

