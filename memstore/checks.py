@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ import pyarrow as pa
 
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
 from memstore.memory import Array, Records, Slots
+
+LARGEST = 1e15
+"""Magnitude that no number given may pass: sums of 10^8 products of two such stay finite in
+float32, so neither a score nor a cluster can overflow."""
 
 
 def matrix(name: str, value: Any, *, width: int, dtype: str, rows: int | None = None) -> Array:
@@ -23,18 +28,23 @@ def matrix(name: str, value: Any, *, width: int, dtype: str, rows: int | None = 
     if array.ndim != 2 or array.shape[1] != width or (rows is not None and len(array) != rows):
         expected = f"({'rows' if rows is None else rows}, {width})"
         raise WrongShape(f"{name} has the wrong shape", got=array.shape, expected=expected)
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype)
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argmin(finite.all(axis=1)))
-        raise NotFinite(f"{name} holds NaN or infinity", got=f"it in row {row}")
-    return array
+    # NaN fails every comparison, so one look at the ends finds it too.
+    if array.size and not (array.min() >= -LARGEST and array.max() <= LARGEST):
+        row = int(np.argmin((np.abs(array) <= LARGEST).all(axis=1)))
+        raise NotFinite(
+            f"{name} holds NaN, infinity or a number too large to score",
+            got=f"it in row {row}",
+            expected=f"numbers of magnitude ≤ {LARGEST:g}",
+        )
+    return np.ascontiguousarray(array, dtype)
 
 
 def slots(value: Any, *, unique: bool = False) -> Slots:
     """Returns `value` as int64 `[B]`; with `unique` no slot may stand twice."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise WrongShape("slots are not a list", got=str(error)) from error
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -67,37 +77,102 @@ def known(slots_B: Slots, alive_B: npt.NDArray[np.bool_], name: str) -> None:
 
 def positive(name: str, value: Any) -> int:
     """Returns `value` if it is an integer ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InvalidArgument(f"{name} is out of range", got=value, expected="an integer ≥ 1")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidArgument(f"{name} is out of range", got=repr(value), expected="an integer ≥ 1")
     return int(value)
 
 
-def records(value: Records | None, schema: pa.Schema, rows: int) -> pa.Table | None:
-    """Returns `value` as a table of exactly `schema`'s columns and `rows` rows, without nulls."""
+def rate(value: Any) -> float:
+    """Returns `value` if it can be a learning rate: 0 ≤ lr ≤ `LARGEST`."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not 0 <= value <= LARGEST:
+        raise InvalidArgument("lr is out of range", got=repr(value), expected=f"0 to {LARGEST:g}")
+    return float(value)
+
+
+def step(grads_BX: Array | None, lr: float) -> None:
+    """Raises `NotFinite` if gradients, summed and scaled, might throw a row beyond `LARGEST`."""
+    if grads_BX is None or not grads_BX.size:
+        return
+    reach = float(max(grads_BX.max(), -grads_BX.min())) * len(grads_BX) * max(lr, 1.0)
+    if reach > LARGEST:
+        raise NotFinite(
+            "the step is too large",
+            got=f"gradients that may sum to {reach:g} with lr {lr:g}",
+            expected=f"≤ {LARGEST:g}",
+            hint="clip the gradients or lower lr",
+        )
+
+
+def records(value: Records | None, schema: pa.Schema, rows: int | None) -> pa.Table | None:
+    """Returns `value` as a table of exactly `schema`'s columns, without nulls.
+
+    rows: how many records there must be; None takes them as they come.
+    """
     if value is None and not len(schema):
         return None
     if value is None:
         raise InvalidArgument("records are missing", expected=f"columns {schema.names}")
-    if isinstance(value, pa.RecordBatch):
-        value = pa.Table.from_batches([value])
-    names = value.column_names if isinstance(value, pa.Table) else list(value)
+    if not isinstance(value, pa.Table | pa.RecordBatch | Mapping):
+        raise WrongType(
+            "records have the wrong type",
+            got=type(value).__name__,
+            expected="an Arrow table, or a mapping of columns",
+        )
+    names = list(value) if isinstance(value, Mapping) else value.schema.names
     if set(names) != set(schema.names) or len(names) != len(schema.names):
         raise InvalidArgument("records have the wrong columns", got=names, expected=schema.names)
+    columns = [column(f"record column {f.name!r}", value[f.name], f.type) for f in schema]
+    lengths = {len(c) for c in columns} | ({rows} if rows is not None else set())
+    if len(lengths) > 1:
+        got = {name: len(c) for name, c in zip(schema.names, columns, strict=True)}
+        raise WrongShape("records have the wrong length", got=got, expected=rows or "equal lengths")
+    return pa.table(columns, schema=schema)
+
+
+def column(name: str, value: Any, kind: pa.DataType) -> pa.Array:
+    """Returns `value` as one Arrow array of `kind`, if nothing is lost by it.
+
+    Raises `WrongType` where a number would be cut or a text taken for a list, `InvalidArgument`
+    on nulls.
+    """
     try:
-        columns = [_column(value[field.name], field) for field in schema]
-        table = pa.table(columns, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise WrongType("records have the wrong type", got=str(error), expected=schema) from error
-    if table.num_rows != rows:
-        raise WrongShape("records have the wrong length", got=table.num_rows, expected=rows)
-    for field, column in zip(schema, table.columns, strict=True):
-        inner = pa.types.is_list(field.type) and any(c.values.null_count for c in column.chunks)
-        if column.null_count or inner:
-            raise InvalidArgument(f"record column {field.name!r} holds nulls", expected="none")
-    return table
+        array = value if isinstance(value, pa.Array | pa.ChunkedArray) else _inferred(value)
+        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if array.type != kind:
+            if not _akin(array.type, kind):
+                raise WrongType(f"{name} has the wrong type", got=array.type, expected=kind)
+            array = array.cast(kind)
+        # Sliced arrays keep the offsets and the items of their whole: lay them out anew.
+        array = pa.concat_arrays([array]) if array.offset else array
+    except WrongType:
+        raise
+    # Arrow's own errors are ValueError, TypeError and NotImplementedError.
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise WrongType(f"{name} has the wrong type", got=str(error), expected=kind) from error
+    if array.null_count or (pa.types.is_list(kind) and array.flatten().null_count):
+        raise InvalidArgument(f"{name} holds nulls", expected="none")
+    return array
 
 
-def _column(value: Any, field: pa.Field) -> pa.ChunkedArray | pa.Array:
-    if isinstance(value, (pa.Array, pa.ChunkedArray)):
-        return value.cast(field.type)
-    return pa.array(value, field.type)
+def _inferred(value: Any) -> pa.Array:
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{value!r} is one text, not a column of values")
+    return pa.array(value)
+
+
+def _akin(got: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of one type can be meant as values of the other."""
+    if pa.types.is_null(got):
+        return True
+    lists = [pa.types.is_list(t) or pa.types.is_large_list(t) for t in (got, wanted)]
+    if any(lists):
+        return all(lists) and _akin(got.value_type, wanted.value_type)
+    families = (
+        lambda t: pa.types.is_integer(t) or pa.types.is_floating(t),
+        lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
+        pa.types.is_boolean,
+    )
+    return any(family(got) and family(wanted) for family in families)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -37,13 +38,13 @@ def _one_of(name: str, value: object, choices: object) -> None:
         raise InvalidArgument(f"{name} is unknown", got=repr(value), expected=f"one of {allowed}")
 
 
-def _at_least(name: str, value: float | None, least: float, *, whole: bool = True) -> None:
-    if value is None:
-        return
-    wrong_kind = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
-    if wrong_kind or not value >= least:
+def _at_least(name: str, value: object, least: float, *, whole: bool = True) -> None:
+    fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (fits and least <= float(value) < math.inf):  # type: ignore[arg-type]
         kind = "an integer" if whole else "a number"
-        raise InvalidArgument(f"{name} is out of range", got=value, expected=f"{kind} ≥ {least}")
+        raise InvalidArgument(
+            f"{name} is out of range", got=repr(value), expected=f"{kind} ≥ {least}"
+        )
 
 
 class _Config:
@@ -61,7 +62,10 @@ class _Config:
             raise InvalidArgument(
                 f"{cls.__name__} does not know a key", got=unknown, expected=sorted(known)
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InvalidArgument(f"{cls.__name__} lacks a key", got=str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,8 @@ class IndexConfig(_Config):
     def __post_init__(self) -> None:
         _one_of("index kind", self.kind, IndexKind)
         _one_of("index codec", self.codec, Codec)
-        _at_least("clusters", self.clusters, 1)
+        if self.clusters is not None:
+            _at_least("clusters", self.clusters, 1)
         _at_least("probe", self.probe, 1)
         _at_least("fresh_limit", self.fresh_limit, 1)
 
@@ -168,7 +173,8 @@ class MemoryConfig(_Config):
 
     def __post_init__(self) -> None:
         _at_least("dim", self.dim, 1)
-        _at_least("value_dim", self.value_dim, 1)
+        if self.value_dim is not None:
+            _at_least("value_dim", self.value_dim, 1)
         _at_least("shards", self.shards, 1)
         _one_of("dtype", self.dtype, DType)
         object.__setattr__(self, "records", dict(self.records))

@@ -59,6 +59,7 @@ class EncodedMemory:
                 )
         self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
         """For each key column, the travel of the part rows at their last encoding."""
+        self.refreshed = 0
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ class EncodedMemory:
         self._refuse_vectors(keys, values)
         if records is None:
             raise InvalidArgument("records are missing", expected=self.config.schema.names)
-        table = checks.records(records, self.config.schema, _count(records))
+        table = checks.records(records, self.config.schema, None)
         assert table is not None
         self._check_values(table)
         if self.base.next_slot == 0:
@@ -149,6 +150,7 @@ class EncodedMemory:
         for column, rows in chosen.items():
             self.encoded_at[column] = _fitted(self.encoded_at[column], len(travel[column]))
             self.encoded_at[column][rows] = travel[column][rows]
+        self.refreshed += 1
         return Refreshed(encoded=len(slots), drift_before=before, drift_after=self.drift())
 
     def describe(self) -> Description:
@@ -214,6 +216,13 @@ class EncodedMemory:
         for start in range(0, len(slots), BLOCK):
             slots_B = slots[start : start + BLOCK]
             records = self.base.gather(slots_B, vectors=False, columns=list(self._parts)).records
+            assert records is not None
+            whole_B = np.ones(len(slots_B), bool)
+            for column, part in self._parts.items():
+                # A part erased under a fact leaves the fact as it was last encoded.
+                whole_B &= _alive(part, records[column].to_numpy())
+            if not whole_B.all():
+                slots_B, records = slots_B[whole_B], records.filter(pa.array(whole_B))
             self.base.put(slots_B, self._encode(records), None, None, drifts=drifts)
 
     def _encode(self, records: pa.Table) -> Array:
@@ -254,12 +263,6 @@ class EncodedMemory:
                 got="keys" if keys is not None else "values",
                 hint=f"give records with {sorted(self._parts)} instead",
             )
-
-
-def _count(records: Records) -> int:
-    if isinstance(records, (pa.Table, pa.RecordBatch)):
-        return int(records.num_rows)
-    return len(next(iter(records.values()), ()))
 
 
 def _fitted(array: Array, length: int) -> Array:

@@ -48,8 +48,10 @@ class SearchOptions:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.probe is not None and (isinstance(self.probe, bool) or self.probe < 1):
-            raise InvalidArgument("probe is out of range", got=self.probe, expected="≥ 1")
+        probe: object = self.probe
+        whole = isinstance(probe, int | np.integer) and not isinstance(probe, bool)
+        if probe is not None and not (whole and int(self.probe or 0) >= 1):
+            raise InvalidArgument("probe is out of range", got=repr(probe), expected="≥ 1")
         if self.exact and self.probe is not None:
             raise InvalidArgument(
                 "exact and probe contradict each other",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from memstore import checks
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, Unsupported, WrongType
+from memstore.errors import InvalidArgument, MemstoreError, Unsupported
 from memstore.kernels.topk import top_k
 from memstore.memory import (
     NO_SLOT,
@@ -27,7 +28,6 @@ from memstore.memory import (
     Slots,
     SlotsLike,
 )
-from memstore.shard.records import as_values
 from memstore.shard.shard import Shard, ShardResult
 
 LEAST_MAX_K = 2_048
@@ -44,6 +44,7 @@ class RoutedMemory:
         self.shards = [Shard(config, i) for i in range(config.shards)]
         # One mutation at a time over all shards, so that what was checked still holds when done.
         self._mutation = threading.RLock()
+        self._retired: MemstoreError | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +66,7 @@ class RoutedMemory:
         values_BV = self._values(values, len(keys_BD), required=True)
         table = checks.records(records, self._config.schema, len(keys_BD))
         with self._mutation:
+            self._check_open()
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
             self.next_slot += len(keys_BD)
             self.put(slots_B, keys_BD, values_BV, table)
@@ -104,9 +106,9 @@ class RoutedMemory:
         if key_grads is not None:
             key_grads_BD = self._matrix("key_grads", key_grads, self._config.dim, len(slots_B))
         value_grads_BV = self._values(value_grads, len(slots_B), name="value_grads")
-        rate = self._config.optimizer_config.lr if lr is None else lr
-        if not (np.isfinite(rate) and rate >= 0):
-            raise InvalidArgument("lr is out of range", got=lr, expected="a finite number ≥ 0")
+        rate = checks.rate(self._config.optimizer_config.lr if lr is None else lr)
+        for grads_BX in (key_grads_BD, value_grads_BV):
+            checks.step(grads_BX, rate)
         changed = 0
         with self._mutation:
             self.check_known(slots_B)
@@ -126,6 +128,7 @@ class RoutedMemory:
     def search(
         self, queries: Array, k: int, options: SearchOptions = SearchOptions()
     ) -> SearchResult:
+        self._check_open()
         k = checks.positive("k", k)
         most = max(self.next_slot, LEAST_MAX_K)
         if k > most:
@@ -171,21 +174,16 @@ class RoutedMemory:
         return Rows(slots_B=slots_B, keys_BD=keys_BD, values_BV=values_BV, records=records)
 
     def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
+        self._check_open()
         if column not in self._config.lookup:
             declared = list(self._config.lookup)
             raise InvalidArgument(
                 "the column cannot be looked up", got=repr(column), expected=f"among {declared}"
             )
         checks.positive("limit", limit)
-        try:
-            asked = as_values(values, self._config.schema.field(column).type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            kind = self._config.records[column]
-            raise WrongType(
-                "lookup values have the wrong type", got=str(error), expected=kind
-            ) from error
-        if asked.null_count:
-            raise InvalidArgument("lookup values hold nulls", expected="none")
+        kind = self._config.schema.field(column).type
+        item = kind.value_type if pa.types.is_list(kind) else kind
+        asked = checks.column("lookup values", values, item)
         by_shard = [shard.lookup(column, asked, limit) for shard in self.shards]
         count = len(self.shards)
         lists, more_Q = by_shard[0]
@@ -201,6 +199,7 @@ class RoutedMemory:
 
     def reindex(self) -> None:
         with self._mutation:
+            self._check_open()
             for shard in self.shards:
                 shard.reindex()
 
@@ -216,6 +215,21 @@ class RoutedMemory:
         )
 
     # What the encoded memory and the store need beyond the verbs.
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Holds mutations off, so that what is read meanwhile is of one moment."""
+        with self._mutation:
+            yield
+
+    def retire(self, reason: MemstoreError) -> None:
+        """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
+        with self._mutation:
+            self._retired = reason
+
+    def _check_open(self) -> None:
+        if self._retired is not None:
+            raise self._retired
 
     def put(
         self,
@@ -236,6 +250,7 @@ class RoutedMemory:
 
     def check_known(self, slots_B: Slots) -> None:
         """Raises `UnknownSlot` unless all are there."""
+        self._check_open()
         alive_B = np.zeros(len(slots_B), bool)
         for shard, at, rows in self._split(slots_B):
             alive_B[at] = shard.alive(rows)

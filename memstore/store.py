@@ -57,7 +57,10 @@ class Store:
         self._mutex = threading.RLock()
         self._closed = False
         manifest = self._manifest()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
         self._lock = files.lock(self.path / "LOCK")
         try:
             if manifest:
@@ -72,8 +75,7 @@ class Store:
         """Makes an empty memory; raises `MemoryExists` if the name is taken."""
         with self._mutex:
             self._check_open()
-            if not NAME.fullmatch(str(name)):
-                raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
+            _check_name(name)
             if not isinstance(config, MemoryConfig):
                 raise InvalidArgument(
                     "not a configuration", got=type(config).__name__, expected="MemoryConfig"
@@ -113,11 +115,14 @@ class Store:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}", hint="drop those first"
                 )
-            del self._memories[name]
+            _base(self._memories.pop(name)).retire(UnknownMemory(f"memory {name!r} was dropped"))
+            # A memory made under the same name later is not the one that was saved.
+            self._saved.pop(name, None)
 
     def checkpoint(self) -> None:
         """Makes everything so far durable: after it, reopening finds this state or a later one."""
         with self._mutex:
+            self._check_open()
             self._number += 1
             entries = {
                 name: self._save(name, memory)
@@ -136,6 +141,10 @@ class Store:
             if not self._closed:
                 self.checkpoint()
                 self._closed = True
+                for memory in self._memories.values():
+                    _base(memory).retire(
+                        StoreClosed(f"{self.path} was closed", hint="open it again")
+                    )
                 self._memories.clear()
                 self._lock.close()
 
@@ -158,7 +167,9 @@ class Store:
             raise NotAStore(f"{self.path} is no directory", hint="name a directory")
         if (self.path / MANIFEST).exists():
             return True
-        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name != "LOCK")
+        # A process that died while it made the store may have left these.
+        ours = {"LOCK", f"{MANIFEST}.new"}
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
         if foreign:
             raise NotAStore(
                 f"{self.path} holds something else",
@@ -192,10 +203,16 @@ class Store:
                 files.check(folder / "encoded_at.npz", entry["encoded_at"])
                 with np.load(folder / "encoded_at.npz", allow_pickle=False) as arrays:
                     memory.encoded_at = dict(arrays)
-            self._saved[name] = entry | {"state": _state(memory)}
+            self._saved[name] = entry
 
     def _save(self, name: str, memory: RoutedMemory | EncodedMemory) -> dict[str, Any]:
-        base = memory.base if isinstance(memory, EncodedMemory) else memory
+        base = _base(memory)
+        with base.frozen():
+            return self._save_frozen(name, memory, base)
+
+    def _save_frozen(
+        self, name: str, memory: RoutedMemory | EncodedMemory, base: RoutedMemory
+    ) -> dict[str, Any]:
         folder = Path("memories") / name / f"{self._number:08d}"
         shutil.rmtree(self.path / folder, ignore_errors=True)
         entry: dict[str, Any] = {
@@ -218,10 +235,10 @@ class Store:
     def _sweep(self) -> None:
         """Takes away what no manifest names any more."""
         kept = {self.path / entry["folder"] for entry in self._saved.values()}
-        for folder in (self.path / "memories").glob("*/*"):
+        for folder in (self.path / "memories").glob("*/*/"):
             if folder not in kept:
                 shutil.rmtree(folder)
-        for folder in (self.path / "memories").glob("*"):
+        for folder in (self.path / "memories").glob("*/"):
             if not any(folder.iterdir()):
                 folder.rmdir()
 
@@ -249,10 +266,20 @@ class Store:
             raise StoreClosed(f"{self.path} was closed", hint="open it again")
 
 
+def _base(memory: RoutedMemory | EncodedMemory) -> RoutedMemory:
+    return memory.base if isinstance(memory, EncodedMemory) else memory
+
+
 def _state(memory: RoutedMemory | EncodedMemory) -> list[int]:
     """Differs after every change of what a checkpoint would hold."""
-    base = memory.base if isinstance(memory, EncodedMemory) else memory
-    return [base.next_slot, base.version]
+    base = _base(memory)
+    refreshed = memory.refreshed if isinstance(memory, EncodedMemory) else 0
+    return [base.next_slot, base.version, refreshed]
+
+
+def _check_name(name: object) -> None:
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
 
 
 def open(path: str | Path) -> Store:  # noqa: A001

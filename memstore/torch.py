@@ -74,23 +74,28 @@ class RowOptimizer:
     """
 
     def __init__(self, tables: Iterable[RowTable], lr: float | None = None) -> None:
-        self.tables = list(tables)
+        self.tables = list(dict.fromkeys(tables))
         self.lr = lr
 
     def step(self) -> int:
-        """Makes one update a memory; returns how many distinct rows changed."""
-        changed = 0
-        for table in self.tables:
-            leaves = [leaf for leaf in table.pending if _has_gradient(leaf)]
-            if leaves:
-                slots = np.concatenate([leaf.slots_B for leaf in leaves])
-                key_grads = _gradients([leaf.keys_BD for leaf in leaves])
-                values = [leaf.values_BV for leaf in leaves if leaf.values_BV is not None]
-                value_grads = _gradients(values) if values else None
-                applied = table.memory.update(slots, key_grads, value_grads, lr=self.lr)
-                changed += applied.applied
-        self.zero_grad()
-        return changed
+        """Makes one update a memory; returns how many distinct rows changed.
+
+        The rows of this step are forgotten even if a memory refuses its update.
+        """
+        try:
+            return sum(self._update(table) for table in self.tables)
+        finally:
+            self.zero_grad()
+
+    def _update(self, table: RowTable) -> int:
+        leaves = [leaf for leaf in table.pending if _has_gradient(leaf)]
+        if not leaves:
+            return 0
+        slots = np.concatenate([leaf.slots_B for leaf in leaves])
+        key_grads = _gradients([leaf.keys_BD for leaf in leaves])
+        values = [leaf.values_BV for leaf in leaves if leaf.values_BV is not None]
+        value_grads = _gradients(values) if values else None
+        return table.memory.update(slots, key_grads, value_grads, lr=self.lr).applied
 
     def zero_grad(self) -> None:
         """Forgets the rows of this step without sending anything."""

@@ -62,7 +62,7 @@ def ask(
     weights_HQK = np.stack([hop.weights_QK.numpy() for hop in answered.hops])
     replies = []
     for q, text in enumerate(texts):
-        mention = questions.mentions[q]
+        mention, entity = questions.mentions[q], int(questions.entity_Q[q])
         best = np.argsort(-chances_QC[q], kind="stable")[:3]
         best = best[answers_QC[q, best] != NO_SLOT]
         names = _column(reader.memories.entities, "name", answers_QC[q, best])
@@ -70,7 +70,7 @@ def ask(
             Reply(
                 question=text,
                 mention="" if mention is None else mention.text,
-                entity="" if mention is None else describe(reader, int(mention.candidates[0])),
+                entity="" if entity == NO_SLOT else describe(reader, entity),
                 ambiguity=0 if mention is None else mention.ambiguity,
                 answers=[(n, float(chances_QC[q, c])) for n, c in zip(names, best, strict=True)],
                 facts=_facts(reader, slots_QK[q], weights_HQK[:, q], list_limit, facts),

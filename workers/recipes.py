@@ -24,7 +24,7 @@ class Recipe:
     task: str = "geography"
     seed: int = 0
     places: int | None = None
-    dim: int = 96
+    dim: int = 64
     shards: int = 1
     hops: int = 2
     k: int = 64
@@ -33,7 +33,7 @@ class Recipe:
     list_limit: int = 4
     batch: int = 256
     negatives: int = 48
-    hashed_steps: int = 200
+    hashed_steps: int = 300
     searched_steps: int = 300
     refresh_steps: int = 300
     row_lr: float = 0.1

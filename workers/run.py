@@ -27,7 +27,7 @@ from models.kv_memnn import KVMemNN
 from models.tasks import answers, memories
 from models.tasks.asking import QuestionReader
 from models.tasks.geography import load_geography
-from models.tasks.geography_questions import Question, Split, questions, vocabulary
+from models.tasks.geography_questions import questions, vocabulary
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from models.tasks.linking import AliasIndex
 from workers.evaluate import Evaluation, evaluate
@@ -103,7 +103,13 @@ class Run:
 
     def train(self, base: KnowledgeBase) -> Iterator[Step]:
         """Takes the steps that are left; whatever ends it, the run is saved as it then is."""
-        asked = self.questions(base, "train", self.recipe.questions, seed=self.recipe.seed + 1)
+        asked = questions(
+            base,
+            split="train",
+            count=self.recipe.questions,
+            seed=self.recipe.seed + 1,
+            popular_share=0.5,
+        )
         read = self.reader.read([question.text for question in asked])
         subject_Q = np.array([question.subject for question in asked])
         # A network cannot learn a relation from a question about something else.
@@ -126,7 +132,9 @@ class Run:
     def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
         """Tests on held-out wordings of held-out entities, both ways of proposing facts."""
         self.memories.facts.refresh()
-        asked = self.questions(base, "test", self.recipe.test_questions, seed=self.recipe.seed + 2)
+        asked = questions(
+            base, split="test", count=self.recipe.test_questions, seed=self.recipe.seed + 2
+        )
         found = [
             evaluate(
                 self.network,
@@ -147,9 +155,6 @@ class Run:
         path = self.folder / "figures.json"
         saved: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         return [Evaluation(**each) for each in saved]
-
-    def questions(self, base: KnowledgeBase, split: Split, count: int, seed: int) -> list[Question]:
-        return questions(base, split=split, count=count, seed=seed)
 
     def base(self) -> KnowledgeBase:
         """The knowledge base that the memories were built from, read anew."""

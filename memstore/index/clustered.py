@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from memstore.config import IndexConfig
+from memstore.index.segment import Segment
 from memstore.memory import Array, Slots
 
 ROWS_PER_CLUSTER = 48
@@ -76,70 +76,21 @@ def sample_size(config: IndexConfig, rows: int) -> int:
     return min(rows, ROWS_PER_CLUSTER * (config.clusters or choose_clusters(rows)))
 
 
-def seal(codebook: Codebook, keys_RD: Array, rows_R: Slots) -> faiss.IndexIVF:
-    """Makes a segment that holds `rows_R` under their numbers."""
-    segment = faiss.clone_index(codebook.empty)
-    segment.add_with_ids(keys_RD, rows_R)
-    return segment
-
-
-def merge(segments: tuple[faiss.IndexIVF, ...], most: int) -> tuple[faiss.IndexIVF, ...]:
-    """Joins the youngest lists until `most` segments are left; nothing is assigned again."""
+def merge(segments: tuple[Segment, ...], most: int) -> tuple[Segment, ...]:
+    """Joins the youngest segments until `most` are left."""
     while len(segments) > most:
-        joined = faiss.clone_index(segments[-2])
-        joined.merge_from(faiss.clone_index(segments[-1]), 0)
-        segments = (*segments[:-2], joined)
+        segments = (*segments[:-2], segments[-2].joined(segments[-1]))
     return segments
 
 
 def propose(
-    codebook: Codebook,
-    segments: tuple[faiss.IndexIVF, ...],
-    queries_QD: Array,
-    *,
-    count: int,
-    probe: int,
-    valid: npt.NDArray[np.uint8] | None,
+    codebook: Codebook, segments: tuple[Segment, ...], queries_QD: Array, *, count: int, probe: int
 ) -> Slots:
-    """Proposes up to `count` rows a segment for each query, int64 `[Q, C]`, `NO_SLOT` padded.
-
-    valid: a bit a row; rows without it are passed over, so they take no candidate's place.
-    """
+    """Proposes up to `count` rows a segment for each query, int64 `[Q, C]`, `NO_SLOT` padded."""
     probe = min(probe, codebook.clusters)
     scores_QP, lists_QP = codebook.empty.quantizer.search(queries_QD, probe)
-    chosen = None if valid is None else faiss.IDSelectorBitmap(valid)
-    parameters = faiss.IVFSearchParameters(nprobe=probe, sel=chosen)
-    found = [
-        _search(segment, queries_QD, min(count, segment.ntotal), lists_QP, scores_QP, parameters)
-        for segment in segments
-    ]
+    found = [s.search(queries_QD, count, lists_QP, scores_QP, probe) for s in segments]
     return np.concatenate(found, axis=1)
-
-
-def _search(
-    segment: faiss.IndexIVF,
-    queries_QD: Array,
-    count: int,
-    lists_QP: Array,
-    scores_QP: Array,
-    parameters: faiss.IVFSearchParameters,
-) -> Slots:
-    # faiss's own wrapper of this method drops the parameters, and with them the selector.
-    rows_QC = np.empty((len(queries_QD), count), np.int64)
-    scores_QC = np.empty(rows_QC.shape, np.float32)
-    pointer = faiss.swig_ptr
-    segment.search_preassigned_c(
-        len(queries_QD),
-        pointer(queries_QD),
-        count,
-        pointer(lists_QP),
-        pointer(scores_QP),
-        pointer(scores_QC),
-        pointer(rows_QC),
-        False,
-        parameters,
-    )
-    return rows_QC
 
 
 def _empty(config: IndexConfig, quantizer: faiss.IndexFlatIP, width: int) -> faiss.IndexIVF:

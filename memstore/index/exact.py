@@ -20,41 +20,46 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     rows_R: the rows to score, rising, or None for all of keys_ND.
     """
     count = len(keys_ND) if rows_R is None else len(rows_R)
-    best: list[tuple[Slots, Array]] = [
-        (np.empty(0, np.int64), np.empty(0, queries_QD.dtype)) for _ in queries_QD
-    ]
-    largest = 0.0
     unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
-    norms_Q = np.linalg.norm(queries_QD, axis=1)
+    error_Q = 2.0 * unit / (1.0 - unit) * np.linalg.norm(queries_QD, axis=1)
+    largest = 0.0
+    best_QK = np.full((len(queries_QD), min(k, count)), -np.inf, queries_QD.dtype)
+    # What may be among the best so far: which query, which row, what score.
+    of, rows, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [best_QK[:0, 0:0].ravel()]
     for start in range(0, count, BLOCK_ROWS):
-        rows = (
-            np.arange(start, min(start + BLOCK_ROWS, count))
-            if rows_R is None
-            else rows_R[start : start + BLOCK_ROWS]
-        )
-        block_RD = keys_ND[rows[0] : rows[-1] + 1] if rows_R is None else keys_ND[rows]
-        largest = max(largest, float(np.linalg.norm(block_RD, axis=1).max(initial=0.0)))
-        slack_Q = 2.0 * unit / (1.0 - unit) * norms_Q * largest
+        span = slice(start, min(start + BLOCK_ROWS, count))
+        block_RD = keys_ND[span] if rows_R is None else keys_ND[rows_R[span]]
+        largest = max(largest, float(np.linalg.norm(block_RD, axis=1).max()))
         scores_QR = queries_QD @ block_RD.T
-        for q in range(len(queries_QD)):
-            best[q] = _merge(best[q], rows, scores_QR[q], k, float(slack_Q[q]))
-    width = max((len(rows) for rows, _ in best), default=0)
-    rows_QC = np.full((len(queries_QD), width), NO_SLOT, np.int64)
-    for q, (rows, _) in enumerate(best):
-        rows_QC[q, : len(rows)] = rows
-    return rows_QC
+        if start == 0:
+            best_QK = _best(scores_QR, best_QK.shape[1])
+        floor_Q = best_QK.min(axis=1, initial=np.inf) - error_Q * largest
+        query, at = np.nonzero(scores_QR >= floor_Q[:, None])
+        of.append(query)
+        rows.append(start + at if rows_R is None else rows_R[start + at])
+        scores.append(scores_QR[query, at])
+        if start:
+            new_QM = _padded(query, scores[-1], len(queries_QD), -np.inf)
+            best_QK = _best(np.concatenate([best_QK, new_QM], axis=1), best_QK.shape[1])
+    floor_Q = best_QK.min(axis=1, initial=np.inf) - error_Q * largest
+    query, row = np.concatenate(of), np.concatenate(rows)
+    kept = np.concatenate(scores) >= floor_Q[query]
+    order = np.argsort(query[kept], kind="stable")
+    return _padded(query[kept][order], row[kept][order], len(queries_QD), NO_SLOT)
 
 
-def _merge(
-    best: tuple[Slots, Array], rows: Slots, scores: Array, k: int, slack: float
-) -> tuple[Slots, Array]:
-    kept_rows, kept_scores = best
-    if len(kept_scores) >= k:
-        floor = np.partition(kept_scores, -k)[-k] - slack
-        keep = scores >= floor
-        rows, scores = rows[keep], scores[keep]
-    rows, scores = np.concatenate([kept_rows, rows]), np.concatenate([kept_scores, scores])
-    if len(scores) > k:
-        keep = scores >= np.partition(scores, -k)[-k] - slack
-        rows, scores = rows[keep], scores[keep]
-    return rows, scores
+def _best(scores_QR: Array, k: int) -> Array:
+    """The k highest scores of each query, −inf where there are fewer, in no order."""
+    if scores_QR.shape[1] <= k:
+        best_QK = np.full((len(scores_QR), k), -np.inf, scores_QR.dtype)
+        best_QK[:, : scores_QR.shape[1]] = scores_QR
+        return best_QK
+    return np.partition(scores_QR, -k, axis=1)[:, -k:]
+
+
+def _padded(query: Slots, values: Array, queries: int, fill: float) -> Array:
+    """Lays values, sorted by query, out as `[Q, M]`."""
+    counts_Q = np.bincount(query, minlength=queries)
+    padded_QM = np.full((queries, int(counts_Q.max(initial=0))), fill, values.dtype)
+    padded_QM[np.arange(padded_QM.shape[1]) < counts_Q[:, None]] = values
+    return padded_QM

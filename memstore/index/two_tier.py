@@ -11,13 +11,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from memstore.config import IndexConfig
 from memstore.index import clustered, exact
+from memstore.index.segment import Segment
 from memstore.memory import Array, Proposal, Slots
 
-Bits = npt.NDArray[np.uint8]
 Reader = Callable[[Slots], Array]
 """Gives the keys of rows."""
 
@@ -30,26 +29,20 @@ MAX_SEGMENTS = 4
 
 @dataclass(frozen=True)
 class Version:
-    """What one search sees.
-
-    fresh_F: rows not sealed as they are, rising. valid: a bit a row, set where the sealed copy
-    may be proposed; it is cleared in place once the row is rewritten or erased.
-    """
+    """What one search sees. fresh_F: rows not sealed as they are, rising."""
 
     number: int
     codebook: clustered.Codebook | None
-    segments: tuple[faiss.IndexIVF, ...]
+    segments: tuple[Segment, ...]
     fresh_F: Slots
-    valid: Bits
-    all_valid: bool
 
     @property
     def sealed(self) -> int:
         """Rows in the segments, copies that are proposed no more included."""
-        return sum(segment.ntotal for segment in self.segments)
+        return sum(map(len, self.segments))
 
 
-EMPTY = Version(0, None, (), np.empty(0, np.int64), np.zeros(0, np.uint8), True)
+EMPTY = Version(0, None, (), np.empty(0, np.int64))
 
 
 class TwoTierIndex:
@@ -65,7 +58,8 @@ class TwoTierIndex:
         if self.version.codebook is None:
             return 0
         code_bytes = self.version.codebook.empty.code_size + 8
-        return int(self.version.sealed * code_bytes + self.version.valid.nbytes)
+        bits = sum(segment.valid.nbytes for segment in self.version.segments)
+        return int(self.version.sealed * code_bytes + bits)
 
     @property
     def wants_sealing(self) -> bool:
@@ -95,7 +89,6 @@ class TwoTierIndex:
                 _float32(queries_QD),
                 count=k + k // 2 + 8,
                 probe=probe or self.config.probe,
-                valid=None if version.all_valid else version.valid,
             )
             parts.append((sealed_QC, Proposal.SEALED))
         tiers = [np.full(rows_QC.shape, tier, np.uint8) for rows_QC, tier in parts]
@@ -110,15 +103,9 @@ class TwoTierIndex:
         if outgrown or copies > 2 * len(live_R) or version.codebook is None:
             self.rebuild(read, live_R)
             return
-        segment = clustered.seal(version.codebook, _float32(read(rows_R)), rows_R)
-        self.version = Version(
-            version.number + 1,
-            version.codebook,
-            clustered.merge((*version.segments, segment), MAX_SEGMENTS),
-            rows_R[:0],
-            _with_bits(version.valid, rows_R),
-            version.all_valid,
-        )
+        segment = Segment.seal(version.codebook.empty, _float32(read(rows_R)), rows_R)
+        segments = clustered.merge((*version.segments, segment), MAX_SEGMENTS)
+        self.version = Version(version.number + 1, version.codebook, segments, rows_R[:0])
 
     def rebuild(self, read: Reader, live_R: Slots) -> None:
         """Clusters and seals all of `live_R`; nothing is fresh afterwards."""
@@ -131,28 +118,23 @@ class TwoTierIndex:
         sample_RD = _float32(read(np.sort(sample_R)))
         old = self.version.codebook
         codebook = clustered.train(self.config, sample_RD, len(live_R), self.seed, old)
-        segment = clustered.seal(codebook, _float32(read(live_R)), live_R)
-        valid = _with_bits(EMPTY.valid, live_R)
-        self.version = Version(number, codebook, (segment,), live_R[:0], valid, True)
+        segment = Segment.seal(codebook.empty, _float32(read(live_R)), live_R)
+        self.version = Version(number, codebook, (segment,), live_R[:0])
 
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
         version = self.version
         if version.codebook is None:
             return []
+        arrays = {"fresh": version.fresh_F, "trained_rows": np.array(version.codebook.rows)}
         faiss.write_index(version.codebook.empty, str(folder / "codebook.faiss"))
-        names = ["codebook.faiss"]
+        names = ["codebook.faiss", "tiers.npz"]
         for i, segment in enumerate(version.segments):
             names.append(f"segment-{i}.faiss")
-            faiss.write_index(segment, str(folder / names[-1]))
-        np.savez(
-            folder / "tiers.npz",
-            fresh=version.fresh_F,
-            valid=version.valid,
-            all_valid=np.array(version.all_valid),
-            trained_rows=np.array(version.codebook.rows),
-        )
-        return [*names, "tiers.npz"]
+            faiss.write_index(segment.lists, str(folder / names[-1]))
+            arrays |= {f"valid-{i}": segment.valid, f"stale-{i}": np.array(segment.stale)}
+        np.savez(folder / "tiers.npz", allow_pickle=False, **arrays)
+        return names
 
     def load(self, folder: Path, names: Sequence[str], number: int, live_R: Slots) -> None:
         """Takes over what `save` wrote; without files all live rows are fresh."""
@@ -161,32 +143,21 @@ class TwoTierIndex:
             self.version = replace(EMPTY, number=number, fresh_F=fresh_F)
             return
         empty = faiss.read_index(str(folder / "codebook.faiss"))
-        segments = sorted(name for name in names if name.startswith("segment-"))
         with np.load(folder / "tiers.npz", allow_pickle=False) as tiers:
-            self.version = Version(
-                number,
-                clustered.Codebook(empty, int(tiers["trained_rows"])),
-                tuple(faiss.read_index(str(folder / name)) for name in segments),
-                tiers["fresh"],
-                tiers["valid"],
-                bool(tiers["all_valid"]),
+            segments = tuple(
+                Segment(
+                    faiss.read_index(str(folder / f"segment-{i}.faiss")),
+                    tiers[f"valid-{i}"],
+                    int(tiers[f"stale-{i}"]),
+                )
+                for i in range(len(names) - 2)
             )
+            codebook = clustered.Codebook(empty, int(tiers["trained_rows"]))
+            self.version = Version(number, codebook, segments, tiers["fresh"])
 
     def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
-        version = self.version
-        inside = rows_B[rows_B < 8 * len(version.valid)]
-        masks = (1 << (inside & 7)).astype(np.uint8)
-        hides = bool((version.valid[inside >> 3] & masks).any())
-        np.bitwise_and.at(version.valid, inside >> 3, ~masks)
-        self.version = replace(version, fresh_F=fresh_F, all_valid=version.all_valid and not hides)
-
-
-def _with_bits(bits: Bits, rows_R: Slots) -> Bits:
-    """A copy of `bits`, grown to hold them, with those of `rows_R` set."""
-    new = np.zeros(max(len(bits), (int(rows_R.max(initial=-1)) >> 3) + 1), np.uint8)
-    new[: len(bits)] = bits
-    np.bitwise_or.at(new, rows_R >> 3, (1 << (rows_R & 7)).astype(np.uint8))
-    return new
+        segments = tuple(segment.without(rows_B) for segment in self.version.segments)
+        self.version = replace(self.version, segments=segments, fresh_F=fresh_F)
 
 
 def _float32(keys_RD: Array) -> Array:

@@ -21,6 +21,7 @@ def top_k(slots_QC: Slots, scores_QC: Array, k: int, *others_QC: Array) -> tuple
     Columns with `NO_SLOT` never count, whatever their score.
     """
     scores_QC = np.where(slots_QC == NO_SLOT, -np.inf, scores_QC)
+    others_QC = tuple(np.where(slots_QC == NO_SLOT, 0, other_QC) for other_QC in others_QC)
     order_QC = np.lexsort((slots_QC, -scores_QC, slots_QC == NO_SLOT))[:, :k]
     fills = (NO_SLOT, -np.inf, *(0 for _ in others_QC))
     best = []

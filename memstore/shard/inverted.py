@@ -59,6 +59,7 @@ class InvertedColumn:
         Only rows alive whose line in `where_N` is the one that held the value count.
         """
         self._settle()
+        limit = min(limit, sum(len(segment.rows) for segment in self._segments))
         asked_Q = self._to_numpy(values)
         ranges = [
             (np.searchsorted(s.values, asked_Q), np.searchsorted(s.values, asked_Q, "right"))

@@ -7,7 +7,6 @@ own now. Saving leaves the dead lines behind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,9 +106,3 @@ def _take(column: pa.Array, lines_B: Array, list_limit: int | None) -> pa.Array:
     items += np.repeat(starts_B - (ends_B - counts_B), counts_B)
     new_offsets = np.concatenate([[0], ends_B]).astype(np.int32)
     return pa.ListArray.from_arrays(new_offsets, pc.take(column.values, pa.array(items)))
-
-
-def as_values(values: Sequence[Any] | Array, kind: pa.DataType) -> pa.Array:
-    """The values of a `lookup` as an array of the column's item type."""
-    item = kind.value_type if pa.types.is_list(kind) else kind
-    return values.cast(item) if isinstance(values, pa.Array) else pa.array(values, item)

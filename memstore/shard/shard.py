@@ -87,12 +87,14 @@ class Shard:
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """Proposes, then scores the candidates from the rows as they are now."""
-        version, keys_ND = self.index.version, self.rows.keys_ND
-        if options.exact or self.config.index_config.kind != "clustered":
-            live_R = self.rows.live_rows()
-            whole = len(live_R) == self.rows.size
-            table_ND = keys_ND[: self.rows.size] if whole else keys_ND
-            rows_QC = exact.propose(queries_QD, table_ND, None if whole else live_R, k)
+        every_row = options.exact or self.config.index_config.kind != "clustered"
+        with self._table:
+            version = self.index.version
+            live_R = self.rows.live_rows() if every_row else version.fresh_F
+            keys_ND = self.rows.keys_ND[: self.rows.size]
+        if every_row:
+            whole = len(live_R) == len(keys_ND)
+            rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), len(live_R))
         else:

@@ -14,14 +14,14 @@ from models.tasks.linking import AliasIndex, Mention, words
 from models.tasks.memories import KnowledgeMemories
 
 RARE = 1_000
-"""A word of more entities than this says nothing about which is meant (Miller et al., section 5.2
-of arXiv 1606.03126, hash on words of frequency below 1,000)."""
+"""Names that a word may be in and still say which is meant (arXiv 1606.03126, section 3.1, hashes
+on words of frequency below 1,000)."""
 
 
 @dataclass(frozen=True)
 class Questions:
     """Many questions, read once: words_QW and entity_Q as in `Asked`; mentions as they were
-    linked, None where nothing was."""
+    linked, None where the entity was found by its rare words, or not at all."""
 
     texts: list[str]
     words_QW: Slots
@@ -58,7 +58,13 @@ class QuestionReader:
             words(text if m is None else text[: m.start] + " " + text[m.end :])
             for text, m in zip(texts, mentions, strict=True)
         ]
-        entity_Q = np.array([NO_SLOT if m is None else m.candidates[0] for m in mentions], np.int64)
+        entity_Q = np.array(
+            [
+                self._by_rare_words(bag) if m is None else m.candidates[0]
+                for m, bag in zip(mentions, bags, strict=True)
+            ],
+            np.int64,
+        )
         return Questions(list(texts), self._slots(bags), entity_Q, mentions)
 
     def ask(self, questions: Questions, at: Slots, key_limit: int | None) -> Asked:
@@ -69,6 +75,23 @@ class QuestionReader:
         if key_limit is not None:
             slots_QK = self.memories.facts.lookup("subject", entity_Q, key_limit).padded()
         return Asked(questions.words_QW[at], entity_Q, slots_QK)
+
+    def _by_rare_words(self, bag: list[str]) -> int:
+        """The entity whose name shares most rare words with a question that names none in full,
+        the heaviest of equals; `NO_SLOT` if there is none."""
+        rare = sorted(set(bag) - self._common)
+        entities = self.memories.entities
+        if not rare:
+            return NO_SLOT
+        found = entities.lookup("words", rare, RARE)
+        kept = np.repeat(~found.truncated_Q, found.counts_Q)
+        sharing, shared = np.unique(found.slots[kept], return_counts=True)
+        if not len(sharing):
+            return NO_SLOT
+        best = sharing[shared == shared.max()]
+        records = entities.gather(best, vectors=False, columns=["weight"]).records
+        assert records is not None
+        return int(best[np.argmax(records["weight"].to_numpy())])
 
     def _mention(self, text: str) -> Mention | None:
         """The likeliest mention; ordinary words in small letters name nothing ("is", Icelandic)."""

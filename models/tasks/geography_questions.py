@@ -243,6 +243,7 @@ def questions(
     count: int,
     seed: int,
     alias_share: float = 0.2,
+    popular_share: float = 0.0,
     relations: Sequence[str] = tuple(WORDINGS),
     split_seed: int = 0,
 ) -> list[Question]:
@@ -253,6 +254,8 @@ def questions(
     alias_share: 0 to 1, how many subjects are named by another of their names, drawn uniformly,
                  if they have one that is no code (under four ASCII characters).
     relations:   names out of `WORDINGS`; one without a subject in the split is passed over.
+    popular_share: 0 to 1, how many subjects are drawn in proportion to their weight instead, as
+                 people ask: of capitals and large places more than of villages.
     split_seed:  chooses the held-out entities, see `held_out`; keep it through all of a study.
 
     The same arguments give the same questions. Raises `TaskDataError` for an unknown split or
@@ -260,8 +263,10 @@ def questions(
     """
     if split not in SPLITS:
         raise TaskDataError(f"split {split!r}", f"one of {tuple(SPLITS)}", "choose one")
-    if count < 0 or not 0 <= alias_share <= 1:
-        raise TaskDataError(f"{count=}, {alias_share=}", "count ≥ 0, 0 ≤ share ≤ 1", "correct it")
+    if count < 0 or not 0 <= alias_share <= 1 or not 0 <= popular_share <= 1:
+        raise TaskDataError(
+            f"{count=}, {alias_share=}, {popular_share=}", "count ≥ 0, 0 ≤ shares ≤ 1", "correct it"
+        )
     unknown = [name for name in relations if name not in WORDINGS]
     if unknown or not relations:
         raise TaskDataError(f"relations {unknown}", f"some of {tuple(WORDINGS)}", "choose some")
@@ -285,8 +290,16 @@ def questions(
 
     random = np.random.default_rng(seed)
     topic_Q = random.choice(asked, count)
+    first_Q = np.cumsum(sizes)[topic_Q] - sizes[topic_Q]
     within_Q = random.integers(0, sizes[topic_Q])
-    row_Q = rows[np.cumsum(sizes)[topic_Q] - sizes[topic_Q] + within_Q]
+    row_Q = rows[first_Q + within_Q]
+    popular_Q = np.flatnonzero(random.random(count) < popular_share)
+    if len(popular_Q):
+        # Rows are sorted by topic, so the rows of one are a span of the cumulative weight.
+        heaped = np.concatenate([[0], np.cumsum(kb.weights[subject_G[rows]] + 1)])
+        low, high = heaped[first_Q], heaped[first_Q + sizes[topic_Q]]
+        drawn_at = random.integers(low[popular_Q], high[popular_Q])
+        row_Q[popular_Q] = rows[np.searchsorted(heaped, drawn_at, side="right") - 1]
     wording_Q = random.integers(0, np.array([len(each) for each in wordings])[topic_Q])
     surface_Q = _surfaces(kb, subject_G[row_Q], random.random(count) < alias_share, random)
     end_G = np.cumsum(count_G)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from memstore import EncodingConfig, IndexConfig, Memory, MemoryConfig, OptimizerConfig, Store
 from memstore.memory import Array
 from models.tasks.knowledge import KnowledgeBase
+from models.tasks.linking import words
 
 BLOCK = 131_072
 """Facts appended at a time."""
@@ -83,8 +84,8 @@ def build(
             index="none",
             optimizer=optimizer,
             shards=shards,
-            records={field.name: str(field.type) for field in records.schema},
-            lookup=("word",) if name == "words" else (),
+            records={field.name: _kind(field) for field in records.schema},
+            lookup=tuple({"word", "words"} & set(records.column_names)),
         )
         rows = np.zeros((len(records), dim), np.float32)
         width = rows[:, space].shape[1]
@@ -92,7 +93,9 @@ def build(
         store.create(name, config).append(rows, None, records)
 
     table("words", initial.word, about, pa.table({"word": sorted(set(vocabulary))}))
-    table("entities", initial.entity, subject, base.entities, initial.gathered)
+    in_names = pa.array([words(name) for name in base.entities["name"].to_pylist()])
+    entities = base.entities.append_column("words", in_names.cast(pa.list_(pa.string())))
+    table("entities", initial.entity, subject, entities, initial.gathered)
     table("relations", initial.relation, about, pa.table({"name": pa.array(base.relations)}))
     facts = store.create(
         "facts",
@@ -112,6 +115,11 @@ def build(
         facts.append(records=base.facts.slice(start, BLOCK))
         progress("facts", min(start + BLOCK, total), total)
     return KnowledgeMemories.of(store)
+
+
+def _kind(field: pa.Field) -> str:
+    listed = pa.types.is_list(field.type)
+    return f"list<{field.type.value_type}>" if listed else str(field.type)
 
 
 def _directions(rng: np.random.Generator, rows: int, dim: int, gathered: float) -> Array:

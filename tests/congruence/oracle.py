@@ -1,0 +1,175 @@
+"""The oracle: a memory as a dict of rows, with no index, no shards and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from memstore import NO_SLOT, Memory, MemoryConfig, SearchOptions
+from memstore.memory import Array, Slots
+
+LANES = 16
+
+
+def inner_products(queries_QD: Array, keys_ND: Array) -> Array:
+    """The scoring kernel in numpy: sixteen lanes summed side by side, then folded in halves."""
+    products_QND = queries_QD[:, None, :] * keys_ND[None, :, :]
+    padding = -products_QND.shape[2] % LANES
+    products_QND = np.pad(products_QND, [(0, 0), (0, 0), (0, padding)])
+    lanes_QNL = np.zeros((*products_QND.shape[:2], LANES), products_QND.dtype)
+    for start in range(0, products_QND.shape[2], LANES):
+        lanes_QNL = lanes_QNL + products_QND[:, :, start : start + LANES]
+    for half in (8, 4, 2, 1):
+        lanes_QNL = lanes_QNL[:, :, :half] + lanes_QNL[:, :, half:]
+    return lanes_QNL[:, :, 0]
+
+
+def best(slots_N: Slots, scores_N: Array, k: int) -> tuple[list[int], list[float]]:
+    """The k slots of highest score, equal scores in order of slot, padded to k."""
+    pairs = sorted((-score, slot) for score, slot in zip(scores_N, slots_N, strict=True))[:k]
+    pairs += [(np.inf, NO_SLOT)] * (k - len(pairs))
+    return [int(slot) for _, slot in pairs], [float(-score) for score, _ in pairs]
+
+
+@dataclass
+class Row:
+    key: Array
+    value: Array | None
+    record: dict[str, Any]
+    state: dict[str, Array] = field(default_factory=dict)
+
+
+class Oracle:
+    """What a memory should do, slot by slot."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        self.config = config
+        self.rows: dict[int, Row] = {}
+        self.next_slot = 0
+
+    @property
+    def slots(self) -> list[int]:
+        return sorted(self.rows)
+
+    def append(self, keys: Array, values: Array | None, records: Mapping[str, list]) -> list[int]:
+        slots = list(range(self.next_slot, self.next_slot + len(keys)))
+        self.next_slot += len(keys)
+        for i, slot in enumerate(slots):
+            value = None if values is None else values[i].copy()
+            record = {name: column[i] for name, column in records.items()}
+            self.rows[slot] = Row(keys[i].copy(), value, record)
+        return slots
+
+    def write(
+        self,
+        slots: Sequence[int],
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Mapping[str, list] | None = None,
+    ) -> None:
+        for i, slot in enumerate(slots):
+            row = self.rows[slot]
+            row.key = row.key if keys is None else keys[i].copy()
+            row.value = row.value if values is None else values[i].copy()
+            if records is not None:
+                row.record = {name: column[i] for name, column in records.items()}
+
+    def update(
+        self, slots: Sequence[int], key_grads: Array | None, value_grads: Array | None, lr: float
+    ) -> int:
+        for part, grads in (("key", key_grads), ("value", value_grads)):
+            if grads is None:
+                continue
+            sums: dict[int, Array] = {}
+            for slot, grad in zip(slots, grads, strict=True):
+                sums[slot] = sums[slot] + grad if slot in sums else grad
+            for slot, grad in sums.items():
+                self._step(self.rows[slot], part, grad, lr)
+        return len(set(slots))
+
+    def _step(self, row: Row, part: str, grad: Array, lr: float) -> None:
+        kind, eps = self.config.optimizer_config.kind, self.config.optimizer_config.eps
+        before = getattr(row, part)
+        if kind == "sgd":
+            setattr(row, part, before - before.dtype.type(lr) * grad)
+            return
+        square = grad * grad if kind == "adagrad" else np.mean(grad * grad, keepdims=True)
+        row.state[part] = row.state.get(part, 0) + square
+        setattr(row, part, before - before.dtype.type(lr) * grad / (np.sqrt(row.state[part]) + eps))
+
+    def erase(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self.rows[slot]
+
+    def lookup(self, column: str, value: object, limit: int) -> tuple[list[int], bool]:
+        """The slots whose record holds the value, at most `limit`, and whether there are more."""
+        found = [slot for slot in self.slots if _holds(self.rows[slot].record[column], value)]
+        return found[:limit], len(found) > limit
+
+    def keys(self, slots: Sequence[int]) -> Array:
+        found = [self.rows[slot].key for slot in slots]
+        return np.array(found, self.config.dtype).reshape(-1, self.config.dim)
+
+    def values(self, slots: Sequence[int]) -> Array:
+        found = [self.rows[slot].value for slot in slots]
+        return np.array(found, self.config.dtype).reshape(-1, self.config.value_dim or 1)
+
+    def search(self, queries_QD: Array, k: int) -> tuple[list[list[int]], list[list[float]]]:
+        """The k best slots of each query and their scores, in the memory's dtype."""
+        scores_QN = inner_products(queries_QD, self.keys(self.slots))
+        found = [best(np.array(self.slots), scores_N, k) for scores_N in scores_QN]
+        return [slots for slots, _ in found], [scores for _, scores in found]
+
+
+class EncodedOracle(Oracle):
+    """Keys as last encoded: the sum of the parts that the record names, at that time."""
+
+    def __init__(self, config: MemoryConfig, parts: Mapping[str, Oracle]) -> None:
+        super().__init__(config)
+        self.parts = parts
+
+    def encode(self, records: Mapping[str, list]) -> Array:
+        columns = [
+            self.parts[memory].keys(records[column])
+            for column, memory in self.config.encoding_config.key.items()
+        ]
+        return np.sum(columns, axis=0, dtype=self.config.dtype)
+
+    def encode_again(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            record = {name: [value] for name, value in self.rows[slot].record.items()}
+            self.rows[slot].key = self.encode(record)[0]
+
+
+def _holds(held: object, value: object) -> bool:
+    return value in held if isinstance(held, list) else held == value
+
+
+def live_slots(memory: Memory) -> Slots:
+    """Every slot that is there, rising: all score zero against a query of zeros."""
+    zeros = np.zeros((1, memory.config.dim))
+    k = max(memory.describe().next_slot, 1)
+    found = memory.search(zeros, k, SearchOptions(exact=True))
+    return found.slots_QK[0, : found.counts_Q[0]]
+
+
+def fingerprint(memory: Memory) -> dict[str, Any]:
+    """Whatever a caller could see of a memory, bit for bit."""
+    slots = live_slots(memory)
+    rows = memory.gather(slots, columns=list(memory.config.records))
+    state = memory.describe()
+    return {
+        "config": memory.config,
+        "next_slot": state.next_slot,
+        "rows": state.rows,
+        "drift": state.drift,
+        "row_versions": [shard.row_version for shard in state.shards],
+        "index": [(s.index_version, s.sealed, s.fresh, s.segments) for s in state.shards],
+        "slots": slots.tolist(),
+        "keys": None if rows.keys_BD is None else rows.keys_BD.tobytes(),
+        "values": None if rows.values_BV is None else rows.values_BV.tobytes(),
+        "records": None if rows.records is None else rows.records.to_pydict(),
+    }

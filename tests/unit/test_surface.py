@@ -1,0 +1,37 @@
+"""The public surface is frozen, and what is optional stays so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import memstore
+
+
+def test_public_names() -> None:
+    assert sorted(memstore.__all__) == [
+        "Applied",
+        "Description",
+        "EncodingConfig",
+        "IndexConfig",
+        "LookupResult",
+        "Memory",
+        "MemoryConfig",
+        "MemstoreError",
+        "NO_SLOT",
+        "OptimizerConfig",
+        "Proposal",
+        "Refreshed",
+        "Rows",
+        "SearchOptions",
+        "SearchResult",
+        "Store",
+        "open",
+    ]
+    assert all(hasattr(memstore, name) for name in memstore.__all__)
+
+
+def test_importing_memstore_imports_neither_torch_nor_ray() -> None:
+    code = "import memstore, sys; print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
