@@ -20,6 +20,7 @@ from rich.table import Table
 
 from memstore import MemstoreError
 from models.tasks.data import DataMissing
+from models.tasks.geography import load_geography
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from workers import recipes, report
 from workers.ask import Reply, ask
@@ -76,14 +77,11 @@ def demo(options: argparse.Namespace) -> None:
         for reply in replies:
             _show_reply(reply)
         page = report.write(options.out, run.steps, figures, replies)
-    console.print(
-        f"\nPlots and figures: [bold]{page}[/bold]  ({time.perf_counter() - start:.0f} s)"
-    )
-    console.print(
-        'Go on:  memtrain ask "which currency do they use in Kyoto?"'.replace(
-            "ask", f"ask{_at(options)}"
-        )
-    )
+    seconds = time.perf_counter() - start
+    console.print(f"\nPlots and figures: {page}  ({seconds:.0f} s)", soft_wrap=True)
+    where = "" if options.out == FOLDER else f" --out {options.out}"
+    command = f'{sys.argv[0]} ask{where} "which currency do they use in Kyoto?"'
+    console.print(f"Go on:  {command}", soft_wrap=True)
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -110,7 +108,7 @@ def _fit(options: argparse.Namespace) -> KnowledgeBase | None:
     if not is_built(options.out):
         recipe = recipes.geography(quick=options.quick)
         console.print("Reading GeoNames …")
-        base = load(recipe)
+        base = load_geography(limit=recipe.places)
         _build(options.out, recipe, base)
     with Run(options.out) as run:
         facts = run.memories.facts.describe()
@@ -122,13 +120,6 @@ def _fit(options: argparse.Namespace) -> KnowledgeBase | None:
             base = base or _base(run)
             _train(run, base)
     return base
-
-
-def load(recipe: recipes.Recipe) -> KnowledgeBase:
-    """Reads the knowledge base of a recipe."""
-    from models.tasks.geography import load_geography
-
-    return load_geography(limit=recipe.places)
 
 
 def _base(run: Run) -> KnowledgeBase:
@@ -228,10 +219,6 @@ def _show_reply(reply: Reply) -> None:
             f"    {weights}  {fact.subject} · {fact.relation} → {', '.join(fact.objects)}{more}",
             style="dim",
         )
-
-
-def _at(options: argparse.Namespace) -> str:
-    return "" if options.out == FOLDER else f" --out {options.out}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 
 def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: list[Reply]) -> Path:
     """Writes the report into `folder`; returns the page."""
+    replies = [reply for reply in replies if reply.facts]
     pictures = {
         "training.png": (_training(steps), "Training: loss and hits@1 among sampled answers"),
         "attention.png": (_attention(replies), "Attention over facts, hop by hop"),
@@ -65,8 +66,9 @@ def _smooth(values: list[float]) -> list[float]:
 
 def _attention(replies: list[Reply]) -> Figure:
     figure = Figure(figsize=(9, 1.05 * len(replies) + 0.4), layout="constrained")
-    for axis, reply in zip(np.atleast_1d(figure.subplots(len(replies))), replies, strict=True):
-        weights = np.array([fact.weights for fact in reply.facts]).reshape(len(reply.facts), -1)
+    axes = np.atleast_1d(figure.subplots(len(replies))) if replies else []
+    for axis, reply in zip(axes, replies, strict=True):
+        weights = np.array([fact.weights for fact in reply.facts])
         axis.set_title(reply.question, loc="left", fontsize=9)
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         labels = [
