@@ -66,8 +66,8 @@ def _smooth(values: list[float]) -> list[float]:
 
 def _attention(replies: list[Reply]) -> Figure:
     figure = Figure(figsize=(9, 1.05 * len(replies) + 0.4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(len(replies))) if replies else []
-    for axis, reply in zip(axes, replies, strict=True):
+    for row, reply in enumerate(replies):
+        axis = figure.add_subplot(len(replies), 1, row + 1)
         weights = np.array([fact.weights for fact in reply.facts])
         axis.set_title(reply.question, loc="left", fontsize=9)
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
