@@ -203,6 +203,7 @@ class Store:
                 files.check(folder / "encoded_at.npz", entry["encoded_at"])
                 with np.load(folder / "encoded_at.npz", allow_pickle=False) as arrays:
                     memory.encoded_at = dict(arrays)
+                memory.refreshed = entry["state"][-1]
             self._saved[name] = entry
 
     def _save(self, name: str, memory: RoutedMemory | EncodedMemory) -> dict[str, Any]:
