@@ -1,6 +1,6 @@
 """memstore: a vector store that you can backpropagate through."""
 
-from memstore.config import EncodingConfig, IndexConfig, MemoryConfig, OptimizerConfig
+from memstore.config import EncodingConfig, IndexConfig, MemoryConfig, OptimizerConfig, UsageConfig
 from memstore.errors import MemstoreError
 from memstore.memory import (
     NO_SLOT,
@@ -33,6 +33,7 @@ __all__ = [
     "SearchOptions",
     "SearchResult",
     "Store",
+    "UsageConfig",
     "open",
 ]
 

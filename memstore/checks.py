@@ -176,3 +176,32 @@ def _akin(got: pa.DataType, wanted: pa.DataType) -> bool:
         pa.types.is_boolean,
     )
     return any(family(got) and family(wanted) for family in families)
+
+
+def vector(name: str, value: Any, *, dtype: str, rows: int) -> Array:
+    """Returns `value` as `[rows]` of `dtype`, finite throughout."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise WrongShape(f"{name} is not a list", got=str(error)) from error
+    if array.ndim != 1 or len(array) != rows:
+        raise WrongShape(f"{name} has the wrong shape", got=array.shape, expected=f"({rows},)")
+    return matrix(name, array[:, None], width=1, dtype=dtype, rows=rows)[:, 0]
+
+
+def step_number(value: Any) -> int | None:
+    """Returns `value` if it is None or an integer from 0 to 2^53, which a float64 holds."""
+    if value is None:
+        return None
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 0 <= value <= 2**53:
+        raise InvalidArgument("step is out of range", got=repr(value), expected="0 to 2^53")
+    return int(value)
+
+
+def share(name: str, array: Array) -> Array:
+    """Returns `array` if all of it lies between 0 and 1."""
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        outside = array[(array < 0) | (array > 1)].flat[0]
+        raise InvalidArgument(f"{name} are out of range", got=outside, expected="0 to 1")
+    return array

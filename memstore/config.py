@@ -16,6 +16,7 @@ DType = Literal["float32", "float64"]
 IndexKind = Literal["none", "exact", "clustered"]
 Codec = Literal["flat", "fp16", "sq8"]
 OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad"]
+UsageKind = Literal["last_step", "discounted"]
 
 COLUMN_TYPES: Mapping[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -119,6 +120,26 @@ class OptimizerConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsageConfig(_Config):
+    """Says which rows `allocate` takes first, and eviction with them.
+
+    last_step: those used longest ago.  discounted: those of least usage u_t = Σ_s γ^(t−s) w_s,
+    with weights w of their uses and γ = discount, 0 < γ < 1.
+    """
+
+    kind: UsageKind = "last_step"
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        _one_of("usage kind", self.kind, UsageKind)
+        _at_least("discount", self.discount, 0.0, whole=False)
+        if not 0.0 < self.discount < 1.0:
+            raise InvalidArgument(
+                "discount is out of range", got=self.discount, expected="between 0 and 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodingConfig(_Config):
     """Declares an encoded memory: its keys are sums of rows of other, index-free memories.
 
@@ -157,6 +178,8 @@ class MemoryConfig(_Config):
     lookup: the columns that `lookup` may ask for.
     index, optimizer: as above; `index="none"` is short for `IndexConfig(kind="none")`.
     encoding: makes it an encoded memory.
+    capacity: rows it holds at most; an `append` beyond it erases the least used. None: no bound.
+    usage: what least used means.
     """
 
     dim: int
@@ -170,6 +193,8 @@ class MemoryConfig(_Config):
         default_factory=OptimizerConfig
     )
     encoding: EncodingConfig | Mapping[str, Any] | None = None
+    capacity: int | None = None
+    usage: UsageConfig | UsageKind | Mapping[str, Any] = field(default_factory=UsageConfig)
 
     def __post_init__(self) -> None:
         _at_least("dim", self.dim, 1)
@@ -181,6 +206,9 @@ class MemoryConfig(_Config):
         object.__setattr__(self, "lookup", tuple(self.lookup))
         object.__setattr__(self, "index", _coerce(IndexConfig, self.index))
         object.__setattr__(self, "optimizer", _coerce(OptimizerConfig, self.optimizer))
+        object.__setattr__(self, "usage", _coerce(UsageConfig, self.usage))
+        if self.capacity is not None:
+            _at_least("capacity", self.capacity, 1)
         if self.encoding is not None:
             object.__setattr__(self, "encoding", _coerce(EncodingConfig, self.encoding))
         for column, kind in self.records.items():
@@ -216,6 +244,11 @@ class MemoryConfig(_Config):
     def optimizer_config(self) -> OptimizerConfig:
         assert isinstance(self.optimizer, OptimizerConfig)
         return self.optimizer
+
+    @property
+    def usage_config(self) -> UsageConfig:
+        assert isinstance(self.usage, UsageConfig)
+        return self.usage
 
     @property
     def encoding_config(self) -> EncodingConfig:

@@ -22,6 +22,7 @@ from memstore.memory import (
     Array,
     Description,
     LookupResult,
+    Numbers,
     Records,
     Refreshed,
     Rows,
@@ -70,7 +71,12 @@ class EncodedMemory:
         return self.base.config
 
     def append(
-        self, keys: Array | None = None, values: Array | None = None, records: Records | None = None
+        self,
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Slots:
         self._refuse_vectors(keys, values)
         if records is None:
@@ -80,7 +86,7 @@ class EncodedMemory:
         self._check_values(table)
         if self.base.next_slot == 0:
             self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
-        return self.base.append(self._encode(table), None, table)
+        return self.base.append(self._encode(table), None, table, step=step)
 
     def write(
         self,
@@ -88,6 +94,8 @@ class EncodedMemory:
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Applied:
         self._refuse_vectors(keys, values)
         slots_B = checks.slots(slots, unique=True)
@@ -95,7 +103,7 @@ class EncodedMemory:
         self.base.check_known(slots_B)
         assert table is not None
         self._check_values(table)
-        return self.base.write(slots_B, self._encode(table), None, table)
+        return self.base.write(slots_B, self._encode(table), None, table, step=step)
 
     def update(
         self,
@@ -103,11 +111,28 @@ class EncodedMemory:
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
+        *,
+        generations: SlotsLike | None = None,
     ) -> Applied:
-        raise Unsupported(
-            f"memory {self.name!r} is encoded and has no rows of its own",
-            hint=f"update the memories of its parts: {sorted(self._encoding.memories)}",
-        )
+        raise self._no_rows()
+
+    def blend(
+        self,
+        slots: SlotsLike,
+        weights: Numbers,
+        erase: Array,
+        add: Array,
+        *,
+        step: int | None = None,
+        generations: SlotsLike | None = None,
+    ) -> Applied:
+        raise self._no_rows()
+
+    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
+        return self.base.touch(slots, step, weights)
+
+    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
+        raise self._no_rows()
 
     def erase(self, slots: SlotsLike) -> Applied:
         return self.base.erase(slots)
@@ -255,6 +280,12 @@ class EncodedMemory:
                 got=error.got,
                 hint="append the parts first; nothing was changed",
             ) from error
+
+    def _no_rows(self) -> Unsupported:
+        return Unsupported(
+            f"memory {self.name!r} is encoded and has no rows of its own",
+            hint=f"change the memories of its parts: {sorted(self._encoding.memories)}",
+        )
 
     def _refuse_vectors(self, keys: Array | None, values: Array | None) -> None:
         if keys is not None or values is not None:

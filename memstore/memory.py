@@ -21,6 +21,7 @@ from memstore.errors import InvalidArgument
 Array = npt.NDArray[Any]
 Slots = npt.NDArray[np.int64]
 SlotsLike: TypeAlias = npt.NDArray[np.integer[Any]] | Sequence[int]
+Numbers: TypeAlias = Array | Sequence[float]
 Records: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, Sequence[Any] | Array | pa.Array]
 
 NO_SLOT = -1
@@ -83,12 +84,14 @@ class SearchResult:
 class Rows:
     """Rows and records by address, in the order asked for.
 
-    slots_B int64.  keys_BD and values_BV are copies in the memory's dtype; values_BV is None
-    where the key is the value; both are None where `vectors=False` was asked for.  records has
-    B rows and the columns asked for, or is None.
+    slots_B int64.  generations_B int64: which tenant of its slot each row is.  keys_BD and
+    values_BV are copies in the memory's dtype; values_BV is None where the key is the value; both
+    are None where `vectors=False` was asked for.  records has B rows and the columns asked for,
+    or is None.
     """
 
     slots_B: Slots
+    generations_B: npt.NDArray[np.int64]
     keys_BD: Array | None
     values_BV: Array | None
     records: pa.Table | None
@@ -185,12 +188,19 @@ class Memory(Protocol):
     def config(self) -> MemoryConfig: ...
 
     def append(
-        self, keys: Array | None = None, values: Array | None = None, records: Records | None = None
+        self,
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Slots:
         """Adds rows and returns their new slots, int64 `[B]`, rising; no slot is ever reused.
 
         keys `[B, D]`, values `[B, V]`, records of B rows with exactly the declared columns. An
-        encoded memory takes no keys: it sums them from the parts that the records name.
+        encoded memory takes no keys: it sums them from the parts that the records name. step:
+        counts as a use at that step of the caller's, as in `touch`. Where the memory has a
+        capacity, the least used rows are erased to make room; more than fit at all are refused.
         """
         ...
 
@@ -200,10 +210,29 @@ class Memory(Protocol):
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Applied:
         """Overwrites rows; None leaves that part as it is; optimizer state stays.
 
         Raises `InvalidArgument` on a repeated slot, `UnknownSlot` on a missing one.
+        """
+        ...
+
+    def blend(
+        self,
+        slots: SlotsLike,
+        weights: Numbers,
+        erase: Array,
+        add: Array,
+        *,
+        step: int | None = None,
+        generations: SlotsLike | None = None,
+    ) -> Applied:
+        """Writes keys sparsely: M ← M∘(1 − w·e) + w·a, row by row in the order given.
+
+        weights `[B]`, erase and add `[B, D]` (Graves et al. 2014, arXiv 1410.5401, eq. 3-4). A
+        slot named twice is blended twice. generations: as in `update`. Values stay as they are.
         """
         ...
 
@@ -213,10 +242,29 @@ class Memory(Protocol):
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
+        *,
+        generations: SlotsLike | None = None,
     ) -> Applied:
         """Takes one optimizer step a row; gradients of equal slots are summed in order first.
 
         key_grads `[B, D]`, value_grads `[B, V]`: row i is the gradient of `slots[i]`.
+        generations `[B]`: the tenant that each is meant for; where another has moved in since,
+        it is left alone and counted as skipped.
+        """
+        ...
+
+    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
+        """Notes that rows were used at `step`, ≥ 0, in the caller's count; a read is no use.
+
+        weights `[B]`, ≥ 0: how much, for discounted usage; None is 1 each.
+        """
+        ...
+
+    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
+        """Hands the n least used slots, smallest (usage, slot) first, to new tenants.
+
+        Their generation rises by one; key and value are zero, optimizer state and usage gone.
+        records: of the new tenants, required where the memory has records.
         """
         ...
 

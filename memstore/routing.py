@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from memstore import checks
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, MemstoreError, Unsupported
+from memstore.errors import InvalidArgument, MemstoreError, Unsupported, WrongShape
 from memstore.kernels.topk import top_k
 from memstore.memory import (
     NO_SLOT,
@@ -20,6 +20,7 @@ from memstore.memory import (
     Array,
     Description,
     LookupResult,
+    Numbers,
     Records,
     Refreshed,
     Rows,
@@ -60,16 +61,24 @@ class RoutedMemory:
         return sum(shard.rows.version + shard.index.version.number for shard in self.shards)
 
     def append(
-        self, keys: Array | None = None, values: Array | None = None, records: Records | None = None
+        self,
+        keys: Array | None = None,
+        values: Array | None = None,
+        records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Slots:
         keys_BD = self._keys(self._required("keys", keys))
         values_BV = self._values(values, len(keys_BD), required=True)
         table = checks.records(records, self._config.schema, len(keys_BD))
+        step = checks.step_number(step)
         with self._mutation:
             self._check_open()
+            self._make_room(len(keys_BD))
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
             self.next_slot += len(keys_BD)
             self.put(slots_B, keys_BD, values_BV, table)
+            self._touch(slots_B, step, None)
         return slots_B
 
     def write(
@@ -78,8 +87,11 @@ class RoutedMemory:
         keys: Array | None = None,
         values: Array | None = None,
         records: Records | None = None,
+        *,
+        step: int | None = None,
     ) -> Applied:
         slots_B = checks.slots(slots, unique=True)
+        step = checks.step_number(step)
         keys_BD = None if keys is None else self._keys(keys, len(slots_B))
         values_BV = self._values(values, len(slots_B), required=False)
         table = None
@@ -90,7 +102,36 @@ class RoutedMemory:
         with self._mutation:
             self.check_known(slots_B)
             self.put(slots_B, keys_BD, values_BV, table)
+            self._touch(slots_B, step, None)
         return Applied(applied=len(slots_B))
+
+    def blend(
+        self,
+        slots: SlotsLike,
+        weights: Numbers,
+        erase: Array,
+        add: Array,
+        *,
+        step: int | None = None,
+        generations: SlotsLike | None = None,
+    ) -> Applied:
+        slots_B = checks.slots(slots)
+        count, width = len(slots_B), self._config.dim
+        weights_B = checks.share(
+            "weights", checks.vector("weights", weights, dtype=self._config.dtype, rows=count)
+        )
+        erase_BD = checks.share("erase", self._matrix("erase", erase, width, count))
+        add_BD = self._matrix("add", add, width, count)
+        step = checks.step_number(step)
+        with self._mutation:
+            self.check_known(slots_B)
+            kept = self._of_generation(slots_B, generations)
+            slots_B, weights_B = slots_B[kept], weights_B[kept]
+            erase_BD, add_BD = erase_BD[kept], add_BD[kept]
+            for shard, at, rows in self._split(slots_B):
+                shard.blend(rows, weights_B[at], erase_BD[at], add_BD[at])
+            self._touch(slots_B, step, weights_B)
+        return Applied(applied=len(slots_B), skipped=count - len(slots_B))
 
     def update(
         self,
@@ -98,6 +139,8 @@ class RoutedMemory:
         key_grads: Array | None = None,
         value_grads: Array | None = None,
         lr: float | None = None,
+        *,
+        generations: SlotsLike | None = None,
     ) -> Applied:
         slots_B = checks.slots(slots)
         if key_grads is None and value_grads is None:
@@ -109,13 +152,52 @@ class RoutedMemory:
         rate = checks.rate(self._config.optimizer_config.lr if lr is None else lr)
         for grads_BX in (key_grads_BD, value_grads_BV):
             checks.step(grads_BX, rate)
-        changed = 0
+        changed, skipped = 0, 0
         with self._mutation:
             self.check_known(slots_B)
+            if generations is not None:
+                kept = self._of_generation(slots_B, generations)
+                skipped = len(slots_B) - int(kept.sum())
+                slots_B = slots_B[kept]
+                key_grads_BD = None if key_grads_BD is None else key_grads_BD[kept]
+                value_grads_BV = None if value_grads_BV is None else value_grads_BV[kept]
             for shard, at, rows in self._split(slots_B):
                 keys, values = _at(key_grads_BD, at), _at(value_grads_BV, at)
                 changed += shard.update(rows, keys, values, rate)
-        return Applied(applied=changed)
+        return Applied(applied=changed, skipped=skipped)
+
+    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
+        slots_B = checks.slots(slots)
+        if checks.step_number(step) is None:
+            raise InvalidArgument("step is missing", expected="the caller's step, ≥ 0")
+        weights_B = None
+        if weights is not None:
+            if self._config.usage_config.kind != "discounted":
+                raise InvalidArgument(
+                    "weights mean nothing to last-step usage",
+                    hint='leave them out, or make the memory with usage="discounted"',
+                )
+            weights_B = checks.vector("weights", weights, dtype="float64", rows=len(slots_B))
+            if len(weights_B) and weights_B.min() < 0:
+                raise InvalidArgument("weights are negative", got=weights_B.min(), expected="≥ 0")
+        with self._mutation:
+            self.check_known(slots_B)
+            self._touch(slots_B, step, weights_B)
+        return Applied(applied=len(slots_B))
+
+    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
+        n = checks.positive("n", n)
+        step = checks.step_number(step)
+        table = checks.records(records, self._config.schema, n)
+        with self._mutation:
+            self._check_open()
+            slots_B = self._least_used(n)
+            if len(slots_B) < n:
+                raise InvalidArgument("too few slots", got=f"n={n}", expected=f"≤ {len(slots_B)}")
+            for shard, at, rows in self._split(slots_B):
+                shard.renew(rows, None if table is None else table.take(at))
+            self._touch(slots_B, step, None)
+        return slots_B
 
     def erase(self, slots: SlotsLike) -> Applied:
         slots_B = checks.slots(slots, unique=True)
@@ -161,6 +243,9 @@ class RoutedMemory:
             checks.positive("list_limit", list_limit)
         self.check_known(slots_B)
         parts = list(self._split(slots_B))
+        generations_B = np.empty(len(slots_B), np.int64)
+        for shard, at, rows in parts:
+            generations_B[at] = shard.generations(rows)
         keys_BD = values_BV = records = None
         if vectors:
             read = [shard.vectors(rows) for shard, _, rows in parts]
@@ -171,7 +256,13 @@ class RoutedMemory:
         if columns:
             tables = [shard.read_records(rows, columns, list_limit) for shard, _, rows in parts]
             records = self._reassemble_records(parts, tables, columns)
-        return Rows(slots_B=slots_B, keys_BD=keys_BD, values_BV=values_BV, records=records)
+        return Rows(
+            slots_B=slots_B,
+            generations_B=generations_B,
+            keys_BD=keys_BD,
+            values_BV=values_BV,
+            records=records,
+        )
 
     def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
         self._check_open()
@@ -255,6 +346,46 @@ class RoutedMemory:
         for shard, at, rows in self._split(slots_B):
             alive_B[at] = shard.alive(rows)
         checks.known(slots_B, alive_B, self._name)
+
+    def _touch(self, slots_B: Slots, step: int | None, weights_B: Array | None) -> None:
+        if step is not None:
+            for shard, at, rows in self._split(slots_B):
+                shard.touch(rows, step, _at(weights_B, at))
+
+    def _of_generation(self, slots_B: Slots, generations: SlotsLike | None) -> Array:
+        """Which slots still have the tenant that the caller means, bool `[B]`."""
+        kept = np.ones(len(slots_B), bool)
+        if generations is None:
+            return kept
+        meant_B = checks.slots(generations)
+        if len(meant_B) != len(slots_B):
+            raise WrongShape(
+                "generations have the wrong length", got=len(meant_B), expected=len(slots_B)
+            )
+        for shard, at, rows in self._split(slots_B):
+            kept[at] = shard.generations(rows) == meant_B[at]
+        return kept
+
+    def _least_used(self, count: int) -> Slots:
+        """Up to `count` slots of smallest (usage, slot) over all shards, in that order."""
+        found = [(shard.number, *shard.least_used(count)) for shard in self.shards]
+        slots = np.concatenate([rows * len(self.shards) + s for s, rows, _ in found])
+        priorities = np.concatenate([priority for _, _, priority in found])
+        return slots[np.lexsort((slots, priorities))[:count]]
+
+    def _make_room(self, count: int) -> None:
+        """Erases the least used rows that `count` new ones would push over the capacity."""
+        capacity = self._config.capacity
+        if capacity is None:
+            return
+        if count > capacity:
+            raise InvalidArgument(
+                "more rows than the capacity", got=count, expected=f"≤ {capacity}"
+            )
+        over = sum(shard.rows.live for shard in self.shards) + count - capacity
+        if over > 0:
+            for shard, _, rows in self._split(self._least_used(over)):
+                shard.erase(rows)
 
     def live_slots(self) -> Slots:
         """Every slot that is there, rising."""

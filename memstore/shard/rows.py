@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import MemoryConfig
+from memstore.kernels.blend import blend_rows
 from memstore.memory import Array, Slots
 from memstore.shard import optimizers
+from memstore.shard.usage import Usage
 
 FIRST_CAPACITY = 1_024
 
@@ -33,6 +35,7 @@ class RowTable:
         self.alive_N = np.zeros(0, bool)
         self.travel_N = np.zeros(0, np.float64)
         self.state: dict[str, Array] = {}
+        self.usage = Usage(config.usage_config)
 
     @property
     def live(self) -> int:
@@ -40,7 +43,7 @@ class RowTable:
 
     @property
     def bytes(self) -> int:
-        used = self.keys_ND[: self.size].nbytes + 9 * self.size
+        used = self.keys_ND[: self.size].nbytes + 25 * self.size
         used += 0 if self.values_NV is None else self.values_NV[: self.size].nbytes
         return used + sum(state[: self.size].nbytes for state in self.state.values())
 
@@ -68,6 +71,29 @@ class RowTable:
         self.alive_N[rows_B] = True
         self.version += 1
 
+    def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
+        """M ← M∘(1 − w·e) + w·a, one after the other."""
+        moved_B = blend_rows(self.keys_ND, rows_B, weights_B, erase_BD, add_BD)
+        np.add.at(self.travel_N, rows_B, moved_B)
+        self.version += 1
+
+    def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
+        self.usage.touch(rows_B, step, weights_B)
+        self.version += 1
+
+    def renew(self, rows_B: Slots) -> None:
+        """Hands rows to new tenants: zero, without optimizer state, never used."""
+        self.put(
+            rows_B,
+            np.zeros((len(rows_B), self.keys_ND.shape[1]), self.keys_ND.dtype),
+            None
+            if self.values_NV is None
+            else np.zeros((len(rows_B), self.values_NV.shape[1]), self.values_NV.dtype),
+        )
+        for state in self.state.values():
+            state[rows_B] = 0
+        self.usage.renew(rows_B)
+
     def kill(self, rows_B: Slots) -> None:
         self.alive_N[rows_B] = False
         self.version += 1
@@ -93,6 +119,7 @@ class RowTable:
     def arrays(self) -> dict[str, Array]:
         """The parts in use, by name: what a checkpoint holds."""
         parts = {"keys": self.keys_ND, "alive": self.alive_N, "travel": self.travel_N}
+        parts |= {"priority": self.usage.priority_N, "generation": self.usage.generation_N}
         if self.values_NV is not None:
             parts["values"] = self.values_NV
         parts |= {f"state_{name}": state for name, state in self.state.items()}
@@ -102,6 +129,7 @@ class RowTable:
         """Takes over what `arrays` gave."""
         self.keys_ND, self.alive_N = arrays["keys"], arrays["alive"]
         self.travel_N = arrays["travel"]
+        self.usage.priority_N, self.usage.generation_N = arrays["priority"], arrays["generation"]
         self.values_NV = arrays.get("values")
         prefix = "state_"
         self.state = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
@@ -122,6 +150,7 @@ class RowTable:
             self.travel_N = _grown(self.travel_N, capacity, self.size)
             if self.values_NV is not None:
                 self.values_NV = _grown(self.values_NV, capacity, self.size)
+            self.usage.grow(capacity)
             self.state = {n: _grown(s, capacity, self.size) for n, s in self.state.items()}
         self.size = max(self.size, size)
 

@@ -66,8 +66,39 @@ class Shard:
                     self.records.put(rows_B, records)
                 if keys_BD is not None and not drifts:
                     self.index.wrote(rows_B)
-            if self.index.wants_sealing:
-                self.index.seal(self._keys, self.rows.live_rows())
+            self._seal()
+
+    def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
+        """Writes keys sparsely, in call order; the rows are found by what they are now."""
+        with self._writer:
+            with self._table:
+                self.rows.blend(rows_B, weights_B, erase_BD, add_BD)
+                self.index.wrote(rows_B)
+            self._seal()
+
+    def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
+        with self._writer, self._table:
+            self.rows.touch(rows_B, step, weights_B)
+
+    def renew(self, rows_B: Slots, records: pa.Table | None) -> None:
+        """Hands rows to new tenants."""
+        with self._writer:
+            with self._table:
+                self.rows.renew(rows_B)
+                if records is not None:
+                    self.records.put(rows_B, records)
+                self.index.wrote(rows_B)
+            self._seal()
+
+    def least_used(self, count: int) -> tuple[Slots, Array]:
+        """Up to `count` live rows of smallest (usage, row), and their priorities."""
+        with self._table:
+            rows = self.rows.usage.least(self.rows.live_rows(), count)
+            return rows, self.rows.usage.priority_N[rows]
+
+    def generations(self, rows_B: Slots) -> npt.NDArray[np.int64]:
+        with self._table:
+            return self.rows.usage.generation_N[rows_B]
 
     def update(
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
@@ -160,6 +191,10 @@ class Shard:
                 index_bytes=self.index.bytes,
                 record_bytes=self.records.bytes,
             )
+
+    def _seal(self) -> None:
+        if self.index.wants_sealing:
+            self.index.seal(self._keys, self.rows.live_rows())
 
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:

@@ -819,6 +819,8 @@ DATA = [
     "values.npy",
     "alive.npy",
     "travel.npy",
+    "priority.npy",
+    "generation.npy",
     "state_key.npy",
     "state_value.npy",
     "records.arrow",

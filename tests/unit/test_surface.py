@@ -26,6 +26,7 @@ def test_public_names() -> None:
         "SearchOptions",
         "SearchResult",
         "Store",
+        "UsageConfig",
         "open",
     ]
     assert all(hasattr(memstore, name) for name in memstore.__all__)
