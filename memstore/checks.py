@@ -104,6 +104,14 @@ def step(grads_BX: Array | None, lr: float) -> None:
         )
 
 
+def reach(magnitude: float) -> None:
+    """Raises `NotFinite` if rows might come out larger than `LARGEST`."""
+    if magnitude > LARGEST:
+        raise NotFinite(
+            "the rows would be too large to score", got=f"{magnitude:g}", expected=f"≤ {LARGEST:g}"
+        )
+
+
 def records(value: Records | None, schema: pa.Schema, rows: int | None) -> pa.Table | None:
     """Returns `value` as a table of exactly `schema`'s columns, without nulls.
 

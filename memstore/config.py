@@ -116,7 +116,8 @@ class OptimizerConfig(_Config):
     def __post_init__(self) -> None:
         _one_of("optimizer kind", self.kind, OptimizerKind)
         _at_least("lr", self.lr, 0.0, whole=False)
-        _at_least("eps", self.eps, 0.0, whole=False)
+        # Below the smallest normal float32 a row that never moved would divide by zero.
+        _at_least("eps", self.eps, 1.2e-38, whole=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,9 +84,10 @@ class EncodedMemory:
         table = checks.records(records, self.config.schema, None)
         assert table is not None
         self._check_values(table)
-        if self.base.next_slot == 0:
-            self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
-        return self.base.append(self._encode(table), None, table, step=step)
+        with self.base.frozen():
+            if self.base.next_slot == 0:
+                self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
+            return self.base.append(self._encode(table), None, table, step=step)
 
     def write(
         self,
@@ -103,7 +104,8 @@ class EncodedMemory:
         self.base.check_known(slots_B)
         assert table is not None
         self._check_values(table)
-        return self.base.write(slots_B, self._encode(table), None, table, step=step)
+        with self.base.frozen():
+            return self.base.write(slots_B, self._encode(table), None, table, step=step)
 
     def update(
         self,
@@ -168,15 +170,15 @@ class EncodedMemory:
         chosen = self._most_drifted(drift, limit)
         slots = self._slots_of(chosen)
         if len(slots) > WHOLE_SHARE * max(self.base.describe().rows, 1):
-            self._encode_again(slots, drifts=True)
+            encoded = self._encode_again(slots, drifts=True)
             self.base.reindex()
         else:
-            self._encode_again(slots, drifts=False)
+            encoded = self._encode_again(slots, drifts=False)
         for column, rows in chosen.items():
             self.encoded_at[column] = _fitted(self.encoded_at[column], len(travel[column]))
             self.encoded_at[column][rows] = travel[column][rows]
         self.refreshed += 1
-        return Refreshed(encoded=len(slots), drift_before=before, drift_after=self.drift())
+        return Refreshed(encoded=encoded, drift_before=before, drift_after=self.drift())
 
     def describe(self) -> Description:
         return replace(self.base.describe(), drift=self.drift())
@@ -191,7 +193,7 @@ class EncodedMemory:
         moved = np.flatnonzero(moved_P > 0.0)
         drift_P = np.zeros(len(travel_P))
         part = self._parts[column]
-        live = moved[_alive(part, moved)]
+        live = moved[part.alive(moved)]
         keys_BD = part.gather(live).keys_BD
         assert keys_BD is not None
         norms_B = np.linalg.norm(keys_BD, axis=1)
@@ -205,9 +207,12 @@ class EncodedMemory:
             return {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
         columns = list(drift)
         uses = {column: np.zeros(len(drift[column]), np.int64) for column in columns}
-        for _, part_rows in self._blocks():
+        for _, records in self._blocks(self.base.live_slots()):
             for column in columns:
-                uses[column] += np.bincount(part_rows[column], minlength=len(uses[column]))
+                # Parts appended since the drift was read did not drift.
+                named = records[column].to_numpy()
+                counts = np.bincount(named, minlength=len(uses[column]))
+                uses[column] += counts[: len(uses[column])]
         owner_P = np.repeat(np.arange(len(columns)), [len(drift[c]) for c in columns])
         row_P = np.concatenate([np.arange(len(drift[c])) for c in columns])
         drift_P = np.concatenate([drift[c] for c in columns])
@@ -222,33 +227,35 @@ class EncodedMemory:
         found = [np.empty(0, np.int64)]
         if not any(map(len, chosen.values())):
             return found[0]
-        for slots_B, part_rows in self._blocks():
+        for slots_B, records in self._blocks(self.base.live_slots()):
             hit_B = np.zeros(len(slots_B), bool)
             for column, rows in chosen.items():
-                hit_B |= np.isin(part_rows[column], rows, assume_unique=False, kind="table")
+                hit_B |= np.isin(records[column].to_numpy(), rows, kind="table")
             found.append(slots_B[hit_B])
         return np.concatenate(found)
 
-    def _blocks(self) -> Iterator[tuple[Slots, dict[str, Slots]]]:
-        live = self.base.live_slots()
-        for start in range(0, len(live), BLOCK):
-            slots_B = live[start : start + BLOCK]
-            records = self.base.gather(slots_B, vectors=False, columns=list(self._parts)).records
-            assert records is not None
-            yield slots_B, {column: records[column].to_numpy() for column in self._parts}
-
-    def _encode_again(self, slots: Slots, *, drifts: bool) -> None:
+    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, pa.Table]]:
+        """Slots that still are there and what their parts are; no mutation comes in between."""
         for start in range(0, len(slots), BLOCK):
-            slots_B = slots[start : start + BLOCK]
-            records = self.base.gather(slots_B, vectors=False, columns=list(self._parts)).records
-            assert records is not None
+            with self.base.frozen():
+                slots_B = slots[start : start + BLOCK]
+                slots_B = slots_B[self.base.alive(slots_B)]
+                columns = list(self._parts)
+                records = self.base.gather(slots_B, vectors=False, columns=columns).records
+                assert records is not None
+                yield slots_B, records
+
+    def _encode_again(self, slots: Slots, *, drifts: bool) -> int:
+        encoded = 0
+        for slots_B, records in self._blocks(slots):
             whole_B = np.ones(len(slots_B), bool)
             for column, part in self._parts.items():
                 # A part erased under a fact leaves the fact as it was last encoded.
-                whole_B &= _alive(part, records[column].to_numpy())
-            if not whole_B.all():
-                slots_B, records = slots_B[whole_B], records.filter(pa.array(whole_B))
-            self.base.put(slots_B, self._encode(records), None, None, drifts=drifts)
+                whole_B &= part.alive(records[column].to_numpy())
+            keys_BD = self._encode(records.filter(pa.array(whole_B)))
+            self.base.put(slots_B[whole_B], keys_BD, None, None, drifts=drifts)
+            encoded += len(keys_BD)
+        return encoded
 
     def _encode(self, records: pa.Table) -> Array:
         """The keys of records: the sum of the rows that their key columns name."""
@@ -301,9 +308,3 @@ def _fitted(array: Array, length: int) -> Array:
     fitted = np.zeros(length)
     fitted[: len(array)] = array[:length]
     return fitted
-
-
-def _alive(part: RoutedMemory, slots_B: Slots) -> Array:
-    live = np.zeros(part.next_slot, bool)
-    live[part.live_slots()] = True
-    return live[slots_B]

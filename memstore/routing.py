@@ -125,6 +125,7 @@ class RoutedMemory:
         step = checks.step_number(step)
         with self._mutation:
             self.check_known(slots_B)
+            checks.reach(self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1)))
             kept = self._of_generation(slots_B, generations)
             slots_B, weights_B = slots_B[kept], weights_B[kept]
             erase_BD, add_BD = erase_BD[kept], add_BD[kept]
@@ -300,6 +301,7 @@ class RoutedMemory:
         )
 
     def describe(self) -> Description:
+        self._check_open()
         shards = tuple(shard.describe() for shard in self.shards)
         return Description(
             name=self._name, config=self._config, next_slot=self.next_slot, shards=shards
@@ -339,18 +341,27 @@ class RoutedMemory:
                     part = records if len(at) == len(slots_B) else records.take(at)
                 shard.put(rows, _at(keys_BD, at), _at(values_BV, at), part, drifts=drifts)
 
-    def check_known(self, slots_B: Slots) -> None:
-        """Raises `UnknownSlot` unless all are there."""
-        self._check_open()
+    def alive(self, slots_B: Slots) -> Array:
+        """Which slots are there, bool `[B]`."""
         alive_B = np.zeros(len(slots_B), bool)
         for shard, at, rows in self._split(slots_B):
             alive_B[at] = shard.alive(rows)
-        checks.known(slots_B, alive_B, self._name)
+        return alive_B
+
+    def check_known(self, slots_B: Slots) -> None:
+        """Raises `UnknownSlot` unless all are there."""
+        self._check_open()
+        checks.known(slots_B, self.alive(slots_B), self._name)
 
     def _touch(self, slots_B: Slots, step: int | None, weights_B: Array | None) -> None:
         if step is not None:
             for shard, at, rows in self._split(slots_B):
                 shard.touch(rows, step, _at(weights_B, at))
+
+    def _largest(self, slots_B: Slots) -> float:
+        """The largest magnitude in the keys of some slots."""
+        keys = [shard.vectors(rows)[0] for shard, _, rows in self._split(slots_B)]
+        return max((float(np.abs(part).max(initial=0.0)) for part in keys), default=0.0)
 
     def _of_generation(self, slots_B: Slots, generations: SlotsLike | None) -> Array:
         """Which slots still have the tenant that the caller means, bool `[B]`."""

@@ -11,6 +11,7 @@ opens the directory finds all memories as of one checkpoint, whatever happened m
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import threading
@@ -36,7 +37,7 @@ from memstore.memory import Memory
 from memstore.routing import RoutedMemory
 from memstore.shard import checkpoint
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -56,14 +57,14 @@ class Store:
         self._number = 0
         self._mutex = threading.RLock()
         self._closed = False
-        manifest = self._manifest()
+        self._manifest()  # what is foreign is not even locked
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
         self._lock = files.lock(self.path / "LOCK")
         try:
-            if manifest:
+            if self._manifest():
                 self._load(files.read_json(self.path / MANIFEST))
             else:
                 self.checkpoint()
@@ -124,19 +125,25 @@ class Store:
         with self._mutex:
             self._check_open()
             self._number += 1
-            entries = {
-                name: self._save(name, memory)
-                if self._saved.get(name, {}).get("state") != _state(memory)
-                else self._saved[name]
-                for name, memory in self._memories.items()
-            }
+            with contextlib.ExitStack() as stack:
+                for _, memory in sorted(self._memories.items()):
+                    stack.enter_context(_base(memory).frozen())
+                entries = {
+                    name: self._save(name, memory)
+                    if self._saved.get(name, {}).get("state") != _state(memory)
+                    else self._saved[name]
+                    for name, memory in self._memories.items()
+                }
             body = {"format": FORMAT, "number": self._number, "memories": entries}
             files.replace_json(self.path / MANIFEST, body)
             self._saved = entries
             self._sweep()
 
     def close(self) -> None:
-        """Makes a checkpoint and gives the directory free; a second call does nothing."""
+        """Makes a checkpoint and gives the directory free; a second call does nothing.
+
+        A checkpoint that fails leaves the store open, with all that it holds.
+        """
         with self._mutex:
             if not self._closed:
                 self.checkpoint()
@@ -184,7 +191,7 @@ class Store:
                 f"{self.path} has another format",
                 got=manifest.get("format"),
                 expected=FORMAT,
-                hint="open it with the version of memstore that wrote it",
+                hint="open it with the version of memstore that wrote it, or build it anew",
             )
         self._number = manifest["number"]
         # Parts before what is encoded from them.
@@ -208,12 +215,6 @@ class Store:
 
     def _save(self, name: str, memory: RoutedMemory | EncodedMemory) -> dict[str, Any]:
         base = _base(memory)
-        with base.frozen():
-            return self._save_frozen(name, memory, base)
-
-    def _save_frozen(
-        self, name: str, memory: RoutedMemory | EncodedMemory, base: RoutedMemory
-    ) -> dict[str, Any]:
         folder = Path("memories") / name / f"{self._number:08d}"
         shutil.rmtree(self.path / folder, ignore_errors=True)
         entry: dict[str, Any] = {
@@ -230,7 +231,8 @@ class Store:
             path = self.path / folder / "encoded_at.npz"
             np.savez(path, **memory.encoded_at)  # type: ignore[arg-type]
             entry["encoded_at"] = files.settle(path)
-        files.sync_folder(self.path / folder)
+        for synced in (folder, *list(folder.parents)[:-1]):
+            files.sync_folder(self.path / synced)
         return entry
 
     def _sweep(self) -> None:

@@ -72,7 +72,10 @@ def ask(
                 mention="" if mention is None else mention.text,
                 entity="" if entity == NO_SLOT else describe(reader, entity),
                 ambiguity=0 if mention is None else mention.ambiguity,
-                answers=[(n, float(chances_QC[q, c])) for n, c in zip(names, best, strict=True)],
+                # Without an entity there is nothing to look for: what a search finds is chance.
+                answers=[]
+                if entity == NO_SLOT
+                else [(n, float(chances_QC[q, c])) for n, c in zip(names, best, strict=True)],
                 facts=_facts(reader, slots_QK[q], weights_HQK[:, q], list_limit, facts),
             )
         )

@@ -26,9 +26,9 @@ from workers import recipes, report
 from workers.ask import Reply, ask
 from workers.evaluate import Evaluation
 from workers.loop import Step
-from workers.run import Run, is_built
+from workers.run import Run, is_built, recipe_of
 
-FOLDER = Path("runs/geography")
+FOLDER, QUICK = Path("runs/geography"), Path("runs/geography-quick")
 
 SAMPLES = (
     "Which currency do they use in Kyoto?",
@@ -41,21 +41,21 @@ SAMPLES = (
     "What is the calling code of Nairobi?",
 )
 
-console = Console()
+console = Console(markup=False, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for an error told, 130 when interrupted."""
     options = _parser().parse_args(argv)
+    if options.out is None:
+        options.out = QUICK if getattr(options, "quick", False) else FOLDER
     try:
         options.command(options)
     except KeyboardInterrupt:
-        console.print(
-            f"\nStopped. What was learnt so far is in {options.out}; the same command goes on."
-        )
+        console.print("\nStopped. The same command goes on from what was saved.")
         return 130
     except (MemstoreError, TaskDataError, DataMissing) as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}", soft_wrap=True)
+        console.print(f"{type(error).__name__}: {error}", style="red", soft_wrap=True)
         return 1
     return 0
 
@@ -98,15 +98,19 @@ def evaluate(options: argparse.Namespace) -> None:
 def ask_one(options: argparse.Namespace) -> None:
     """Answers the questions given."""
     with Run(options.out) as run:
-        for reply in _ask(run, options.question, searched=options.search):
+        # Bytes of the command line that are no text come as surrogates.
+        texts = [text.encode("utf-8", "replace").decode() for text in options.question]
+        for reply in _ask(run, texts, searched=options.search):
             _show_reply(reply)
 
 
 def _fit(options: argparse.Namespace) -> KnowledgeBase | None:
     """Builds and trains what is missing; returns the knowledge base if it had to be read."""
     base = None
+    recipe = recipes.geography(quick=options.quick)
+    if is_built(options.out) and recipe_of(options.out) != recipe:
+        console.print(f"{options.out} was made by another recipe, and stays as it is.")
     if not is_built(options.out):
-        recipe = recipes.geography(quick=options.quick)
         console.print("Reading GeoNames …")
         base = load_geography(limit=recipe.places)
         _build(options.out, recipe, base)
@@ -202,7 +206,7 @@ def _show_figures(figures: list[Evaluation]) -> None:
 
 
 def _show_reply(reply: Reply) -> None:
-    console.print(f"\n[bold]{reply.question}[/bold]")
+    console.print(f"\n{reply.question}", style="bold")
     if not reply.answers:
         console.print("  I find nothing about that: no name I know is in the question.")
         return
@@ -211,7 +215,7 @@ def _show_reply(reply: Reply) -> None:
         console.print(f"  about {reply.entity}{shared}")
     best, *others = reply.answers
     also = ", ".join(f"{name} {chance:.0%}" for name, chance in others)
-    console.print(f"  [green]{best[0]}[/green] {best[1]:.0%}" + (f"   ({also})" if also else ""))
+    console.print(f"  {best[0]} {best[1]:.0%}" + (f"   ({also})" if also else ""), style="green")
     for fact in reply.facts:
         weights = " ".join(f"{weight:.2f}" for weight in fact.weights)
         more = f", … {fact.more} more" if fact.more else ""
@@ -229,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in (("demo", demo), ("fit", fit), ("evaluate", evaluate), ("ask", ask_one)):
         sub = commands.add_parser(name, help=command.__doc__)
         sub.set_defaults(command=command)
-        sub.add_argument("--out", type=Path, default=FOLDER, help="the run folder (%(default)s)")
+        sub.add_argument("--out", type=Path, help=f"the run folder ({FOLDER}; quick: {QUICK})")
         if command in (demo, fit):
             sub.add_argument("--quick", action="store_true", help="a small memory, under a minute")
         if command is ask_one:

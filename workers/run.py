@@ -8,7 +8,6 @@ steps.parquet   the training curve    figures.json    the evaluations
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -34,7 +33,8 @@ from workers.evaluate import Evaluation, evaluate
 from workers.loop import Step, Trainer, as_columns
 from workers.recipes import Recipe
 
-logger = logging.getLogger(__name__)
+SAVE_STEPS = 200
+"""Steps between saves while it trains: what a killed process loses at most."""
 
 
 class Run:
@@ -47,7 +47,7 @@ class Run:
                 f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`"
             )
         self.folder = folder
-        self.recipe = Recipe(**json.loads((folder / "recipe.json").read_text()))
+        self.recipe = recipe_of(folder)
         self.store = memstore.open(folder / "store")
         try:
             self.memories = memories.KnowledgeMemories.of(self.store)
@@ -69,10 +69,13 @@ class Run:
         self.trainer = Trainer(self.network, self.reader, self.recipe)
         self.steps: list[Step] = []
         if (folder / "network.npz").exists():
-            self.trainer.load(folder / "network.npz")
-            self.steps = [
-                Step(**row) for row in pq.read_table(folder / "steps.parquet").to_pylist()
-            ]
+            try:
+                self.trainer.load(folder / "network.npz")
+                rows = pq.read_table(folder / "steps.parquet").to_pylist()
+                self.steps = [Step(**row) for row in rows if row["number"] < self.trainer.done]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.store.close()
+                raise _unreadable(folder / "network.npz", error) from error
 
     @staticmethod
     def build(
@@ -95,7 +98,9 @@ class Run:
                 progress=progress,
             )
         AliasIndex.build(base.aliases, base.weights).save(folder / "aliases")
-        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+        draft = folder / "recipe.new"
+        draft.write_text(json.dumps(asdict(recipe), indent=1))
+        draft.replace(folder / "recipe.json")
 
     @property
     def trained(self) -> bool:
@@ -119,15 +124,22 @@ class Run:
         try:
             for step in self.trainer.run(read.take(linked), right_QA):
                 self.steps.append(step)
+                if step.number % SAVE_STEPS == SAVE_STEPS - 1:
+                    self.save()
                 yield step
         finally:
             self.save()
 
     def save(self) -> None:
-        """Makes the memories and the network durable."""
-        self.trainer.save(self.folder / "network.npz")
-        pq.write_table(pa.table(as_columns(self.steps)), self.folder / "steps.parquet")
+        """Makes the memories and the network durable.
+
+        The memories first: whoever stops in between goes on from the older step of the network.
+        """
         self.store.checkpoint()
+        draft = self.folder / "steps.new"
+        pq.write_table(pa.table(as_columns(self.steps)), draft)
+        draft.replace(self.folder / "steps.parquet")
+        self.trainer.save(self.folder / "network.npz")
 
     def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
         """Tests on held-out wordings of held-out entities, both ways of proposing facts."""
@@ -173,6 +185,19 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a run was built by; raises `TaskDataError` if it cannot be read."""
+    path = folder / "recipe.json"
+    try:
+        return Recipe(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> TaskDataError:
+    return TaskDataError(f"{path}: {error}", "a file of this version", "delete the run, fit anew")
 
 
 def is_built(folder: Path) -> bool:

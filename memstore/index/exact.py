@@ -22,6 +22,7 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     count = len(keys_ND) if rows_R is None else len(rows_R)
     unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
     error_Q = 2.0 * unit / (1.0 - unit) * np.linalg.norm(queries_QD, axis=1)
+    zero_Q = ~queries_QD.any(axis=1)
     largest = 0.0
     best_QK = np.full((len(queries_QD), min(k, count)), -np.inf, queries_QD.dtype)
     # What may be among the best so far: which query, which row, what score.
@@ -31,6 +32,9 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
         block_RD = keys_ND[span] if rows_R is None else keys_ND[rows_R[span]]
         largest = max(largest, float(np.linalg.norm(block_RD, axis=1).max()))
         scores_QR = queries_QD @ block_RD.T
+        if zero_Q.any():
+            # To a query of zeros all rows are equal, and the smaller slots win.
+            scores_QR[zero_Q] = -np.arange(span.start, span.stop)
         if start == 0:
             best_QK = _best(scores_QR, best_QK.shape[1])
         floor_Q = best_QK.min(axis=1, initial=np.inf) - error_Q * largest

@@ -19,6 +19,9 @@ from memstore.shard.inverted import InvertedColumn
 MAX_CHUNKS = 8
 """Batches a heap may have before the youngest are joined; `take` visits each of them."""
 
+MAX_BATCH_BYTES = 1 << 30
+"""Batches larger than this are joined no more: Arrow's offsets end at 2 GiB."""
+
 
 class RecordHeap:
     """The records of one shard."""
@@ -47,12 +50,28 @@ class RecordHeap:
             grown = np.full(max(size, 2 * len(self.where_N)), -1, np.int64)
             grown[: len(self.where_N)] = self.where_N
             self.where_N = grown
-        self.where_N[rows_B] = np.arange(self.lines, self.lines + len(rows_B))
-        batch = records.combine_chunks().to_batches()[0]
-        for column, inverted in self._inverted.items():
-            inverted.add(batch.column(column), rows_B, self.lines)
-        self._chunks.append(batch)
+        first = self.lines
+        # Texts of more than 2 GiB stay several batches: their offsets are 32 bits wide.
+        for batch in records.combine_chunks().to_batches():
+            rows = rows_B[self.lines - first :][: batch.num_rows]
+            for column, inverted in self._inverted.items():
+                inverted.add(batch.column(column), rows, self.lines)
+            self._chunks.append(batch)
+            self._starts.append(self.lines + batch.num_rows)
+        self.where_N[rows_B] = np.arange(first, first + len(rows_B))
         self._join()
+
+    def lines_of(self, rows_B: Slots) -> Slots:
+        """The heap lines of rows, −1 where a row has none: what `put_back` takes."""
+        lines_B = np.full(len(rows_B), -1, np.int64)
+        inside_B = rows_B < len(self.where_N)
+        lines_B[inside_B] = self.where_N[rows_B[inside_B]]
+        return lines_B
+
+    def put_back(self, rows_B: Slots, lines_B: Slots) -> None:
+        """Gives rows the records back that they had."""
+        inside_B = rows_B < len(self.where_N)
+        self.where_N[rows_B[inside_B]] = lines_B[inside_B]
 
     def take(self, rows_B: Slots, columns: Sequence[str], list_limit: int | None) -> pa.Table:
         """Reads columns of rows; each list is cut to its first `list_limit` items."""
@@ -87,11 +106,12 @@ class RecordHeap:
 
     def _join(self) -> None:
         # Joining a batch only with one that is not much larger costs O(log) copies a record.
-        while len(self._chunks) > 1 and (
-            len(self._chunks) > MAX_CHUNKS or self._chunks[-2].num_rows <= self._chunks[-1].num_rows
-        ):
-            tables = [pa.Table.from_batches(self._chunks[-2:])]
-            self._chunks[-2:] = tables[0].combine_chunks().to_batches()
+        while len(self._chunks) > 1:
+            a, b = self._chunks[-2:]
+            crowded = len(self._chunks) > MAX_CHUNKS or a.num_rows <= b.num_rows
+            if not crowded or a.nbytes + b.nbytes > MAX_BATCH_BYTES:
+                break
+            self._chunks[-2:] = pa.Table.from_batches([a, b]).combine_chunks().to_batches()
         self._starts = [0, *np.cumsum([chunk.num_rows for chunk in self._chunks]).tolist()]
 
 

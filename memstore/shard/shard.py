@@ -1,12 +1,13 @@
 """A shard: the unit of placement, log and recovery. It holds the slots with `slot % shards == i`.
 
-Inside it a slot is a row number, `slot // shards`. One caller at a time changes it; readers wait
-for no sealing, only for the few microseconds in which rows change.
+Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Readers wait
+for no sealing; they wait while rows change, and while a column is first made ready for `lookup`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,8 @@ class Shard:
     ) -> None:
         """Writes rows whole. With `drifts` the sealed copies go on proposing them."""
         with self._writer:
-            with self._table:
+            with self._table, self._records_first(rows_B, records):
                 self.rows.put(rows_B, keys_BD, values_BV)
-                if records is not None:
-                    self.records.put(rows_B, records)
                 if keys_BD is not None and not drifts:
                     self.index.wrote(rows_B)
             self._seal()
@@ -83,10 +84,8 @@ class Shard:
     def renew(self, rows_B: Slots, records: pa.Table | None) -> None:
         """Hands rows to new tenants."""
         with self._writer:
-            with self._table:
+            with self._table, self._records_first(rows_B, records):
                 self.rows.renew(rows_B)
-                if records is not None:
-                    self.records.put(rows_B, records)
                 self.index.wrote(rows_B)
             self._seal()
 
@@ -192,9 +191,27 @@ class Shard:
                 record_bytes=self.records.bytes,
             )
 
+    @contextlib.contextmanager
+    def _records_first(self, rows_B: Slots, records: pa.Table | None) -> Iterator[None]:
+        """Attaches records before their rows come alive; takes them back if that fails."""
+        before = None if records is None else self.records.lines_of(rows_B)
+        try:
+            if records is not None:
+                self.records.put(rows_B, records)
+            yield
+        except BaseException:
+            if before is not None:
+                self.records.put_back(rows_B, before)
+            raise
+
     def _seal(self) -> None:
-        if self.index.wants_sealing:
+        if not self.index.wants_sealing:
+            return
+        try:
             self.index.seal(self._keys, self.rows.live_rows())
+        except (RuntimeError, MemoryError) as error:
+            # The mutation took effect; its rows stay fresh, and the next one tries again.
+            logger.warning("shard %d could not be sealed: %s", self.number, error)
 
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:

@@ -945,7 +945,7 @@ def test_a_foreign_manifest_is_refused(copy: Path, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"format": 0}, {"format": "1"}, {"format": None}]
+    "change", [{"format": 3}, {"format": 0}, {"format": "1"}, {"format": None}]
 )
 def test_another_format_is_refused(copy: Path, change: dict[str, Any]) -> None:
     manifest = files.read_json(copy / MANIFEST)

@@ -34,7 +34,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "runs/geography"
+    folder = tmp_path / "runs/geography-quick"
     process = memtrain("fit", "--quick", cwd=tmp_path)
     deadline = time.monotonic() + 100
     while not (folder / "recipe.json").exists() and time.monotonic() < deadline:
@@ -56,9 +56,13 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     # Far under what it reaches: a figure belongs into a benchmark, a broken network shows here.
     assert [figure["hits_1"] > 0.8 for figure in figures] == [True, True]
 
-    code, output = finished(memtrain("ask", "Which currency do they use in Kyoto?", cwd=tmp_path))
-    assert code == 0
+    out = ("--out", str(folder))
+    code, output = finished(
+        memtrain("ask", "Which currency do they use in Kyoto?", "[b]", *out, cwd=tmp_path)
+    )
+    assert code == 0, output
     assert "Yen" in output
+    assert "[b]" in output
 
 
 def test_an_interrupt_while_building_leaves_nothing_half_built(tmp_path: Path) -> None:
