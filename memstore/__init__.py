@@ -2,6 +2,7 @@
 
 from memstore.config import EncodingConfig, IndexConfig, MemoryConfig, OptimizerConfig, UsageConfig
 from memstore.errors import MemstoreError
+from memstore.filters import And, Compare, Filter, In, Not, Or, field
 from memstore.memory import (
     NO_SLOT,
     Applied,
@@ -18,15 +19,21 @@ from memstore.store import Store, open  # noqa: A004
 
 __all__ = [
     "NO_SLOT",
+    "And",
     "Applied",
+    "Compare",
     "Description",
     "EncodingConfig",
+    "Filter",
+    "In",
     "IndexConfig",
     "LookupResult",
     "Memory",
     "MemoryConfig",
     "MemstoreError",
+    "Not",
     "OptimizerConfig",
+    "Or",
     "Proposal",
     "Refreshed",
     "Rows",
@@ -34,6 +41,7 @@ __all__ = [
     "SearchResult",
     "Store",
     "UsageConfig",
+    "field",
     "open",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
-from memstore.memory import Array, Records, Slots
+from memstore.filters import Compare, Filter
+from memstore.memory import NO_SLOT, Array, Records, Slots
 
 LARGEST = 1e15
 """Magnitude that no number given may pass: sums of 10^8 products of two such stay finite in
@@ -61,6 +63,21 @@ def slots(value: Any, *, unique: bool = False) -> Slots:
                 hint="which of them should win is not defined; keep one",
             )
     return array
+
+
+def cursor(value: Any, length: int) -> Slots:
+    """Returns `value` as int64 `[length]`, each ≥ 0 or `NO_SLOT`."""
+    first_Q = slots(value)
+    if len(first_Q) != length:
+        raise WrongShape(
+            "the cursor has the wrong length",
+            got=len(first_Q),
+            expected=length,
+            hint="a cursor goes with the values that it was given for",
+        )
+    if first_Q.min(initial=0) < NO_SLOT:
+        raise InvalidArgument("the cursor is out of range", got=first_Q.min(), expected="≥ −1")
+    return first_Q
 
 
 def known(slots_B: Slots, alive_B: npt.NDArray[np.bool_], name: str) -> None:
@@ -163,6 +180,39 @@ def column(name: str, value: Any, kind: pa.DataType) -> pa.Array:
     if array.null_count or (pa.types.is_list(kind) and array.flatten().null_count):
         raise InvalidArgument(f"{name} holds nulls", expected="none")
     return array
+
+
+@lru_cache(maxsize=64)
+def filter_columns(tree: Filter, schema: pa.Schema) -> None:
+    """Raises unless the columns of a filter are there and its values are of their types.
+
+    Raises `InvalidArgument` on an unknown column, `WrongType` on a value or comparison that does
+    not fit, as texts for an int64 column or `<` for a list column.
+    """
+    for leaf in tree.leaves():
+        if leaf.column not in schema.names:
+            raise InvalidArgument(
+                "no such record column to filter by",
+                got=repr(leaf.column),
+                expected=f"among {schema.names}",
+            )
+        kind = schema.field(leaf.column).type
+        several = pa.types.is_list(kind)
+        if isinstance(leaf, Compare):
+            fits = ("==",) if several else ("==", "!=") if pa.types.is_boolean(kind) else None
+            if fits is not None and leaf.op not in fits:
+                raise WrongType(
+                    f"column {leaf.column!r} of {kind} has no such comparison",
+                    got=leaf.op,
+                    expected=f"among {fits}, or In",
+                    hint="~(field == value) means that no item is the value" if several else "",
+                )
+        given = (leaf.value,) if isinstance(leaf, Compare) else leaf.values
+        values = column(
+            f"filter column {leaf.column!r}", given, kind.value_type if several else kind
+        )
+        if pa.types.is_floating(values.type) and not np.isfinite(values.to_numpy()).all():
+            raise WrongType(f"filter column {leaf.column!r} holds no such number", expected=kind)
 
 
 def _inferred(value: Any) -> pa.Array:

@@ -154,8 +154,14 @@ class EncodedMemory:
     ) -> Rows:
         return self.base.gather(slots, vectors=vectors, columns=columns, list_limit=list_limit)
 
-    def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
-        return self.base.lookup(column, values, limit)
+    def lookup(
+        self,
+        column: str,
+        values: Sequence[Any] | Array,
+        limit: int,
+        cursor: SlotsLike | None = None,
+    ) -> LookupResult:
+        return self.base.lookup(column, values, limit, cursor)
 
     def reindex(self) -> None:
         self.base.reindex()

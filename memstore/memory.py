@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument
+from memstore.errors import InvalidArgument, WrongType
+from memstore.filters import Filter
 
 Array = npt.NDArray[Any]
 Slots = npt.NDArray[np.int64]
@@ -43,10 +44,14 @@ class SearchOptions:
 
     probe: lists of the clustered index visited for a query; None takes the memory's own.
     exact: score every row; the only way to search a memory with `index="none"`.
+    filter: find only rows whose record passes, as the records are now. Where few pass they are
+        all scored, so the answer is exact; else the index proposes among those that pass, and
+        without `probe` it visits more lists the fewer pass.
     """
 
     probe: int | None = None
     exact: bool = False
+    filter: Filter | None = None
 
     def __post_init__(self) -> None:
         probe: object = self.probe
@@ -58,6 +63,13 @@ class SearchOptions:
                 "exact and probe contradict each other",
                 got=f"exact=True, probe={self.probe}",
                 hint="an exact search visits every row; leave probe out",
+            )
+        allowed: object = self.filter
+        if allowed is not None and not isinstance(allowed, Filter):
+            raise WrongType(
+                "the filter of a search is no Filter",
+                got=type(allowed).__name__,
+                hint="build it by memstore.field(…), or by memstore.filters.from_dict",
             )
 
 
@@ -101,12 +113,14 @@ class Rows:
 class LookupResult:
     """Slots by record, ragged: those of value i are `slots[offsets[i]:offsets[i + 1]]`, rising.
 
-    truncated_Q bool: the limit cut the slots of value i short.
+    truncated_Q bool: the limit cut the slots of value i short.  cursor int64 `[Q]`: the slot to
+    go on from, behind the last one given, or `NO_SLOT` where none is left.
     """
 
     slots: Slots
     offsets: npt.NDArray[np.int64]
     truncated_Q: npt.NDArray[np.bool_]
+    cursor: Slots
 
     @property
     def counts_Q(self) -> npt.NDArray[np.int64]:
@@ -293,8 +307,19 @@ class Memory(Protocol):
         """
         ...
 
-    def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
-        """Finds the slots whose record holds a value: at most `limit`, the smallest, a value."""
+    def lookup(
+        self,
+        column: str,
+        values: Sequence[Any] | Array,
+        limit: int,
+        cursor: SlotsLike | None = None,
+    ) -> LookupResult:
+        """Finds the slots whose record holds a value: at most `limit`, the smallest, a value.
+
+        cursor `[Q]`: for each value the first slot that may be given, or `NO_SLOT` for none.
+        With the cursor of the result before, repeated calls give every slot of a value once, in
+        rising order; what is appended, written or erased meanwhile behind the cursor is seen.
+        """
         ...
 
     def reindex(self) -> None:

@@ -224,6 +224,8 @@ class RoutedMemory:
                 hint="search it with SearchOptions(exact=True), which scores every row",
             )
         queries_QD = self._matrix("queries", queries, self._config.dim)
+        if options.filter is not None:
+            checks.filter_columns(options.filter, self._config.schema)
         found = [shard.search(queries_QD, k, options) for shard in self.shards]
         return self._merge(found, k)
 
@@ -265,7 +267,13 @@ class RoutedMemory:
             records=records,
         )
 
-    def lookup(self, column: str, values: Sequence[Any] | Array, limit: int) -> LookupResult:
+    def lookup(
+        self,
+        column: str,
+        values: Sequence[Any] | Array,
+        limit: int,
+        cursor: SlotsLike | None = None,
+    ) -> LookupResult:
         self._check_open()
         if column not in self._config.lookup:
             declared = list(self._config.lookup)
@@ -276,8 +284,12 @@ class RoutedMemory:
         kind = self._config.schema.field(column).type
         item = kind.value_type if pa.types.is_list(kind) else kind
         asked = checks.column("lookup values", values, item)
-        by_shard = [shard.lookup(column, asked, limit) for shard in self.shards]
+        first_Q = None if cursor is None else checks.cursor(cursor, len(asked))
         count = len(self.shards)
+        by_shard = [
+            shard.lookup(column, asked, limit, _first_rows(first_Q, shard.number, count))
+            for shard in self.shards
+        ]
         lists, more_Q = by_shard[0]
         if count > 1:
             found = [[rows * count + s for rows in part] for s, (part, _) in enumerate(by_shard)]
@@ -287,7 +299,11 @@ class RoutedMemory:
             lists = [slots[:limit] for slots in merged]
         offsets = np.concatenate([[0], np.cumsum([len(slots) for slots in lists], dtype=np.int64)])
         flat = np.concatenate(lists) if lists else np.empty(0, np.int64)
-        return LookupResult(slots=flat, offsets=offsets.astype(np.int64), truncated_Q=more_Q)
+        next_Q = np.full(len(lists), NO_SLOT, np.int64)
+        next_Q[more_Q] = flat[offsets[1:][more_Q].astype(np.int64) - 1] + 1
+        return LookupResult(
+            slots=flat, offsets=offsets.astype(np.int64), truncated_Q=more_Q, cursor=next_Q
+        )
 
     def reindex(self) -> None:
         with self._mutation:
@@ -495,6 +511,14 @@ class RoutedMemory:
         if values is None:
             raise InvalidArgument(f"{name} are missing", expected=f"({rows}, {width})")
         return self._matrix(name, values, width, rows)
+
+
+def _first_rows(first_Q: Slots | None, number: int, count: int) -> Slots | None:
+    """The first row of shard `number` of `count` at or behind each slot; none behind `NO_SLOT`."""
+    if first_Q is None:
+        return None
+    rows_Q = -((number - first_Q) // count)
+    return np.where(first_Q == NO_SLOT, np.iinfo(np.int64).max, rows_Q)
 
 
 def _at(array: Array | None, at: Slots) -> Array | None:

@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
+from memstore.index.passing import Passing
 from memstore.index.segment import Segment
 from memstore.memory import Array, Slots
 
@@ -84,12 +85,18 @@ def merge(segments: tuple[Segment, ...], most: int) -> tuple[Segment, ...]:
 
 
 def propose(
-    codebook: Codebook, segments: tuple[Segment, ...], queries_QD: Array, *, count: int, probe: int
+    codebook: Codebook,
+    segments: tuple[Segment, ...],
+    queries_QD: Array,
+    *,
+    count: int,
+    probe: int,
+    passing: Passing | None = None,
 ) -> Slots:
     """Proposes up to `count` rows a segment for each query, int64 `[Q, C]`, `NO_SLOT` padded."""
     probe = min(probe, codebook.clusters)
     scores_QP, lists_QP = codebook.empty.quantizer.search(queries_QD, probe)
-    found = [s.search(queries_QD, count, lists_QP, scores_QP, probe) for s in segments]
+    found = [s.search(queries_QD, count, lists_QP, scores_QP, probe, passing) for s in segments]
     return np.concatenate(found, axis=1)
 
 

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from memstore.index.passing import Passing
 from memstore.memory import Array, Slots
 
 Bits = npt.NDArray[np.uint8]
@@ -58,10 +59,23 @@ class Segment:
         return Segment(lists, valid)
 
     def search(
-        self, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array, probe: int
+        self,
+        queries_QD: Array,
+        count: int,
+        lists_QP: Array,
+        scores_QP: Array,
+        probe: int,
+        passing: Passing | None = None,
     ) -> Slots:
-        """Up to `count` rows a query out of its assigned lists, int64 `[Q, C]`, −1 padded."""
-        chosen = faiss.IDSelectorBitmap(self.valid) if self.stale else None
+        """Up to `count` rows a query out of its assigned lists, int64 `[Q, C]`, −1 padded.
+
+        passing: propose no other rows.
+        """
+        bits = self.valid if self.stale else None
+        if passing is not None:
+            known = min(len(self.valid), len(passing.bits))
+            bits = self.valid[:known] & passing.bits[:known]
+        chosen = None if bits is None else faiss.IDSelectorBitmap(bits)
         parameters = faiss.IVFSearchParameters(nprobe=probe, sel=chosen)
         count = min(count, len(self))
         rows_QC = np.empty((len(queries_QD), count), np.int64)

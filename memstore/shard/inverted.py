@@ -53,10 +53,12 @@ class InvertedColumn:
         limit: int,
         where_N: npt.NDArray[np.int64],
         alive_N: npt.NDArray[np.bool_],
+        first_Q: Slots | None = None,
     ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
         """For each value the rows, rising, at most `limit`, and whether there are more.
 
-        Only rows alive whose line in `where_N` is the one that held the value count.
+        Only rows alive whose line in `where_N` is the one that held the value count, and with
+        `first_Q` only those from that row on.
         """
         self._settle()
         limit = min(limit, sum(len(segment.rows) for segment in self._segments))
@@ -65,6 +67,9 @@ class InvertedColumn:
             (np.searchsorted(s.values, asked_Q), np.searchsorted(s.values, asked_Q, "right"))
             for s in self._segments
         ]
+        if first_Q is not None:
+            pairs = zip(self._segments, ranges, strict=True)
+            ranges = [(_lower(s.rows, low, high, first_Q), high) for s, (low, high) in pairs]
         found: list[Slots] = [np.empty(0, np.int64)] * len(asked_Q)
         more_Q = np.zeros(len(asked_Q), bool)
         todo_Q = np.arange(len(asked_Q))
@@ -140,3 +145,16 @@ class InvertedColumn:
         if self._dtype == np.int64:
             return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
         return np.array(column.to_numpy(zero_copy_only=False), dtype=self._dtype)
+
+
+def _lower(rows: Slots, low_Q: Slots, high_Q: Slots, first_Q: Slots) -> Slots:
+    """Where in each range of `rows`, rising within it, the rows ≥ first_Q begin."""
+    low_Q, end_Q = low_Q.copy(), high_Q.copy()
+    open_Q = np.flatnonzero(low_Q < end_Q)
+    while len(open_Q):
+        middle = (low_Q[open_Q] + end_Q[open_Q]) // 2
+        before = rows[middle] < first_Q[open_Q]
+        low_Q[open_Q[before]] = middle[before] + 1
+        end_Q[open_Q[~before]] = middle[~before]
+        open_Q = open_Q[low_Q[open_Q] < end_Q[open_Q]]
+    return low_Q

@@ -29,6 +29,7 @@ class RecordHeap:
     def __init__(self, schema: pa.Schema, lookup: Sequence[str]) -> None:
         self.schema = schema
         self.where_N = np.full(0, -1, np.int64)
+        self.version = 0
         self._chunks: list[pa.RecordBatch] = []
         self._starts: list[int] = [0]
         self._inverted = {column: InvertedColumn(schema.field(column).type) for column in lookup}
@@ -60,6 +61,7 @@ class RecordHeap:
             self._starts.append(self.lines + batch.num_rows)
         self.where_N[rows_B] = np.arange(first, first + len(rows_B))
         self._join()
+        self.version += 1
 
     def lines_of(self, rows_B: Slots) -> Slots:
         """The heap lines of rows, −1 where a row has none: what `put_back` takes."""
@@ -72,6 +74,7 @@ class RecordHeap:
         """Gives rows the records back that they had."""
         inside_B = rows_B < len(self.where_N)
         self.where_N[rows_B[inside_B]] = lines_B[inside_B]
+        self.version += 1
 
     def take(self, rows_B: Slots, columns: Sequence[str], list_limit: int | None) -> pa.Table:
         """Reads columns of rows; each list is cut to its first `list_limit` items."""
@@ -95,10 +98,27 @@ class RecordHeap:
         return table.combine_chunks()
 
     def lookup(
-        self, column: str, values: pa.Array, limit: int, alive_N: npt.NDArray[np.bool_]
+        self,
+        column: str,
+        values: pa.Array,
+        limit: int,
+        alive_N: npt.NDArray[np.bool_],
+        first_Q: Slots | None = None,
     ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
-        """For each value, the rows alive that hold it now, rising, at most `limit` of them."""
-        return self._inverted[column].find(values, limit, self.where_N, alive_N)
+        """For each value, the rows alive that hold it now, rising, at most `limit` of them.
+
+        first_Q: for each value, the first row that counts.
+        """
+        return self._inverted[column].find(values, limit, self.where_N, alive_N, first_Q)
+
+    def heap(self, rows: int) -> tuple[tuple[pa.RecordBatch, ...], Slots]:
+        """The heap as it is now, and the line in it of each of the first `rows` rows.
+
+        A row that never had a record has line −1.
+        """
+        where_N = np.full(rows, -1, np.int64)
+        where_N[: len(self.where_N)] = self.where_N[:rows]
+        return tuple(self._chunks), where_N
 
     def save(self, rows_B: Slots) -> pa.Table:
         """The records of `rows_B` in that order: the heap without its dead lines."""

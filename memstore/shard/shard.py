@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
+from memstore.filters import Filter
 from memstore.index import exact
+from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex
 from memstore.kernels.score import score_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
+from memstore.shard import filters
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable
 
@@ -49,6 +52,8 @@ class Shard:
         self.rows = RowTable(config)
         self.records = RecordHeap(config.schema, config.lookup)
         self.index = TwoTierIndex(config.index_config, seed=number)
+        self._answers = filters.KeptAnswers()
+        self._erasures = 0
         self._writer = threading.RLock()
         self._table = threading.RLock()
 
@@ -110,6 +115,7 @@ class Shard:
         with self._writer, self._table:
             self.rows.kill(rows_B)
             self.index.killed(rows_B)
+            self._erasures += 1
 
     def reindex(self) -> None:
         with self._writer:
@@ -117,28 +123,73 @@ class Shard:
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """Proposes, then scores the candidates from the rows as they are now."""
+        tree = options.filter
         every_row = options.exact or self.config.index_config.kind != "clustered"
         with self._table:
-            version = self.index.version
-            live_R = self.rows.live_rows() if every_row else version.fresh_F
+            version, stamp = self.index.version, self._stamp
+            live_R = self.rows.live_rows() if every_row and tree is None else version.fresh_F
             keys_ND = self.rows.keys_ND[: self.rows.size]
+            answer = None if tree is None else self._answer(tree)
+        passing = None if answer is None else answer()
+        if passing is not None and not every_row:
+            every_row = self.index.scans(version, passing, options.probe)
         if every_row:
+            live_R = live_R if passing is None else passing.rows()
             whole = len(live_R) == len(keys_ND)
             rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), len(live_R))
         else:
-            rows_QC, tier_QC = self.index.propose(version, queries_QD, keys_ND, k, options.probe)
+            rows_QC, tier_QC = self.index.propose(
+                version, queries_QD, keys_ND, k, options.probe, passing
+            )
             rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
             scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
+            if passing is not None:
+                few_Q = scored_Q < min(k, passing.count)
+                if few_Q.any():
+                    found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k)
+                    rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
+                    scored_Q[few_Q] = passing.count
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         with self._table:
             gone_QC = ~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)
             rows_QC[gone_QC] = NO_SLOT
+            if tree is not None and self._stamp != stamp:
+                self._refuse(tree, rows_QC)
             score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
             row_version = self.rows.version
         rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
+
+    @property
+    def _stamp(self) -> tuple[int, int]:
+        """Changes whenever a record or the set of live rows does; not with a step or a key."""
+        return self.records.version, self._erasures
+
+    def _answer(self, tree: Filter) -> Callable[[], Passing]:
+        """How to find which rows pass now: to be called without the lock that this needs."""
+        stamp = self._stamp
+        kept = self._answers.get(tree, stamp)
+        if kept is not None:
+            return lambda: kept
+        size = self.rows.size
+        (chunks, where_N), alive_N = self.records.heap(size), self.rows.alive_N[:size].copy()
+
+        def evaluate() -> Passing:
+            found = filters.passing(tree, chunks, where_N, alive_N)
+            self._answers.put(tree, stamp, found)
+            return found
+
+        return evaluate
+
+    def _refuse(self, tree: Filter, rows_QC: Slots) -> None:
+        """Blanks the candidates whose record, changed since they were proposed, fails now."""
+        rows_U = np.unique(rows_QC[rows_QC != NO_SLOT])
+        columns = sorted({leaf.column for leaf in tree.leaves()})
+        records = self.records.take(rows_U, columns, None)
+        passes_U = filters.evaluate(tree, records).to_numpy(zero_copy_only=False)
+        rows_QC[~np.isin(rows_QC, rows_U[passes_U])] = NO_SLOT
 
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         with self._table:
@@ -158,10 +209,10 @@ class Shard:
             return self.records.take(rows_B, columns, list_limit)
 
     def lookup(
-        self, column: str, values: pa.Array, limit: int
+        self, column: str, values: pa.Array, limit: int, first_Q: Slots | None = None
     ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
         with self._table:
-            return self.records.lookup(column, values, limit, self.rows.alive_N)
+            return self.records.lookup(column, values, limit, self.rows.alive_N, first_Q)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -185,7 +236,7 @@ class Shard:
                 sealed=version.sealed,
                 fresh=len(version.fresh_F),
                 segments=len(version.segments),
-                clusters=0 if version.codebook is None else version.codebook.clusters,
+                clusters=version.clusters,
                 row_bytes=self.rows.bytes,
                 index_bytes=self.index.bytes,
                 record_bytes=self.records.bytes,
@@ -216,3 +267,16 @@ class Shard:
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:
             return np.take(self.rows.keys_ND, rows_R, axis=0)
+
+
+def _replaced(
+    rows_QC: Slots, tier_QC: Array, few_Q: npt.NDArray[np.bool_], found_FC: Slots
+) -> tuple[Slots, Array]:
+    """The candidates, in which those of the queries `few_Q` are what every passing row gave."""
+    width = max(rows_QC.shape[1], found_FC.shape[1])
+    rows_QW = np.full((len(rows_QC), width), NO_SLOT, np.int64)
+    tier_QW = np.zeros(rows_QW.shape, np.uint8)
+    rows_QW[:, : rows_QC.shape[1]], tier_QW[:, : tier_QC.shape[1]] = rows_QC, tier_QC
+    rows_QW[few_Q], tier_QW[few_Q] = NO_SLOT, Proposal.EXACT
+    rows_QW[few_Q, : found_FC.shape[1]] = found_FC
+    return rows_QW, tier_QW

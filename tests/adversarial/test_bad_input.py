@@ -21,12 +21,14 @@ import memstore
 from memstore import (
     NO_SLOT,
     EncodingConfig,
+    Filter,
     IndexConfig,
     Memory,
     MemoryConfig,
     OptimizerConfig,
     SearchOptions,
     Store,
+    field,
     files,
 )
 from memstore.errors import (
@@ -52,6 +54,7 @@ from tests.congruence.oracle import fingerprint, live_slots
 
 ROWS, ERASED = 40, 2
 EXACT = SearchOptions(exact=True)
+SEVEN = field("number") == 7
 RECORDS = {"number": "int64", "small": "int32", "name": "string", "tags": "list<string>"}
 MANIFEST = "memstore.json"
 
@@ -311,6 +314,23 @@ ODD_CALLS: list[tuple[str, type[MemstoreError], Call]] = [
     ("lookup arrow lists", WrongType, lambda m: m.lookup("number", pa.array([[1]]), 1)),
     ("lookup a number", WrongType, lambda m: m.lookup("number", 7, 1)),  # type: ignore[arg-type]
     ("lookup surrogate", WrongType, lambda m: m.lookup("name", ["\ud800"], 1)),
+    ("cursor short", WrongShape, lambda m: m.lookup("number", [7, 8], 1, [0])),
+    ("cursor of fractions", WrongType, lambda m: m.lookup("number", [7], 1, np.array([0.5]))),
+    ("cursor negative", InvalidArgument, lambda m: m.lookup("number", [7], 1, [-2])),
+    ("cursor scalar", WrongShape, lambda m: m.lookup("number", [7], 1, np.int64(3))),  # type: ignore[arg-type]
+    ("filter a dict", WrongType, lambda m: _search_with(m, filter={"op": "=="})),
+    ("filter no such column", InvalidArgument, lambda m: _filtered(m, field("extra") == 1)),
+    ("filter text", WrongType, lambda m: _filtered(m, field("number") == "7")),
+    ("filter bool", WrongType, lambda m: _filtered(m, field("number") == True)),  # noqa: E712
+    ("filter fraction", WrongType, lambda m: _filtered(m, field("number") == 7.5)),
+    ("filter int32 overflow", WrongType, lambda m: _filtered(m, field("small") < 2**40)),
+    ("filter integer", WrongType, lambda m: _filtered(m, field("name") == 7)),
+    ("filter surrogate", WrongType, lambda m: _filtered(m, field("name") == "\ud800")),
+    ("filter In text", WrongType, lambda m: _filtered(m, field("number").is_in(["7"]))),
+    ("filter list by <", WrongType, lambda m: _filtered(m, field("tags") < "a")),
+    ("filter list by !=", WrongType, lambda m: _filtered(m, field("tags") != "a")),
+    ("filter deep inside", WrongType, lambda m: _filtered(m, ~(field("number") == "7") & SEVEN)),
+    ("filter by an operator", WrongType, lambda m: _filtered(m, SEVEN and SEVEN)),
     ("refresh a plain memory", Unsupported, lambda m: m.refresh()),
 ]
 
@@ -338,6 +358,10 @@ ENCODED_CALLS: list[tuple[str, type[MemstoreError], Call]] = [
     ("refresh bool", InvalidArgument, lambda m: m.refresh(True)),
     ("search too wide", WrongShape, lambda m: m.search(keys(width=4), 1)),
 ]
+
+
+def _filtered(memory: Memory, tree: Filter) -> Any:
+    return memory.search(keys(), 1, SearchOptions(filter=tree))
 
 
 def _search_with(memory: Memory, **options: Any) -> Any:

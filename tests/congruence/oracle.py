@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from memstore import NO_SLOT, Memory, MemoryConfig, SearchOptions
+from memstore import (
+    NO_SLOT,
+    And,
+    Compare,
+    Filter,
+    In,
+    Memory,
+    MemoryConfig,
+    Not,
+    Or,
+    SearchOptions,
+)
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -104,10 +116,18 @@ class Oracle:
         for slot in slots:
             del self.rows[slot]
 
-    def lookup(self, column: str, value: object, limit: int) -> tuple[list[int], bool]:
-        """The slots whose record holds the value, at most `limit`, and whether there are more."""
+    def lookup(
+        self, column: str, value: object, limit: int, first: int = 0
+    ) -> tuple[list[int], bool]:
+        """The slots whose record holds the value, from `first` on, at most `limit`, and whether
+        there are more."""
         found = [slot for slot in self.slots if _holds(self.rows[slot].record[column], value)]
+        found = [slot for slot in found if slot >= first]
         return found[:limit], len(found) > limit
+
+    def passing(self, tree: Filter) -> list[int]:
+        """The slots whose record passes."""
+        return [slot for slot in self.slots if passes(tree, self.rows[slot].record)]
 
     def keys(self, slots: Sequence[int]) -> Array:
         found = [self.rows[slot].key for slot in slots]
@@ -146,6 +166,32 @@ class EncodedOracle(Oracle):
 
 def _holds(held: object, value: object) -> bool:
     return value in held if isinstance(held, list) else held == value
+
+
+COMPARE = {
+    "==": _holds,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def passes(tree: Filter, record: Mapping[str, Any]) -> bool:
+    """Whether a record passes a filter."""
+    match tree:
+        case Compare(column, op, value):
+            return bool(COMPARE[op](record[column], value))
+        case In(column, values):
+            return any(_holds(record[column], value) for value in values)
+        case And(filters):
+            return all(passes(child, record) for child in filters)
+        case Or(filters):
+            return any(passes(child, record) for child in filters)
+        case Not(child):
+            return not passes(child, record)
+    raise TypeError(tree)
 
 
 def live_slots(memory: Memory) -> Slots:

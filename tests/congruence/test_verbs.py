@@ -22,13 +22,20 @@ from hypothesis.stateful import (
 import memstore
 from memstore import (
     NO_SLOT,
+    And,
+    Compare,
     EncodingConfig,
+    Filter,
+    In,
     IndexConfig,
     MemoryConfig,
+    Not,
     OptimizerConfig,
+    Or,
     SearchOptions,
     SearchResult,
 )
+from memstore.index import two_tier
 from memstore.memory import Array
 from tests.congruence.oracle import (
     EncodedOracle,
@@ -62,6 +69,33 @@ seeds = st.integers(0, 2**20)
 counts = st.integers(0, 24)
 ks = st.integers(1, 12)
 picks = st.lists(st.integers(0, 2**20), min_size=0, max_size=12)
+
+numbers = {"number": st.integers(-3, 4), "small": st.integers(-1, 3)}
+texts = st.sampled_from([*NAMES, "zz"])
+items = numbers | {"name": texts, "tags": texts, "marks": st.integers(-1, 3)}
+
+
+def trees(values: dict[str, Any]) -> st.SearchStrategy[Filter]:
+    """Filters over columns of which `values` draws values."""
+
+    def over(column: str) -> st.SearchStrategy[Filter]:
+        several = column in ("tags", "marks")
+        ops = st.sampled_from(["=="] if several else ["==", "!=", "<", "<=", ">", ">="])
+        some = st.lists(values[column], min_size=1, max_size=3).map(tuple)
+        return st.one_of(
+            st.builds(Compare, st.just(column), ops, values[column]),
+            st.builds(In, st.just(column), some),
+        )
+
+    def joined(child: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
+        some = st.lists(child, min_size=1, max_size=3).map(tuple)
+        return st.one_of(st.builds(And, some), st.builds(Or, some), st.builds(Not, child))
+
+    return st.recursive(st.sampled_from(list(values)).flatmap(over), joined, max_leaves=5)
+
+
+filters = trees(items)
+fact_filters = trees({"subject": st.integers(0, 5), "relation": st.integers(0, 3)})
 
 indexes = st.one_of(
     st.sampled_from([IndexConfig(kind="none"), IndexConfig(kind="exact")]),
@@ -227,6 +261,31 @@ class Verbs(RuleBasedStateMachine):
             if self.as_sealed and self.config.index_config.codec == "flat":
                 assert result.scores_QK.tolist() == [scores for _, scores in expected]
 
+    @precondition(lambda self: bool(self.config.records))
+    @rule(tree=filters, seed=seeds, k=ks, exact=st.booleans())
+    def search_filtered(self, tree: Filter, seed: int, k: int, exact: bool) -> None:
+        # So few rows pass that all of them are scored: exact, whatever the index.
+        queries_QD = self.keys(seed, 2)
+        exact = exact or self.config.index_config.kind == "none"
+        result = self.memory.search(queries_QD, k, SearchOptions(exact=exact, filter=tree))
+        slots = self.oracle.passing(tree)
+        scores_QN = inner_products(queries_QD, self.gathered(slots))
+        expected = [best(np.array(slots), scores_N, k) for scores_N in scores_QN]
+        assert result.slots_QK.tolist() == [slots for slots, _ in expected]
+        assert result.scores_QK.tolist() == [scores for _, scores in expected]
+        assert result.scored_Q.tolist() == [len(slots)] * 2
+
+    @precondition(lambda self: self.config.records and self.config.index_config.kind == "clustered")
+    @rule(tree=filters, seed=seeds, k=ks, probe=st.sampled_from([None, 1, EVERY_LIST]))
+    def search_filtered_lists(self, tree: Filter, seed: int, k: int, probe: int | None) -> None:
+        queries_QD = self.keys(seed, 3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(two_tier.TwoTierIndex, "scans", lambda *_: False)
+            result = self.memory.search(queries_QD, k, SearchOptions(probe=probe, filter=tree))
+        slots = self.oracle.passing(tree)
+        check_found(result, inner_products(queries_QD, self.gathered(slots)), slots, k)
+        assert result.counts_Q.tolist() == [min(k, len(slots))] * 3
+
     def gathered(self, slots: list[int]) -> Array:
         keys_ND = self.memory.gather(np.array(slots, int)).keys_BD
         assert keys_ND is not None
@@ -264,6 +323,26 @@ class Verbs(RuleBasedStateMachine):
         assert result.truncated_Q.tolist() == [more for _, more in expected]
         padded = [row[row != NO_SLOT].tolist() for row in result.padded(limit)]
         assert padded == [slots for slots, _ in expected]
+
+    @precondition(lambda self: bool(self.config.records))
+    @rule(
+        column=st.sampled_from(list(RECORDS)),
+        seed=seeds,
+        limit=st.integers(1, 4),
+        first=st.lists(st.integers(-1, 40), min_size=4, max_size=4),
+    )
+    def lookup_from(self, column: str, seed: int, limit: int, first: list[int]) -> None:
+        texts = RECORDS[column] in ("string", "list<string>")
+        asked = make_records(seed, 4)["name" if texts else "number"]
+        result = self.memory.lookup(column, asked, limit, first)
+        expected = [
+            ([], False) if start == NO_SLOT else self.oracle.lookup(column, value, limit, start)
+            for value, start in zip(asked, first, strict=True)
+        ]
+        found = np.split(result.slots, result.offsets[1:-1])
+        assert [slots.tolist() for slots in found] == [slots for slots, _ in expected]
+        after = [slots[-1] + 1 if more else NO_SLOT for slots, more in expected]
+        assert result.cursor.tolist() == after
 
     @rule(seed=seeds)
     def reopen(self, seed: int) -> None:
@@ -441,6 +520,16 @@ class EncodedVerbs(RuleBasedStateMachine):
         check_found(result, scores_QN, self.facts.slots, k)
         if probe == EVERY_LIST and self.config.index_config.codec == "flat":
             assert result.scores_QK.tolist() == self.facts.search(queries_QD, k)[1]
+
+    @rule(tree=fact_filters, seed=seeds, k=ks)
+    def search_filtered(self, tree: Filter, seed: int, k: int) -> None:
+        queries_QD = self.grid(seed, 2)
+        options = SearchOptions(exact=self.config.index_config.kind == "none", filter=tree)
+        result = self.memories["facts"].search(queries_QD, k, options)
+        slots = self.facts.passing(tree)
+        scores_QN = inner_products(queries_QD, self.facts.keys(slots))
+        expected = [best(np.array(slots), scores_N, k) for scores_N in scores_QN]
+        assert result.slots_QK.tolist() == [slots for slots, _ in expected]
 
     @rule(column=st.sampled_from(["subject", "object"]), limit=st.integers(1, 4))
     def lookup(self, column: str, limit: int) -> None:

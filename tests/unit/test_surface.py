@@ -10,16 +10,22 @@ import memstore
 
 def test_public_names() -> None:
     assert sorted(memstore.__all__) == [
+        "And",
         "Applied",
+        "Compare",
         "Description",
         "EncodingConfig",
+        "Filter",
+        "In",
         "IndexConfig",
         "LookupResult",
         "Memory",
         "MemoryConfig",
         "MemstoreError",
         "NO_SLOT",
+        "Not",
         "OptimizerConfig",
+        "Or",
         "Proposal",
         "Refreshed",
         "Rows",
@@ -27,6 +33,7 @@ def test_public_names() -> None:
         "SearchResult",
         "Store",
         "UsageConfig",
+        "field",
         "open",
     ]
     assert all(hasattr(memstore, name) for name in memstore.__all__)

@@ -1,0 +1,40 @@
+"""Passing: the rows that a search may propose, as a set that both tiers can test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore.memory import Slots
+
+SPARSE = 16
+"""Rows are kept as numbers too where at most one in SPARSE passes: half a byte a row."""
+
+
+@dataclass(frozen=True)
+class Passing:
+    """Rows by number. bits: a bit a row, the lowest first, set where it passes; count of them."""
+
+    bits: npt.NDArray[np.uint8]
+    count: int
+    sparse: Slots | None
+
+    @classmethod
+    def of(cls, mask_N: npt.NDArray[np.bool_]) -> Passing:
+        count = int(np.count_nonzero(mask_N))
+        sparse = np.flatnonzero(mask_N) if count * SPARSE <= len(mask_N) else None
+        return cls(np.packbits(mask_N, bitorder="little"), count, sparse)
+
+    def rows(self) -> Slots:
+        """The rows that pass, rising."""
+        if self.sparse is not None:
+            return self.sparse
+        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
+
+    def among(self, rows_R: Slots) -> Slots:
+        """Those of `rows_R`, all of them known here, that pass."""
+        bit_R = self.bits[rows_R >> 3] >> (rows_R & 7).astype(np.uint8)
+        found: Slots = rows_R[bit_R & 1 == 1]
+        return found
