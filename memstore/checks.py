@@ -107,6 +107,16 @@ def rate(value: Any) -> float:
     return float(value)
 
 
+def decay(lr: float, weight_decay: float) -> None:
+    """Raises `InvalidArgument` if decay would carry rows past zero, and further at each step."""
+    if lr * weight_decay > 1:
+        raise InvalidArgument(
+            "lr is too large for the weight decay",
+            got=f"lr {lr:g} with weight_decay {weight_decay:g}",
+            expected=f"lr ≤ {1 / weight_decay:g}",
+        )
+
+
 def step(grads_BX: Array | None, lr: float) -> None:
     """Raises `NotFinite` if gradients, summed and scaled, might throw a row beyond `LARGEST`."""
     if grads_BX is None or not grads_BX.size:

@@ -15,8 +15,12 @@ from memstore.errors import InvalidArgument
 DType = Literal["float32", "float64"]
 IndexKind = Literal["none", "exact", "clustered"]
 Codec = Literal["flat", "fp16", "sq8"]
-OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad"]
 UsageKind = Literal["last_step", "discounted"]
+OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "rowwise_adam", "adamw"]
+
+LEAST, MOST = 1e-20, 1e15
+"""Range of eps and of norms: their squares and quotients stay finite in float32, and where the
+square of a gradient vanishes there, a step is still no longer than lr."""
 
 COLUMN_TYPES: Mapping[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -46,6 +50,17 @@ def _at_least(name: str, value: object, least: float, *, whole: bool = True) -> 
         raise InvalidArgument(
             f"{name} is out of range", got=repr(value), expected=f"{kind} ≥ {least}"
         )
+
+
+def _within(name: str, value: object, least: float, most: float) -> None:
+    if not _is_number(value) or not least <= value <= most:  # type: ignore[operator]
+        raise InvalidArgument(
+            f"{name} is out of range", got=repr(value), expected=f"{least:g} to {most:g}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Config:
@@ -105,19 +120,56 @@ class OptimizerConfig(_Config):
     sgd:              x ← x − lr·g
     adagrad:          s ← s + g²;         x ← x − lr·g / (√s + eps)   (Duchi et al. 2011)
     rowwise_adagrad:  s ← s + mean(g²);   x ← x − lr·g / (√s + eps)   one number a row
+    adam:             m ← β₁m + (1 − β₁)g;   v ← β₂v + (1 − β₂)g²     (Kingma & Ba 2015)
+                      x ← x − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + eps)
+    rowwise_adam:     as adam, with v ← β₂v + (1 − β₂)·mean(g²)       one number v a row
+    adamw:            x ← (1 − lr·weight_decay)·x, then as adam       (Loshchilov & Hutter 2019)
 
-    `lr` is the default of an `update` that names none.
+    Only the rows that a call names are changed, decay included. A row that every call names goes
+    the way of `torch.optim` on the dense table. Where calls leave a row out, Adam here differs:
+    t counts the updates of that row, so that its first step has length lr in each element,
+    whenever it comes; `torch.optim.SparseAdam` counts the steps of the whole table instead, and
+    `torch.optim.Adam` also moves the rows whose gradient is zero, by what is left of their m.
+
+    lr: the default of an `update` that names none.
+    eps: 1e-20 to 1e15.  betas: β₁ and β₂ in [0, 1) with β₁² ≤ β₂, which bounds m/√v.
+    weight_decay: 0 to 1; g ← g + weight_decay·x after clipping, but for adamw; 0 is off.
+        No lr may exceed 1 / weight_decay.
+    clip_norm: largest norm of the gradient of a row, its equal slots summed; None or 0 is off.
+    max_norm: largest norm of a row after its step, to which it is scaled down; None or 0 is off.
+        Neither may lie outside 1e-20 to 1e15.
     """
 
     kind: OptimizerKind = "rowwise_adagrad"
     lr: float = 0.05
     eps: float = 1e-10
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         _one_of("optimizer kind", self.kind, OptimizerKind)
         _at_least("lr", self.lr, 0.0, whole=False)
-        # Below the smallest normal float32 a row that never moved would divide by zero.
-        _at_least("eps", self.eps, 1.2e-38, whole=False)
+        _within("eps", self.eps, LEAST, MOST)
+        object.__setattr__(self, "betas", _betas(self.betas))
+        _within("weight_decay", self.weight_decay, 0, 1)
+        for name in ("clip_norm", "max_norm"):
+            norm = getattr(self, name)
+            if norm is not None and not (_is_number(norm) and norm == 0):
+                _within(name, norm, LEAST, MOST)
+
+
+def _betas(value: object) -> tuple[float, float]:
+    pair = tuple(value) if isinstance(value, list | tuple) else ()
+    fits = len(pair) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in pair)
+    if not fits or pair[0] ** 2 > pair[1]:
+        raise InvalidArgument(
+            "betas are out of range",
+            got=repr(value),
+            expected="β₁ and β₂ in [0, 1) with β₁² ≤ β₂",
+        )
+    return float(pair[0]), float(pair[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,7 @@ class RoutedMemory:
             key_grads_BD = self._matrix("key_grads", key_grads, self._config.dim, len(slots_B))
         value_grads_BV = self._values(value_grads, len(slots_B), name="value_grads")
         rate = checks.rate(self._config.optimizer_config.lr if lr is None else lr)
+        checks.decay(rate, self._config.optimizer_config.weight_decay)
         for grads_BX in (key_grads_BD, value_grads_BV):
             checks.step(grads_BX, rate)
         changed, skipped = 0, 0

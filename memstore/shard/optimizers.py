@@ -1,33 +1,87 @@
-"""One optimizer step on the rows that a call names (rule: equal rows are summed, then stepped)."""
+"""One optimizer step on the rows that a call names (rule: equal rows are summed, then stepped).
+
+The state of a row is zeros until its first update, and is kept beside the table under names:
+
+| kind | state of a row of width D |
+|---|---|
+| sgd | none |
+| adagrad | sum `[D]`: of g² |
+| rowwise_adagrad | sum: of mean(g²) |
+| adam, adamw | mean `[D]` of g, square `[D]` of g², steps |
+| rowwise_adam | mean `[D]` of g, square of mean(g²), steps |
+
+All in the dtype of the table, but for steps: int64, how often this row was updated.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 
 from memstore.config import OptimizerConfig
 from memstore.kernels import step as kernels
+from memstore.kernels.group import group_equal
 from memstore.memory import Array, Slots
 
+LAYOUT: Mapping[str, Mapping[str, str]] = {
+    "sgd": {},
+    "adagrad": {"sum": "element"},
+    "rowwise_adagrad": {"sum": "row"},
+    "adam": {"mean": "element", "square": "element", "steps": "count"},
+    "adamw": {"mean": "element", "square": "element", "steps": "count"},
+    "rowwise_adam": {"mean": "element", "square": "row", "steps": "count"},
+}
+"""kind → name of a state → what there is one of: a number an element, a number a row, a count."""
 
-def state_width(config: OptimizerConfig, width: int) -> int:
-    """Numbers of state a row of `width` needs."""
-    return {"sgd": 0, "adagrad": width, "rowwise_adagrad": 1}[config.kind]
+KERNELS: Mapping[str, Callable[..., kernels.Lengths]] = {
+    "sgd": kernels.sgd,
+    "adagrad": kernels.adagrad,
+    "rowwise_adagrad": kernels.rowwise_adagrad,
+    "adam": kernels.adam,
+    "adamw": kernels.adam,
+    "rowwise_adam": kernels.rowwise_adam,
+}
+
+
+def new_state(config: OptimizerConfig, table_ND: Array) -> dict[str, Array]:
+    """The state of every row before its first update."""
+    # Zeros cost no memory before they are touched: the system maps a page on first use.
+    return {
+        name: np.zeros(
+            table_ND.shape if each == "element" else len(table_ND),
+            np.int64 if each == "count" else table_ND.dtype,
+        )
+        for name, each in LAYOUT[config.kind].items()
+    }
 
 
 def step(
     config: OptimizerConfig,
     table_ND: Array,
-    state_NW: Array,
+    state: Mapping[str, Array],
     rows_B: Slots,
     grads_BD: Array,
     lr: float,
-) -> tuple[Slots, npt.NDArray[np.float64]]:
+) -> tuple[Slots, kernels.Lengths]:
     """Steps rows in place; returns the distinct rows, rising, and the length of each step."""
-    rows_U, sums_UD = kernels.sum_equal(rows_B, grads_BD)
+    groups = group_equal(rows_B)
     # Typed numbers keep float32 maths in float32, as torch.optim has it.
-    rate, eps = table_ND.dtype.type(lr), table_ND.dtype.type(config.eps)
+    number = table_ND.dtype.type
+    decoupled = config.kind == "adamw"
+    limits = kernels.Limits(
+        clip=number(config.clip_norm or 0),
+        decay=number(0 if decoupled else config.weight_decay),
+        bound=number(config.max_norm or 0),
+    )
+    arrays = [state[name] for name in LAYOUT[config.kind]]
+    lr, rate, eps = float(lr), number(lr), number(config.eps)
+    rest: tuple[Any, ...] = (rate, eps)
     if config.kind == "sgd":
-        return rows_U, kernels.sgd(table_ND, rows_U, sums_UD, rate)
-    compiled = kernels.adagrad if config.kind == "adagrad" else kernels.rowwise_adagrad
-    return rows_U, compiled(table_ND, state_NW, rows_U, sums_UD, rate, eps)
+        rest = (rate,)
+    elif config.kind == "rowwise_adam":
+        rest = (lr, eps, config.betas)
+    elif config.kind in ("adam", "adamw"):
+        rest = (lr, eps, config.betas, number(1 - lr * config.weight_decay if decoupled else 1))
+    return groups.rows_U, KERNELS[config.kind](table_ND, *arrays, groups, grads_BD, limits, *rest)

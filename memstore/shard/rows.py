@@ -135,12 +135,13 @@ class RowTable:
         self.state = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         self.size, self.version = len(self.keys_ND), version
 
-    def _state(self, part: str, table_ND: Array) -> Array:
-        # Zeros cost no memory before they are touched: the system maps a page on first use.
-        if part not in self.state:
-            width = optimizers.state_width(self.config.optimizer_config, table_ND.shape[1])
-            self.state[part] = np.zeros((len(table_ND), width), table_ND.dtype)
-        return self.state[part]
+    def _state(self, part: str, table_ND: Array) -> dict[str, Array]:
+        """The optimizer state of the keys or the values, made on first use."""
+        names = optimizers.LAYOUT[self.config.optimizer_config.kind]
+        if any(f"{part}_{name}" not in self.state for name in names):
+            new = optimizers.new_state(self.config.optimizer_config, table_ND)
+            self.state |= {f"{part}_{name}": array for name, array in new.items()}
+        return {name: self.state[f"{part}_{name}"] for name in names}
 
     def _grow(self, size: int) -> None:
         if size > len(self.keys_ND):

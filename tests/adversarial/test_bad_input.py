@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ from memstore import (
     field,
     files,
 )
+from memstore.config import OptimizerKind
 from memstore.errors import (
     CorruptFile,
     InvalidArgument,
@@ -484,6 +486,33 @@ def test_a_step_out_of_float32_is_refused(tmp_path: Path) -> None:
         assert fingerprint(memory) == before
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_decay_past_zero_is_refused(tmp_path: Path, kind: Any) -> None:
+    with memstore.open(tmp_path) as store:
+        optimizer = OptimizerConfig(kind=kind, weight_decay=0.5)
+        memory = store.create("m", MemoryConfig(dim=3, index="none", optimizer=optimizer))
+        memory.append(keys())
+        before = fingerprint(memory)
+        with pytest.raises(InvalidArgument, match=r"lr ≤ 2"):
+            memory.update([0], keys(1), lr=2.5)
+        assert fingerprint(memory) == before
+        memory.update([0], keys(1), lr=2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", get_args(OptimizerKind))
+@pytest.mark.parametrize("size", [1e-45, 1e-25, 1e13])
+def test_rows_stay_finite_at_the_edges(tmp_path: Path, kind: Any, dtype: Any, size: float) -> None:
+    with memstore.open(tmp_path) as store:
+        optimizer = OptimizerConfig(kind=kind, eps=1e-20, clip_norm=1e14, max_norm=1e15)
+        memory = store.create("m", MemoryConfig(dim=3, dtype=dtype, optimizer=optimizer))
+        memory.append(keys())
+        for fill in (size, 0.0, -size, 1e-30):
+            memory.update([0, 0], keys(2, fill=fill), lr=0.1)
+        found = memory.search(keys(1), 1)
+        assert np.isfinite(found.scores_QK).all()
+
+
 SEARCH_HUGE = """
 import numpy as np
 from memstore import IndexConfig, MemoryConfig, SearchOptions
@@ -552,7 +581,7 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
         (MemoryConfig, {"dim": 3, "index": "flat"}),
         (MemoryConfig, {"dim": 3, "index": 7}),
         (MemoryConfig, {"dim": 3, "index": {"kind": "exact", "lists": 4}}),
-        (MemoryConfig, {"dim": 3, "optimizer": "adam"}),
+        (MemoryConfig, {"dim": 3, "optimizer": "adamax"}),
         (MemoryConfig, {"dim": 3, "records": {"a": "uint8"}}),
         (MemoryConfig, {"dim": 3, "records": {"a": "int64"}, "lookup": ["b"]}),
         (MemoryConfig, {"dim": 3, "records": {"a": "float32"}, "lookup": ["a"]}),
@@ -574,7 +603,7 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
         (IndexConfig, {"fresh_limit": 0}),
         pytest.param(IndexConfig, {"fresh_limit": None}),
         (IndexConfig, {"codec": "pq"}),
-        (OptimizerConfig, {"kind": "adam"}),
+        (OptimizerConfig, {"kind": "adamax"}),
         (OptimizerConfig, {"lr": -1.0}),
         (OptimizerConfig, {"lr": float("nan")}),
         pytest.param(OptimizerConfig, {"lr": float("inf")}),
@@ -582,6 +611,30 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
         pytest.param(OptimizerConfig, {"lr": None}),
         (OptimizerConfig, {"eps": -1.0}),
         pytest.param(OptimizerConfig, {"eps": float("inf")}),
+        (OptimizerConfig, {"eps": 0.0}),
+        (OptimizerConfig, {"eps": 1e300}),
+        (OptimizerConfig, {"betas": None}),
+        (OptimizerConfig, {"betas": 0.9}),
+        (OptimizerConfig, {"betas": "09"}),
+        (OptimizerConfig, {"betas": [0.9]}),
+        (OptimizerConfig, {"betas": [0.9, 0.99, 0.999]}),
+        (OptimizerConfig, {"betas": [0.9, 1.0]}),
+        (OptimizerConfig, {"betas": [-0.1, 0.9]}),
+        (OptimizerConfig, {"betas": [0.9, "0.999"]}),
+        (OptimizerConfig, {"betas": [float("nan"), 0.999]}),
+        (OptimizerConfig, {"betas": [0.999, 0.9]}),
+        (OptimizerConfig, {"weight_decay": -0.1}),
+        (OptimizerConfig, {"weight_decay": 1.1}),
+        (OptimizerConfig, {"weight_decay": float("nan")}),
+        (OptimizerConfig, {"weight_decay": True}),
+        pytest.param(OptimizerConfig, {"weight_decay": None}),
+        (OptimizerConfig, {"clip_norm": -1.0}),
+        (OptimizerConfig, {"clip_norm": float("inf")}),
+        (OptimizerConfig, {"clip_norm": 1e-30}),
+        (OptimizerConfig, {"clip_norm": False}),
+        (OptimizerConfig, {"max_norm": -1.0}),
+        (OptimizerConfig, {"max_norm": float("nan")}),
+        (OptimizerConfig, {"max_norm": "1"}),
         (OptimizerConfig, {"momentum": 0.9}),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
@@ -589,6 +642,12 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
 def test_a_bad_configuration_is_refused(cls: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         cls.from_dict(wrong)
+
+
+def test_an_optimizer_survives_json() -> None:
+    config = OptimizerConfig(kind="adamw", betas=(0.5, 0.9), clip_norm=1.0, weight_decay=0.1)
+    assert OptimizerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert hash(config) == hash(OptimizerConfig.from_dict(config.to_dict()))
 
 
 @pytest.mark.parametrize(
@@ -845,8 +904,8 @@ DATA = [
     "travel.npy",
     "priority.npy",
     "generation.npy",
-    "state_key.npy",
-    "state_value.npy",
+    "state_key_sum.npy",
+    "state_value_sum.npy",
     "records.arrow",
     "encoded_at.npz",
     MANIFEST,

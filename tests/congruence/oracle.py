@@ -18,6 +18,7 @@ from memstore import (
     Memory,
     MemoryConfig,
     Not,
+    OptimizerConfig,
     Or,
     SearchOptions,
 )
@@ -46,12 +47,48 @@ def best(slots_N: Slots, scores_N: Array, k: int) -> tuple[list[int], list[float
     return [int(slot) for _, slot in pairs], [float(-score) for score, _ in pairs]
 
 
+def stepped(
+    config: OptimizerConfig, row_D: Array, state: dict[str, Any], grad_D: Array, lr: float
+) -> Array:
+    """The row after one step of the optimizer; `state`, empty at first, is brought up to date."""
+    kind, number = config.kind, row_D.dtype.type
+    norm = float(np.linalg.norm(grad_D))
+    if config.clip_norm and norm > config.clip_norm:
+        grad_D = grad_D * number(config.clip_norm / norm)
+    if config.weight_decay and kind == "adamw":
+        row_D = row_D * number(1 - lr * config.weight_decay)
+    elif config.weight_decay:
+        grad_D = grad_D + number(config.weight_decay) * row_D
+    square = grad_D * grad_D
+    if kind.startswith("rowwise"):
+        square = np.mean(square, keepdims=True)
+    if kind == "sgd":
+        row_D = row_D - number(lr) * grad_D
+    elif kind.endswith("adagrad"):
+        state["sum"] = state.get("sum", 0) + square
+        row_D = row_D - number(lr) * grad_D / (np.sqrt(state["sum"]) + number(config.eps))
+    else:
+        beta1, beta2 = config.betas
+        steps = state["steps"] = state.get("steps", 0) + 1
+        state["mean"] = number(beta1) * state.get("mean", number(0)) + number(1 - beta1) * grad_D
+        state["square"] = (
+            number(beta2) * state.get("square", number(0)) + number(1 - beta2) * square
+        )
+        mean = state["mean"] / number(1 - beta1**steps)
+        root = np.sqrt(state["square"] / number(1 - beta2**steps))
+        row_D = row_D - number(lr) * mean / (root + number(config.eps))
+    norm = float(np.linalg.norm(row_D))
+    if config.max_norm and norm > config.max_norm:
+        row_D = row_D * number(config.max_norm / norm)
+    return row_D
+
+
 @dataclass
 class Row:
     key: Array
     value: Array | None
     record: dict[str, Any]
-    state: dict[str, Array] = field(default_factory=dict)
+    state: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Oracle:
@@ -103,14 +140,9 @@ class Oracle:
         return len(set(slots))
 
     def _step(self, row: Row, part: str, grad: Array, lr: float) -> None:
-        kind, eps = self.config.optimizer_config.kind, self.config.optimizer_config.eps
-        before = getattr(row, part)
-        if kind == "sgd":
-            setattr(row, part, before - before.dtype.type(lr) * grad)
-            return
-        square = grad * grad if kind == "adagrad" else np.mean(grad * grad, keepdims=True)
-        row.state[part] = row.state.get(part, 0) + square
-        setattr(row, part, before - before.dtype.type(lr) * grad / (np.sqrt(row.state[part]) + eps))
+        state = row.state.setdefault(part, {})
+        config = self.config.optimizer_config
+        setattr(row, part, stepped(config, getattr(row, part), state, grad, lr))
 
     def erase(self, slots: Sequence[int]) -> None:
         for slot in slots:

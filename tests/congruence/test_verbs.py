@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from memstore import (
     SearchOptions,
     SearchResult,
 )
+from memstore.config import OptimizerKind
 from memstore.index import two_tier
 from memstore.memory import Array
 from tests.congruence.oracle import (
@@ -108,8 +109,20 @@ indexes = st.one_of(
         fresh_limit=st.sampled_from([4, 16]),
     ),
 )
-optimizers = st.builds(
-    OptimizerConfig, kind=st.sampled_from(["sgd", "adagrad", "rowwise_adagrad"]), lr=st.just(0.25)
+kinds = st.sampled_from(get_args(OptimizerKind))
+optimizers = st.one_of(
+    st.builds(OptimizerConfig, kind=kinds, lr=st.just(0.25)),
+    st.builds(
+        OptimizerConfig,
+        kind=kinds,
+        lr=st.just(0.25),
+        # A gradient that decay alone makes may be a rounding error, which a small eps magnifies.
+        eps=st.just(0.01),
+        betas=st.sampled_from([(0.9, 0.999), (0.5, 0.5), (0.0, 0.0)]),
+        weight_decay=st.sampled_from([0.0, 0.1]),
+        clip_norm=st.sampled_from([None, 1.0]),
+        max_norm=st.sampled_from([None, 2.0]),
+    ),
 )
 configs = st.builds(
     MemoryConfig,
