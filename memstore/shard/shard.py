@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.index import exact
-from memstore.index.two_tier import TwoTierIndex
+from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.score import score_rows
-from memstore.kernels.topk import drop_repeats, top_k
+from memstore.kernels.select import best_rows
+from memstore.kernels.topk import top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable
@@ -45,7 +46,7 @@ class Shard:
         self.number = number
         self.rows = RowTable(config)
         self.records = RecordHeap(config.schema, config.lookup)
-        self.index = TwoTierIndex(config.index_config, seed=number)
+        self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._writer = threading.RLock()
         self._table = threading.RLock()
 
@@ -92,15 +93,14 @@ class Shard:
             version = self.index.version
             live_R = self.rows.live_rows() if every_row else version.fresh_F
             keys_ND = self.rows.keys_ND[: self.rows.size]
+            row_version = self.rows.version
         if every_row:
             whole = len(live_R) == len(keys_ND)
             rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), len(live_R))
         else:
-            rows_QC, tier_QC = self.index.propose(version, queries_QD, keys_ND, k, options.probe)
-            rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
-            scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
+            return self._search_tiers(version, queries_QD, keys_ND, row_version, k, options)
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         with self._table:
             gone_QC = ~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)
@@ -108,6 +108,33 @@ class Shard:
             score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
             row_version = self.rows.version
         rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
+        return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
+
+    def _search_tiers(
+        self,
+        version: Version,
+        queries_QD: Array,
+        keys_ND: Array,
+        row_version: int,
+        k: int,
+        options: SearchOptions,
+    ) -> ShardResult:
+        fresh = self.index.fresh(version, keys_ND, row_version)
+        near_QF = queries_QD @ fresh.keys_FD.T
+        slack_Q = fresh.longest * exact.error(queries_QD)
+        sealed_QC = self.index.propose(version, queries_QD, k, options)
+        with self._table:
+            rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
+                queries_QD,
+                self.rows.keys_ND,
+                self.rows.alive_N[: self.rows.size],
+                sealed_QC,
+                version.fresh_F,
+                near_QF,
+                slack_Q,
+                k,
+            )
+            row_version = self.rows.version
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
@@ -147,6 +174,9 @@ class Shard:
     def describe(self) -> ShardDescription:
         with self._table:
             version, live = self.index.version, self.rows.live
+            book = version.codebook
+            probe = 0 if book is None else min(self.index.probe(book), book.clusters)
+            recall = None if book is None else book.recall
             return ShardDescription(
                 rows=live,
                 erased=self.rows.size - live,
@@ -155,10 +185,15 @@ class Shard:
                 sealed=version.sealed,
                 fresh=len(version.fresh_F),
                 segments=len(version.segments),
-                clusters=0 if version.codebook is None else version.codebook.clusters,
+                clusters=0 if book is None else book.clusters,
                 row_bytes=self.rows.bytes,
                 index_bytes=self.index.bytes,
                 record_bytes=self.records.bytes,
+                alpha=0.0 if book is None else book.reduction.alpha,
+                reach=0.0 if book is None else book.reduction.reach,
+                probe=probe,
+                recall=None if recall is None else recall.at(probe),
+                recall_asked=recall is not None and recall.asked,
             )
 
     def _keys(self, rows_R: Slots) -> Array:
