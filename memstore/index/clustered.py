@@ -40,13 +40,14 @@ class Recall:
     """Recall@10 by probe, measured on queries against exact search of the same rows.
 
     probes_P: rising.  recalls_P, errors_P: mean over the queries and its standard error.
-    asked: whether the queries were real ones, and not rows jittered.
+    asked: whether the queries were real ones, and not rows jittered.  rows: how many there were.
     """
 
     probes_P: Slots
     recalls_P: Array
     errors_P: Array
     asked: bool
+    rows: int
 
     def probe(self, target: float, clusters: int) -> int:
         """The fewest lists that reach the target, a standard error kept in hand.

@@ -79,12 +79,14 @@ class Truth:
     """Queries and their K rows of highest inner product among all; `NO_SLOT` where there are fewer.
 
     asked: whether the queries were real ones.  longest: the largest ‖x‖ of all rows.
+    count: how many rows there were.
     """
 
     queries_QD: Array
     rows_QK: Slots
     longest: float
     asked: bool
+    count: int
 
 
 def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
@@ -103,7 +105,7 @@ def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
         best_QK = np.argsort(-scores_QC, axis=1, kind="stable")[:, :K]
         scores_QK = np.take_along_axis(scores_QC, best_QK, 1)
         rows_QK = np.take_along_axis(rows_QC, best_QK, 1)
-    return Truth(queries_QD, rows_QK, longest, asked)
+    return Truth(queries_QD, rows_QK, longest, asked, len(rows_R))
 
 
 def choose(
@@ -187,7 +189,8 @@ def measure(
         errors.append(float(recall_Q.std() / np.sqrt(len(recall_Q))))
         far = probe >= codebook.clusters or probe >= max(codebook.clusters / WIDEST, 32)
         if far or recalls[-1] - errors[-1] >= NEARLY_ALL:
-            return Recall(np.array(probes), np.array(recalls), np.array(errors), known.asked)
+            table = (np.array(probes), np.array(recalls), np.array(errors))
+            return Recall(*table, known.asked, known.count)
         probe *= 2
 
 

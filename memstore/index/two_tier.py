@@ -23,6 +23,9 @@ from memstore.memory import Array, SearchOptions, Slots
 GROWTH = 4
 """A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
 
+MEASURED_GROWTH = 1.5
+"""Recall measured on n rows is measured again when there are so many times n."""
+
 MAX_SEGMENTS = 4
 """Segments a query visits; beyond it the youngest are merged."""
 
@@ -134,7 +137,7 @@ class TwoTierIndex:
         if sum(s.beyond for s in segments) > MOST_BEYOND * copies:
             self.rebuild(read, live_R)
             return
-        if codebook.recall is not None and self._recent.enough() and not codebook.recall.asked:
+        if self._outdated(codebook.recall, len(live_R)):
             known = tuning.truth(read, live_R, self._recent, self.seed)
             codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
         self.version = Version(version.number + 1, codebook, segments, rows_R[:0])
@@ -183,6 +186,7 @@ class TwoTierIndex:
         if codebook.recall is not None:
             recall = codebook.recall
             arrays |= {"probes": recall.probes_P, "asked": np.array(recall.asked)}
+            arrays["measured_rows"] = np.array(recall.rows)
             arrays |= {"recalls": recall.recalls_P, "errors": recall.errors_P}
         faiss.write_index(codebook.empty, str(folder / "codebook.faiss"))
         names = ["codebook.faiss", "tiers.npz"]
@@ -214,7 +218,11 @@ class TwoTierIndex:
             recall = None
             if "probes" in tiers:
                 recall = clustered.Recall(
-                    tiers["probes"], tiers["recalls"], tiers["errors"], bool(tiers["asked"])
+                    tiers["probes"],
+                    tiers["recalls"],
+                    tiers["errors"],
+                    bool(tiers["asked"]),
+                    int(tiers["measured_rows"]),
                 )
             codebook = clustered.Codebook(
                 empty,
@@ -225,6 +233,12 @@ class TwoTierIndex:
                 recall,
             )
             self.version = Version(number, codebook, segments, tiers["fresh"])
+
+    def _outdated(self, recall: clustered.Recall | None, rows: int) -> bool:
+        """Whether recall is worth measuring again: more rows, or real queries at last."""
+        if recall is None:
+            return True
+        return rows > MEASURED_GROWTH * recall.rows or (self._recent.enough() and not recall.asked)
 
     def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
         segments = tuple(segment.without(rows_B) for segment in self.version.segments)

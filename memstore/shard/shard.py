@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -119,10 +119,15 @@ class Shard:
         k: int,
         options: SearchOptions,
     ) -> ShardResult:
+        sealed_QC, fresh_F = self.index.propose(version, queries_QD, k, options), version.fresh_F
+        if len(fresh_F) > exact.BLOCK_ROWS:
+            # Their scores are too many to lay out: they are proposed block by block.
+            found_QC = exact.propose(queries_QD, keys_ND, fresh_F, k)
+            sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
+            version = replace(version, fresh_F=fresh_F[:0])
         fresh = self.index.fresh(version, keys_ND, row_version)
         near_QF = queries_QD @ fresh.keys_FD.T
         slack_Q = fresh.longest * exact.error(queries_QD)
-        sealed_QC = self.index.propose(version, queries_QD, k, options)
         with self._table:
             rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
                 queries_QD,
@@ -135,6 +140,8 @@ class Shard:
                 k,
             )
             row_version = self.rows.version
+        if version.fresh_F is not fresh_F:
+            tier_QK[np.isin(rows_QK, fresh_F)] = Proposal.FRESH
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:

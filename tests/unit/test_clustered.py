@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
-from memstore.index import clustered, tuning
+from memstore.index import clustered, exact, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.clustered import Recall
 from memstore.index.reductions import Reduction, Terms, lengths
@@ -106,7 +106,7 @@ def _tree_of(centroids: Array) -> tuple[Array, faiss.IndexFlatIP, tuple[Slots, .
 
 
 def test_recall_finds_the_probe_of_a_target() -> None:
-    recall = Recall(np.array([1, 2, 4]), np.array([0.5, 0.7, 0.9]), np.zeros(3), True)
+    recall = Recall(np.array([1, 2, 4]), np.array([0.5, 0.7, 0.9]), np.zeros(3), True, 9)
     assert [recall.probe(t, 99) for t in (0.4, 0.5, 0.6, 0.7, 0.9, 0.95)] == [1, 1, 2, 2, 4, 99]
     assert recall.at(2) == 0.7
 
@@ -220,3 +220,20 @@ def test_recent_queries_replace_the_oldest() -> None:
         recent.saw(np.arange(start, start + 8, dtype=np.float32)[:, None])
     assert recent.enough()
     assert sorted(recent.take().ravel().tolist()) == list(range(8, tuning.QUERIES + 8))
+
+
+def test_fresh_rows_too_many_to_lay_out_are_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, queries = mixture(3_000, 20, width=16)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=2_000)))
+        memory.append(keys[:2_500])
+        memory.append(keys[2_500:])
+        laid_out = memory.search(queries, 10)
+        monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
+        blocked = memory.search(queries, 10)
+        assert blocked.slots_QK.tolist() == laid_out.slots_QK.tolist()
+        assert blocked.scores_QK.tolist() == laid_out.scores_QK.tolist()
+        assert blocked.proposal_QK.tolist() == laid_out.proposal_QK.tolist()
+        assert set(np.unique(blocked.proposal_QK)) == {1, 2}
