@@ -63,6 +63,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def check_recall_target(value: object, probe: int | None) -> None:
+    """Raises `InvalidArgument` unless 0 < value ≤ 1 and there is no probe beside it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0.0 < float(value) <= 1.0):  # type: ignore[arg-type]
+        raise InvalidArgument(
+            "recall_target is out of range", got=repr(value), expected="above 0, at most 1"
+        )
+    if probe is not None:
+        raise InvalidArgument(
+            "recall_target and probe contradict each other",
+            got=f"recall_target={value}, probe={probe}",
+            hint="recall_target finds the probe; leave one of them out",
+        )
+
+
 class _Config:
     """Turns a frozen dataclass into plain JSON values and back."""
 
@@ -91,7 +106,10 @@ class IndexConfig(_Config):
     kind: `none` (an embedding table: only `SearchOptions(exact=True)` searches it),
         `exact` (every row is scored), `clustered` (inverted lists over k-means clusters).
     clusters: lists of a clustered index; None chooses about 2·√rows, a power of two.
-    probe: lists visited for a query unless the search says otherwise.
+    recall_target: recall@10 that a search reaches on average, above 0, at most 1; the index tunes
+        itself on a sample of rows and of recent queries to reach it. None takes 0.95, unless
+        `probe` is given.
+    probe: lists visited for a query instead, and nothing is tuned: rows are clustered plainly.
     codec: what a list holds of a row. Scores never come from it: candidates are scored again
         from the rows, so `sq8` (a byte a dimension) costs little recall.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
@@ -100,7 +118,8 @@ class IndexConfig(_Config):
 
     kind: IndexKind = "clustered"
     clusters: int | None = None
-    probe: int = 32
+    recall_target: float | None = None
+    probe: int | None = None
     codec: Codec = "sq8"
     fresh_limit: int = 8_192
 
@@ -109,7 +128,12 @@ class IndexConfig(_Config):
         _one_of("index codec", self.codec, Codec)
         if self.clusters is not None:
             _at_least("clusters", self.clusters, 1)
-        _at_least("probe", self.probe, 1)
+        if self.probe is not None:
+            _at_least("probe", self.probe, 1)
+        elif self.recall_target is None:
+            object.__setattr__(self, "recall_target", 0.95)
+        if self.recall_target is not None:
+            check_recall_target(self.recall_target, self.probe)
         _at_least("fresh_limit", self.fresh_limit, 1)
 
 

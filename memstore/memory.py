@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from memstore.config import MemoryConfig
+from memstore.config import MemoryConfig, check_recall_target
 from memstore.errors import InvalidArgument, WrongType
 from memstore.filters import Filter
 
@@ -43,6 +43,7 @@ class SearchOptions:
     """Options of one search.
 
     probe: lists of the clustered index visited for a query; None takes the memory's own.
+    recall_target: visit as many as reach this recall@10 on average, as the index measured it.
     exact: score every row; the only way to search a memory with `index="none"`.
     filter: find only rows whose record passes, as the records are now. Where few pass they are
         all scored, so the answer is exact; else the index proposes among those that pass, and
@@ -52,6 +53,7 @@ class SearchOptions:
     probe: int | None = None
     exact: bool = False
     filter: Filter | None = None
+    recall_target: float | None = None
 
     def __post_init__(self) -> None:
         probe: object = self.probe
@@ -71,6 +73,14 @@ class SearchOptions:
                 got=type(allowed).__name__,
                 hint="build it by memstore.field(…), or by memstore.filters.from_dict",
             )
+        if self.recall_target is not None:
+            check_recall_target(self.recall_target, self.probe)
+            if self.exact:
+                raise InvalidArgument(
+                    "exact and recall_target contradict each other",
+                    got=f"exact=True, recall_target={self.recall_target}",
+                    hint="an exact search finds every row; leave recall_target out",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +167,12 @@ class Refreshed:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardDescription:
-    """The state of one shard; sizes in bytes, versions as in `SearchResult`."""
+    """The state of one shard; sizes in bytes, versions as in `SearchResult`.
+
+    alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
+    search visits unless told otherwise.  recall: recall@10 measured with it when the index was
+    built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
+    """
 
     rows: int
     erased: int
@@ -170,6 +185,11 @@ class ShardDescription:
     row_bytes: int
     index_bytes: int
     record_bytes: int
+    alpha: float = 0.0
+    reach: float = 0.0
+    probe: int = 0
+    recall: float | None = None
+    recall_asked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -442,6 +442,10 @@ class RoutedMemory:
 
     def _merge(self, found: list[ShardResult], k: int) -> SearchResult:
         count = len(self.shards)
+        if count == 1:
+            # Its rows are the slots, and the best of them already.
+            only = found[0]
+            return self._result((only.rows_QK, only.scores_QK, only.proposal_QK), found)
         slots = [
             np.where(part.rows_QK == NO_SLOT, NO_SLOT, part.rows_QK * count + s)
             for s, part in enumerate(found)
@@ -454,7 +458,11 @@ class RoutedMemory:
                 [part.proposal_QK for part in found],
             )
         )
-        slots_QK, scores_QK, proposal_QK = top_k(slots_QC, scores_QC, k, proposal_QC)
+        return self._result(top_k(slots_QC, scores_QC, k, proposal_QC), found)
+
+    @staticmethod
+    def _result(merged: tuple[Array, ...], found: list[ShardResult]) -> SearchResult:
+        slots_QK, scores_QK, proposal_QK = merged
         return SearchResult(
             slots_QK=slots_QK,
             scores_QK=scores_QK,

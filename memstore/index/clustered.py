@@ -1,20 +1,25 @@
 """Clustered index: inverted lists over k-means clusters, through faiss.
 
 The sealed tier is a list of immutable segments that share one codebook, so a query is assigned
-to its clusters once for all of them.
+to its clusters once for all of them. Rows are clustered as P(x) of a reduction and kept as they
+are: since Q(q) = [q, 0], a query needs only the first D columns of the centroids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
+from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.passing import Passing
+from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
-from memstore.memory import Array, Slots
+from memstore.kernels.select import best_columns
+from memstore.memory import NO_SLOT, Array, Slots
 
 ROWS_PER_CLUSTER = 48
 """Sample rows a cluster is trained on; faiss itself asks for at least 39."""
@@ -22,20 +27,72 @@ ROWS_PER_CLUSTER = 48
 ROUNDS, WARM_ROUNDS = 8, 3
 """Rounds of k-means from nothing, and from the centroids of the codebook before."""
 
+BLOCK_ROWS = 65_536
+"""Rows assigned and encoded at a time."""
+
+PLAIN = Reduction()
+
+Reader = Callable[[Slots], Array]
+"""Gives the keys of rows."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall@10 by probe, measured on queries against exact search of the same rows.
+
+    probes_P: rising.  recalls_P, errors_P: mean over the queries and its standard error.
+    asked: whether the queries were real ones, and not rows jittered.  rows: how many there were.
+    """
+
+    probes_P: Slots
+    recalls_P: Array
+    errors_P: Array
+    asked: bool
+    rows: int
+
+    def probe(self, target: float, clusters: int) -> int:
+        """The fewest lists that reach the target, a standard error kept in hand.
+
+        Between two measured probes recall is taken to rise with the logarithm of the probe.
+        Beyond the last measured one, every list.
+        """
+        sure_P = np.maximum.accumulate(self.recalls_P - self.errors_P)
+        at = int(np.searchsorted(sure_P, target))
+        if at == len(sure_P):
+            return clusters
+        if at == 0:
+            return int(self.probes_P[0])
+        low, high = np.log(self.probes_P[at - 1 : at + 1])
+        share = (target - sure_P[at - 1]) / (sure_P[at] - sure_P[at - 1])
+        return int(np.ceil(np.exp(low + share * (high - low)) - 1e-9))
+
+    def at(self, probe: int) -> float:
+        """The recall of a probe, read off the same line."""
+        return float(np.interp(np.log(probe), np.log(self.probes_P), self.recalls_P))
+
 
 @dataclass(frozen=True)
 class Codebook:
     """Unit centroids of spherical k-means and a trained codec, held by a segment without rows.
 
     rows: how many rows it was trained to serve; with many more a new codebook pays.
+    centroids_CE float32: in the space of the reduction, for rows; `empty` has its first D
+    columns, for queries.  recall: None before it was measured.
     """
 
     empty: faiss.IndexIVF
     rows: int
+    centroids_CE: Array
+    reduction: Reduction
+    assign: Flat | Tree
+    recall: Recall | None = None
 
     @property
     def clusters(self) -> int:
-        return int(self.empty.nlist)
+        return len(self.centroids_CE)
+
+    def with_recall(self, recall: Recall) -> Codebook:
+        return replace(self, recall=recall)
 
 
 def choose_clusters(rows: int) -> int:
@@ -43,38 +100,67 @@ def choose_clusters(rows: int) -> int:
     return int(2 ** round(np.log2(max(2.0 * np.sqrt(rows), 1.0))))
 
 
-def train(
-    config: IndexConfig, sample_RD: Array, rows: int, seed: int, old: Codebook | None = None
-) -> Codebook:
-    """Trains a codebook for `rows` rows on a sample of them, float32 `[R, D]`.
-
-    An old codebook of as many clusters is a start near the goal, and needs fewer rounds.
-    """
-    clusters = min(config.clusters or choose_clusters(rows), len(sample_RD))
-    width = sample_RD.shape[1]
-    start = None
-    if old is not None and old.clusters == clusters:
-        start = old.empty.quantizer.reconstruct_n(0, clusters)
+def k_means(mapped_RE: Array, clusters: int, rounds: int, seed: int, start: Array | None) -> Array:
+    """Spherical k-means; centroids float32 `[C, E]`, of unit length."""
     kmeans = faiss.Kmeans(
-        width,
+        mapped_RE.shape[1],
         clusters,
-        niter=ROUNDS if start is None else WARM_ROUNDS,
+        niter=rounds,
         spherical=True,
         seed=seed,
         max_points_per_centroid=ROWS_PER_CLUSTER,
         min_points_per_centroid=1,
     )
-    kmeans.train(sample_RD, init_centroids=start)
-    quantizer = faiss.IndexFlatIP(width)
-    quantizer.add(kmeans.centroids)
-    empty = _empty(config, quantizer, width)
+    kmeans.train(mapped_RE, init_centroids=start)
+    return kmeans.centroids  # type: ignore[no-any-return]
+
+
+def train(
+    config: IndexConfig,
+    sample_RD: Array,
+    rows: int,
+    seed: int,
+    reduction: Reduction = PLAIN,
+    clusters: int | None = None,
+    old: Codebook | None = None,
+) -> Codebook:
+    """Trains a codebook for `rows` rows on a sample of them, float32 `[R, D]`.
+
+    An old codebook of as many clusters is a start near the goal, and needs fewer rounds.
+    """
+    clusters = min(clusters or config.clusters or choose_clusters(rows), len(sample_RD))
+    warm = old is not None and old.clusters == clusters and old.reduction.alpha == reduction.alpha
+    start = old.centroids_CE if warm and old is not None else None
+    rounds = WARM_ROUNDS if warm else ROUNDS
+    centroids_CE = k_means(reduction.rows(sample_RD), clusters, rounds, seed, start)
+    quantizer = faiss.IndexFlatIP(sample_RD.shape[1])
+    quantizer.add(np.ascontiguousarray(centroids_CE[:, :-1]))
+    empty = _empty(config, quantizer, sample_RD.shape[1])
     empty.train(sample_RD)
-    return Codebook(empty, rows)
+    return Codebook(empty, rows, centroids_CE, reduction, assigner(centroids_CE, seed))
 
 
-def sample_size(config: IndexConfig, rows: int) -> int:
-    """Rows that `train` wants to see for a memory of `rows` rows."""
-    return min(rows, ROWS_PER_CLUSTER * (config.clusters or choose_clusters(rows)))
+def sample_size(rows: int, clusters: int) -> int:
+    """Rows that `train` wants to see."""
+    return min(rows, ROWS_PER_CLUSTER * clusters)
+
+
+def seal(codebook: Codebook, read: Reader, rows_R: Slots) -> Segment:
+    """Encodes rows into the lists of their clusters."""
+    lists = faiss.clone_index(codebook.empty)
+    beyond = 0
+    for rows_B, keys_BD in blocks(read, rows_R):
+        lists_B = codebook.assign(codebook.reduction.rows(keys_BD))
+        beyond += codebook.reduction.beyond(keys_BD)
+        Segment.add(lists, keys_BD, rows_B, lists_B)
+    return Segment.over(lists, rows_R, beyond)
+
+
+def blocks(read: Reader, rows_R: Slots) -> Iterator[tuple[Slots, Array]]:
+    """Reads rows a block at a time: their numbers, and their keys as float32."""
+    for start in range(0, len(rows_R), BLOCK_ROWS):
+        rows_B = np.ascontiguousarray(rows_R[start : start + BLOCK_ROWS])
+        yield rows_B, np.ascontiguousarray(read(rows_B), np.float32)
 
 
 def merge(segments: tuple[Segment, ...], most: int) -> tuple[Segment, ...]:
@@ -88,16 +174,18 @@ def propose(
     codebook: Codebook,
     segments: tuple[Segment, ...],
     queries_QD: Array,
-    *,
-    count: int,
+    k: int,
     probe: int,
     passing: Passing | None = None,
 ) -> Slots:
-    """Proposes up to `count` rows a segment for each query, int64 `[Q, C]`, `NO_SLOT` padded."""
+    """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
+    # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
+    count = k + k // 2 + 8
     probe = min(probe, codebook.clusters)
-    scores_QP, lists_QP = codebook.empty.quantizer.search(queries_QD, probe)
-    found = [s.search(queries_QD, count, lists_QP, scores_QP, probe, passing) for s in segments]
-    return np.concatenate(found, axis=1)
+    lists_QP, scores_QP = best_columns(queries_QD @ codebook.centroids_CE[:, :-1].T, probe)
+    found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
+    empty_Q0 = np.full((len(queries_QD), 0), NO_SLOT, np.int64)
+    return np.concatenate([empty_Q0, *found], axis=1)
 
 
 def _empty(config: IndexConfig, quantizer: faiss.IndexFlatIP, width: int) -> faiss.IndexIVF:

@@ -20,8 +20,7 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     rows_R: the rows to score, rising, or None for all of keys_ND.
     """
     count = len(keys_ND) if rows_R is None else len(rows_R)
-    unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
-    error_Q = 2.0 * unit / (1.0 - unit) * np.linalg.norm(queries_QD, axis=1)
+    error_Q = error(queries_QD)
     zero_Q = ~queries_QD.any(axis=1)
     largest = 0.0
     best_QK = np.full((len(queries_QD), min(k, count)), -np.inf, queries_QD.dtype)
@@ -50,6 +49,13 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     kept = np.concatenate(scores) >= floor_Q[query]
     order = np.argsort(query[kept], kind="stable")
     return _padded(query[kept][order], row[kept][order], len(queries_QD), NO_SLOT)
+
+
+def error(queries_QD: Array) -> Array:
+    """How far two orders of summation can be apart on rows of length 1: 2·γ·‖q‖, `[Q]`."""
+    unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
+    bound_Q: Array = 2.0 * unit / (1.0 - unit) * np.linalg.norm(queries_QD, axis=1)
+    return bound_Q
 
 
 def _best(scores_QR: Array, k: int) -> Array:

@@ -13,6 +13,9 @@ from memstore.memory import Array, Slots
 
 Bits = npt.NDArray[np.uint8]
 
+FEW = 10
+"""While fewer than one row in so many is stale, what was found is looked through for them."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -20,20 +23,26 @@ class Segment:
 
     valid: a bit a row number, set where this copy may be proposed. A row that was rewritten or
     erased since has none; nor has it where a younger segment holds it. stale: how many lost it.
+    beyond: how many rows were longer than the reach of the reduction.
     """
 
     lists: faiss.IndexIVF
     valid: Bits
     stale: int = 0
+    beyond: int = 0
+
+    @staticmethod
+    def add(lists: faiss.IndexIVF, keys_RD: Array, rows_R: Slots, lists_R: Slots) -> None:
+        """Encodes rows, float32 `[R, D]`, under their numbers into the lists named."""
+        pointer = faiss.swig_ptr
+        lists.add_core(len(keys_RD), pointer(keys_RD), pointer(rows_R), pointer(lists_R), None)
 
     @classmethod
-    def seal(cls, empty: faiss.IndexIVF, keys_RD: Array, rows_R: Slots) -> Segment:
-        """Encodes rows, float32 `[R, D]`, under their numbers."""
-        lists = faiss.clone_index(empty)
-        lists.add_with_ids(keys_RD, rows_R)
+    def over(cls, lists: faiss.IndexIVF, rows_R: Slots, beyond: int = 0) -> Segment:
+        """Takes over lists that hold these rows."""
         valid = np.zeros((int(rows_R.max(initial=-1)) >> 3) + 1, np.uint8)
         np.bitwise_or.at(valid, rows_R >> 3, _masks(rows_R))
-        return cls(lists, valid)
+        return cls(lists, valid, beyond=beyond)
 
     def __len__(self) -> int:
         """Rows held, stale ones included."""
@@ -56,7 +65,7 @@ class Segment:
         valid = np.zeros(max(len(self.valid), len(other.valid)), np.uint8)
         valid[: len(self.valid)] |= self.valid
         valid[: len(other.valid)] |= other.valid
-        return Segment(lists, valid)
+        return Segment(lists, valid, beyond=self.beyond + other.beyond)
 
     def search(
         self,
@@ -64,20 +73,48 @@ class Segment:
         count: int,
         lists_QP: Array,
         scores_QP: Array,
-        probe: int,
         passing: Passing | None = None,
     ) -> Slots:
         """Up to `count` rows a query out of its assigned lists, int64 `[Q, C]`, −1 padded.
 
         passing: propose no other rows.
         """
-        bits = self.valid if self.stale else None
+        count = min(count, len(self))
         if passing is not None:
             known = min(len(self.valid), len(passing.bits))
             bits = self.valid[:known] & passing.bits[:known]
-        chosen = None if bits is None else faiss.IDSelectorBitmap(bits)
+            chosen = faiss.IDSelectorBitmap(bits)
+            return self._visit(queries_QD, count, lists_QP, scores_QP, chosen)
+        if not self.stale:
+            return self._visit(queries_QD, count, lists_QP, scores_QP, None)
+        chosen = faiss.IDSelectorBitmap(self.valid)
+        if self.stale * FEW > len(self):
+            return self._visit(queries_QD, count, lists_QP, scores_QP, chosen)
+        # To ask about each row visited costs more than to find a few too many, and then to ask
+        # again for the queries that were left with too little.
+        more = min(count + max(8, count // 4), len(self))
+        rows_QC = self._visit(queries_QD, more, lists_QP, scores_QP, None)
+        full_Q = rows_QC[:, -1] >= 0
+        rows_QC[~self._holds(rows_QC)] = -1
+        short_Q = np.flatnonzero(full_Q & ((rows_QC >= 0).sum(axis=1) < count))
+        if len(short_Q):
+            part = (array[short_Q] for array in (queries_QD, lists_QP, scores_QP))
+            queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
+            rows_QC[short_Q] = -1
+            again_SC = self._visit(queries_SD, count, lists_SP, scores_SP, chosen)
+            rows_QC[short_Q, :count] = again_SC
+        return rows_QC
+
+    def _visit(
+        self,
+        queries_QD: Array,
+        count: int,
+        lists_QP: Array,
+        scores_QP: Array,
+        chosen: faiss.IDSelector | None,
+    ) -> Slots:
+        probe = lists_QP.shape[1]
         parameters = faiss.IVFSearchParameters(nprobe=probe, sel=chosen)
-        count = min(count, len(self))
         rows_QC = np.empty((len(queries_QD), count), np.int64)
         scores_QC = np.empty(rows_QC.shape, np.float32)
         pointer = faiss.swig_ptr
@@ -94,6 +131,12 @@ class Segment:
             parameters,
         )
         return rows_QC
+
+    def _holds(self, rows_QC: Slots) -> npt.NDArray[np.bool_]:
+        """Which rows may be proposed from here; a padding −1 may not."""
+        rows = np.maximum(rows_QC, 0)
+        held: npt.NDArray[np.bool_] = (rows_QC >= 0) & ((self.valid[rows >> 3] & _masks(rows)) != 0)
+        return held
 
     def _cleaned(self) -> faiss.IndexIVF:
         lists = faiss.clone_index(self.lists)

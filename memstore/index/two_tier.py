@@ -6,7 +6,7 @@ Readers take one immutable `Version` by reference; sealing builds the next besid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
-from memstore.index import clustered, exact
+from memstore.index import clustered, tuning
+from memstore.index.assignment import assigner
+from memstore.index.clustered import Reader
 from memstore.index.passing import Passing
+from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
-from memstore.memory import Array, Proposal, Slots
-
-Reader = Callable[[Slots], Array]
-"""Gives the keys of rows."""
+from memstore.memory import Array, SearchOptions, Slots
 
 GROWTH = 4
 """A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
@@ -33,8 +33,17 @@ SCAN_COST = 8
 with 10^6 rows of 64 it is about 20 for one query and 2 for each of a batch of 64, which shares
 the scan; between them, the scan is preferred, since it loses no row."""
 
+MEASURED_GROWTH = 1.5
+"""Recall measured on n rows is measured again when there are so many times n."""
+
 MAX_SEGMENTS = 4
 """Segments a query visits; beyond it the youngest are merged."""
+
+MOST_BEYOND = 0.05
+"""Share of the sealed rows that may be longer than the reach of the reduction."""
+
+FEWEST_TUNED = 4_096
+"""Rows below which a plain clustering serves: there is little to gain."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +65,28 @@ class Version:
         return sum(map(len, self.segments))
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """Copies of the fresh keys, as of one row version. longest: the largest ‖x‖ among them."""
+
+    version: Version
+    row_version: int
+    keys_FD: Array
+    longest: float
+
+
 EMPTY = Version(0, None, (), np.empty(0, np.int64))
 
 
 class TwoTierIndex:
     """The index of one shard. One thread writes; any number propose."""
 
-    def __init__(self, config: IndexConfig, seed: int = 0) -> None:
+    def __init__(self, config: IndexConfig, width: int, seed: int = 0) -> None:
         self.config = config
         self.seed = seed
         self.version = EMPTY
+        self._recent = tuning.Recent(width)
+        self._fresh: Fresh | None = None
 
     @property
     def bytes(self) -> int:
@@ -90,11 +111,12 @@ class TwoTierIndex:
         if self.config.kind == "clustered":
             self._retire(rows_B, np.setdiff1d(self.version.fresh_F, rows_B, assume_unique=True))
 
-    def scans(self, version: Version, passing: Passing, probe: int | None) -> bool:
+    def scans(self, version: Version, passing: Passing, options: SearchOptions) -> bool:
         """Whether so few rows pass that scoring all of them is cheaper than the lists."""
         if version.codebook is None or passing.count <= SCAN_ROWS:
             return True
-        lists = min(self._reach(version, passing, probe or self.config.probe), version.clusters)
+        probe = self.probe(version.codebook, options)
+        lists = min(self._reach(version, passing, probe), version.clusters)
         return passing.count * SCAN_COST <= version.sealed * lists / version.clusters
 
     @staticmethod
@@ -107,74 +129,112 @@ class TwoTierIndex:
         self,
         version: Version,
         queries_QD: Array,
-        keys_ND: Array,
         k: int,
-        probe: int | None,
+        options: SearchOptions,
         passing: Passing | None = None,
-    ) -> tuple[Slots, Array]:
-        """Candidate rows int64 `[Q, C]`, `NO_SLOT` padded, and their `Proposal` uint8 `[Q, C]`.
+    ) -> Slots:
+        """Candidate rows of the sealed tier int64 `[Q, C]`, `NO_SLOT` padded.
 
         passing: propose no other rows.
         """
-        fresh_F = version.fresh_F if passing is None else passing.among(version.fresh_F)
-        parts = [(exact.propose(queries_QD, keys_ND, fresh_F, k), Proposal.FRESH)]
-        if version.codebook is not None:
-            # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
-            sealed_QC = clustered.propose(
-                version.codebook,
-                version.segments,
-                _float32(queries_QD),
-                count=k + k // 2 + 8,
-                probe=probe or self._default_probe(version, passing),
-                passing=passing,
-            )
-            parts.append((sealed_QC, Proposal.SEALED))
-        tiers = [np.full(rows_QC.shape, tier, np.uint8) for rows_QC, tier in parts]
-        return np.concatenate([rows for rows, _ in parts], 1), np.concatenate(tiers, 1)
+        if version.codebook is None:
+            return np.empty((len(queries_QD), 0), np.int64)
+        queries_QD = _float32(queries_QD)
+        self._recent.saw(queries_QD)
+        probe = self.probe(version.codebook, options)
+        if passing is not None and options.probe is None:
+            probe = self._reach(version, passing, probe)
+        return clustered.propose(version.codebook, version.segments, queries_QD, k, probe, passing)
 
-    def _default_probe(self, version: Version, passing: Passing | None) -> int:
-        probe = self.config.probe
-        return probe if passing is None else self._reach(version, passing, probe)
+    def probe(self, codebook: clustered.Codebook, options: SearchOptions = SearchOptions()) -> int:
+        """Lists that a search with these options visits."""
+        if options.probe or (self.config.probe and options.recall_target is None):
+            return options.probe or self.config.probe or 1
+        target = options.recall_target or self.config.recall_target
+        if codebook.recall is None or target is None:
+            return codebook.clusters
+        return codebook.recall.probe(target, codebook.clusters)
+
+    def fresh(self, version: Version, keys_ND: Array, row_version: int) -> Fresh:
+        """Copies the fresh rows, or gives the last copy where no row changed since."""
+        fresh = self._fresh
+        if fresh is None or fresh.version is not version or fresh.row_version != row_version:
+            keys_FD = np.take(keys_ND, version.fresh_F, axis=0)
+            longest = float(lengths(keys_FD).max(initial=0.0))
+            fresh = self._fresh = Fresh(version, row_version, keys_FD, longest)
+        return fresh
 
     def seal(self, read: Reader, live_R: Slots) -> None:
         """Encodes the fresh rows into a segment, or clusters all live rows where that pays."""
-        version = self.version
+        version, codebook = self.version, self.version.codebook
         rows_R = version.fresh_F
         copies = version.sealed + len(rows_R)
-        outgrown = version.codebook is None or len(live_R) > GROWTH * version.codebook.rows
-        if outgrown or copies > 2 * len(live_R) or version.codebook is None:
+        if codebook is None or len(live_R) > GROWTH * codebook.rows or copies > 2 * len(live_R):
             self.rebuild(read, live_R)
             return
-        segment = Segment.seal(version.codebook.empty, _float32(read(rows_R)), rows_R)
+        segment = clustered.seal(codebook, read, rows_R)
         segments = clustered.merge((*version.segments, segment), MAX_SEGMENTS)
-        self.version = Version(version.number + 1, version.codebook, segments, rows_R[:0])
+        if sum(s.beyond for s in segments) > MOST_BEYOND * copies:
+            self.rebuild(read, live_R)
+            return
+        if self._outdated(codebook.recall, len(live_R)):
+            known = tuning.truth(read, live_R, self._recent, self.seed)
+            codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
+        self.version = Version(version.number + 1, codebook, segments, rows_R[:0])
 
     def rebuild(self, read: Reader, live_R: Slots) -> None:
         """Clusters and seals all of `live_R`; nothing is fresh afterwards."""
         number = self.version.number + 1
-        if self.config.kind != "clustered" or not len(live_R):
+        config, seed = self.config, self.seed
+        if config.kind != "clustered" or not len(live_R):
             self.version = replace(EMPTY, number=number)
             return
-        size = clustered.sample_size(self.config, len(live_R))
-        sample_R = np.random.default_rng(self.seed).choice(live_R, size, replace=False)
-        sample_RD = _float32(read(np.sort(sample_R)))
-        old = self.version.codebook
-        codebook = clustered.train(self.config, sample_RD, len(live_R), self.seed, old)
-        segment = Segment.seal(codebook.empty, _float32(read(live_R)), live_R)
-        self.version = Version(number, codebook, (segment,), live_R[:0])
+        reduction = Reduction()
+        clusters = config.clusters or clustered.choose_clusters(len(live_R))
+        known = tuning.truth(read, live_R, self._recent, seed)
+        if config.recall_target is not None and len(live_R) >= FEWEST_TUNED:
+            reduction, clusters = tuning.choose(
+                config, read, live_R, known, config.recall_target, seed
+            )
+        size = clustered.sample_size(len(live_R), clusters)
+        sample_R = np.sort(np.random.default_rng(seed).choice(live_R, size, replace=False))
+        codebook = clustered.train(
+            config,
+            _float32(read(sample_R)),
+            len(live_R),
+            seed,
+            reduction,
+            clusters,
+            self.version.codebook,
+        )
+        segments = (clustered.seal(codebook, read, live_R),)
+        codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
+        self.version = Version(number, codebook, segments, live_R[:0])
 
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
         version = self.version
         if version.codebook is None:
             return []
-        arrays = {"fresh": version.fresh_F, "trained_rows": np.array(version.codebook.rows)}
-        faiss.write_index(version.codebook.empty, str(folder / "codebook.faiss"))
+        codebook = version.codebook
+        arrays = {
+            "fresh": version.fresh_F,
+            "trained_rows": np.array(codebook.rows),
+            "centroids": codebook.centroids_CE,
+            "reduction": np.array([codebook.reduction.alpha, codebook.reduction.reach]),
+        }
+        if codebook.recall is not None:
+            recall = codebook.recall
+            arrays |= {"probes": recall.probes_P, "asked": np.array(recall.asked)}
+            arrays["measured_rows"] = np.array(recall.rows)
+            arrays |= {"recalls": recall.recalls_P, "errors": recall.errors_P}
+        faiss.write_index(codebook.empty, str(folder / "codebook.faiss"))
         names = ["codebook.faiss", "tiers.npz"]
         for i, segment in enumerate(version.segments):
             names.append(f"segment-{i}.faiss")
             faiss.write_index(segment.lists, str(folder / names[-1]))
             arrays |= {f"valid-{i}": segment.valid, f"stale-{i}": np.array(segment.stale)}
+            arrays[f"beyond-{i}"] = np.array(segment.beyond)
         np.savez(folder / "tiers.npz", allow_pickle=False, **arrays)
         return names
 
@@ -191,11 +251,34 @@ class TwoTierIndex:
                     faiss.read_index(str(folder / f"segment-{i}.faiss")),
                     tiers[f"valid-{i}"],
                     int(tiers[f"stale-{i}"]),
+                    int(tiers[f"beyond-{i}"]),
                 )
                 for i in range(len(names) - 2)
             )
-            codebook = clustered.Codebook(empty, int(tiers["trained_rows"]))
+            recall = None
+            if "probes" in tiers:
+                recall = clustered.Recall(
+                    tiers["probes"],
+                    tiers["recalls"],
+                    tiers["errors"],
+                    bool(tiers["asked"]),
+                    int(tiers["measured_rows"]),
+                )
+            codebook = clustered.Codebook(
+                empty,
+                int(tiers["trained_rows"]),
+                tiers["centroids"],
+                Reduction(*tiers["reduction"].tolist()),
+                assigner(tiers["centroids"], self.seed),
+                recall,
+            )
             self.version = Version(number, codebook, segments, tiers["fresh"])
+
+    def _outdated(self, recall: clustered.Recall | None, rows: int) -> bool:
+        """Whether recall is worth measuring again: more rows, or real queries at last."""
+        if recall is None:
+            return True
+        return rows > MEASURED_GROWTH * recall.rows or (self._recent.enough() and not recall.asked)
 
     def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
         segments = tuple(segment.without(rows_B) for segment in self.version.segments)

@@ -11,30 +11,36 @@ LANES = 16
 
 
 @numba.njit(nogil=True, cache=True)
-def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
-    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf where the row is < 0.
+def inner_product(query_D: Array, key_D: Array, lanes: Array) -> Array:
+    """⟨query_D, key_D⟩; lanes is room for `LANES` numbers of their dtype.
 
     Sixteen lanes are summed side by side, then folded in halves; no step may be reordered or
     fused, so a score depends on the two vectors alone.
     """
-    width = queries_QD.shape[1]
+    width = query_D.shape[0]
     whole = width - width % LANES
+    lanes[:] = 0
+    for d in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += query_D[d + lane] * key_D[d + lane]
+    for d in range(whole, width):
+        lanes[d - whole] += query_D[d] * key_D[d]
+    half = LANES // 2
+    while half > 0:
+        for lane in range(half):
+            lanes[lane] += lanes[lane + half]
+        half //= 2
+    return lanes[0]  # type: ignore[no-any-return]
+
+
+@numba.njit(nogil=True, cache=True)
+def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
+    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0."""
     lanes = np.zeros(LANES, queries_QD.dtype)
     for q in range(rows_QC.shape[0]):
         for c in range(rows_QC.shape[1]):
             row = rows_QC[q, c]
             if row < 0:
                 scores_QC[q, c] = -np.inf
-                continue
-            lanes[:] = 0
-            for d in range(0, whole, LANES):
-                for lane in range(LANES):
-                    lanes[lane] += queries_QD[q, d + lane] * keys_ND[row, d + lane]
-            for d in range(whole, width):
-                lanes[d - whole] += queries_QD[q, d] * keys_ND[row, d]
-            half = LANES // 2
-            while half > 0:
-                for lane in range(half):
-                    lanes[lane] += lanes[lane + half]
-                half //= 2
-            scores_QC[q, c] = lanes[0]
+            else:
+                scores_QC[q, c] = inner_product(queries_QD[q], keys_ND[row], lanes)

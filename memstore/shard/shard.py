@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from memstore.config import MemoryConfig
 from memstore.filters import Filter
 from memstore.index import exact
 from memstore.index.passing import Passing
-from memstore.index.two_tier import TwoTierIndex
+from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.score import score_rows
+from memstore.kernels.select import best_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard import filters
@@ -51,7 +52,7 @@ class Shard:
         self.number = number
         self.rows = RowTable(config)
         self.records = RecordHeap(config.schema, config.lookup)
-        self.index = TwoTierIndex(config.index_config, seed=number)
+        self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._answers = filters.KeptAnswers()
         self._erasures = 0
         self._writer = threading.RLock()
@@ -129,10 +130,11 @@ class Shard:
             version, stamp = self.index.version, self._stamp
             live_R = self.rows.live_rows() if every_row and tree is None else version.fresh_F
             keys_ND = self.rows.keys_ND[: self.rows.size]
+            row_version = self.rows.version
             answer = None if tree is None else self._answer(tree)
         passing = None if answer is None else answer()
         if passing is not None and not every_row:
-            every_row = self.index.scans(version, passing, options.probe)
+            every_row = self.index.scans(version, passing, options)
         if every_row:
             live_R = live_R if passing is None else passing.rows()
             whole = len(live_R) == len(keys_ND)
@@ -140,17 +142,17 @@ class Shard:
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), len(live_R))
         else:
-            rows_QC, tier_QC = self.index.propose(
-                version, queries_QD, keys_ND, k, options.probe, passing
+            if passing is None:
+                return self._search_tiers(version, queries_QD, keys_ND, row_version, k, options)
+            rows_QC, tier_QC = self._propose_passing(
+                version, queries_QD, keys_ND, k, options, passing
             )
-            rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
             scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
-            if passing is not None:
-                few_Q = scored_Q < min(k, passing.count)
-                if few_Q.any():
-                    found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k)
-                    rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
-                    scored_Q[few_Q] = passing.count
+            few_Q = scored_Q < min(k, passing.count)
+            if few_Q.any():
+                found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k)
+                rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
+                scored_Q[few_Q] = passing.count
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         with self._table:
             gone_QC = ~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)
@@ -191,6 +193,58 @@ class Shard:
         passes_U = filters.evaluate(tree, records).to_numpy(zero_copy_only=False)
         rows_QC[~np.isin(rows_QC, rows_U[passes_U])] = NO_SLOT
 
+    def _propose_passing(
+        self,
+        version: Version,
+        queries_QD: Array,
+        keys_ND: Array,
+        k: int,
+        options: SearchOptions,
+        passing: Passing,
+    ) -> tuple[Slots, Array]:
+        """Candidates of both tiers among the rows that pass, each once, and their tiers."""
+        fresh_QC = exact.propose(queries_QD, keys_ND, passing.among(version.fresh_F), k)
+        sealed_QC = self.index.propose(version, queries_QD, k, options, passing)
+        rows_QC = np.concatenate([fresh_QC, sealed_QC], axis=1)
+        tier_QC = np.full(rows_QC.shape, Proposal.SEALED, np.uint8)
+        tier_QC[:, : fresh_QC.shape[1]] = Proposal.FRESH
+        rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
+        return rows_QC, tier_QC
+
+    def _search_tiers(
+        self,
+        version: Version,
+        queries_QD: Array,
+        keys_ND: Array,
+        row_version: int,
+        k: int,
+        options: SearchOptions,
+    ) -> ShardResult:
+        sealed_QC, fresh_F = self.index.propose(version, queries_QD, k, options), version.fresh_F
+        if len(fresh_F) > exact.BLOCK_ROWS:
+            # Their scores are too many to lay out: they are proposed block by block.
+            found_QC = exact.propose(queries_QD, keys_ND, fresh_F, k)
+            sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
+            version = replace(version, fresh_F=fresh_F[:0])
+        fresh = self.index.fresh(version, keys_ND, row_version)
+        near_QF = queries_QD @ fresh.keys_FD.T
+        slack_Q = fresh.longest * exact.error(queries_QD)
+        with self._table:
+            rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
+                queries_QD,
+                self.rows.keys_ND,
+                self.rows.alive_N[: self.rows.size],
+                sealed_QC,
+                version.fresh_F,
+                near_QF,
+                slack_Q,
+                k,
+            )
+            row_version = self.rows.version
+        if version.fresh_F is not fresh_F:
+            tier_QK[np.isin(rows_QK, fresh_F)] = Proposal.FRESH
+        return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
+
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         with self._table:
             return self.rows.is_alive(rows_B)
@@ -228,6 +282,9 @@ class Shard:
     def describe(self) -> ShardDescription:
         with self._table:
             version, live = self.index.version, self.rows.live
+            book = version.codebook
+            probe = 0 if book is None else min(self.index.probe(book), book.clusters)
+            recall = None if book is None else book.recall
             return ShardDescription(
                 rows=live,
                 erased=self.rows.size - live,
@@ -240,6 +297,11 @@ class Shard:
                 row_bytes=self.rows.bytes,
                 index_bytes=self.index.bytes,
                 record_bytes=self.records.bytes,
+                alpha=0.0 if book is None else book.reduction.alpha,
+                reach=0.0 if book is None else book.reduction.reach,
+                probe=probe,
+                recall=None if recall is None else recall.at(probe),
+                recall_asked=recall is not None and recall.asked,
             )
 
     @contextlib.contextmanager

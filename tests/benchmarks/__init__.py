@@ -1,6 +1,7 @@
 """Benchmarks: what is claimed about speed and recall, beside the peer it is measured against.
 
-Each module but `runner` is a benchmark, found by its name. It has a one-line docstring and
+Each module but `runner` and `data` is a benchmark, found by its name. It has a one-line
+docstring and
 
     def run(quick: bool) -> Iterator[Figure]: ...
 

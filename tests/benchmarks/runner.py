@@ -131,7 +131,7 @@ def benchmarks(package: str = PACKAGE) -> dict[str, str]:
     folder = importlib.import_module(package).__path__
     found = {}
     for module in pkgutil.iter_modules(folder):
-        if not module.ispkg and module.name not in ("__main__", "runner"):
+        if not module.ispkg and module.name not in ("__main__", "data", "runner"):
             source = Path(folder[0], f"{module.name}.py").read_text(encoding="utf-8")
             about = ast.get_docstring(ast.parse(source)) or ""
             found[module.name] = about.partition("\n")[0]

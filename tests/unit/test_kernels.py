@@ -16,6 +16,7 @@ from memstore.config import OptimizerKind
 from memstore.index import exact
 from memstore.kernels.group import group_equal
 from memstore.kernels.score import score_rows
+from memstore.kernels.select import best_columns, best_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array
 from memstore.shard import optimizers
@@ -464,3 +465,35 @@ def test_exact_proposals_cross_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = np.random.default_rng(0).permutation(50)[:, None].astype(np.float64)
     [proposed] = exact.propose(np.ones((1, 1)), keys, None, 5)
     assert {float(keys[row, 0]) for row in proposed if row != NO_SLOT} >= {49, 48, 47, 46, 45}
+
+
+@dtypes
+@given(seed=seeds, k=st.integers(1, 12), whole=st.booleans())
+def test_best_rows_is_its_twin(dtype: Any, seed: int, k: int, whole: bool) -> None:
+    rng = np.random.default_rng(seed)
+    draw = rng.integers(-3, 4, (43, 20)) if whole else rng.normal(size=(43, 20))
+    queries, keys = draw[:3].astype(dtype), draw[3:].astype(dtype)
+    alive = rng.random(40) < 0.8
+    sealed = rng.integers(-1, 25, (3, 18))
+    fresh = np.flatnonzero(rng.random(15) < 0.7) + 25
+    near = queries @ keys[fresh].T
+    slack = exact.error(queries) * np.linalg.norm(keys, axis=1).max()
+
+    rows = np.concatenate([sealed, np.tile(fresh, (3, 1))], axis=1)
+    tier = np.where(np.arange(rows.shape[1]) < 18, 1, 2).astype(np.uint8)[None].repeat(3, 0)
+    rows = np.where((rows >= 0) & alive[rows], rows, NO_SLOT)
+    rows, tier = drop_repeats(rows, tier)
+    twin = top_k(rows, score(queries, keys, rows), k, tier)
+    *found, scored = best_rows(queries, keys, alive, sealed, fresh, near, slack, k)
+    assert [part.tolist() for part in found] == [part.tolist() for part in twin]
+    assert scored.tolist() == [len(set(r[(r >= 0) & (r < 25)])) + len(fresh) for r in rows]
+
+
+@dtypes
+@given(seed=seeds, count=st.integers(1, 9))
+def test_best_columns_is_its_twin(dtype: Any, seed: int, count: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, 5, (4, 9)).astype(dtype)
+    columns, best_scores = best_columns(scores, count)
+    twin = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    assert np.sort(columns, axis=1).tolist() == np.sort(twin, axis=1).tolist()
+    assert best_scores.tolist() == np.take_along_axis(scores, columns, 1).tolist()

@@ -1,0 +1,214 @@
+"""Tunes a clustered index on samples: how rows are clustered, and how many lists a query visits.
+
+Everything is counted, nothing timed, so that a seed gives the same index on every machine.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from memstore.config import IndexConfig
+from memstore.index import clustered
+from memstore.index.assignment import assigner
+from memstore.index.clustered import Codebook, Reader, Recall, blocks
+from memstore.index.reductions import Reduction, lengths
+from memstore.index.segment import Segment
+from memstore.kernels.score import score_rows
+from memstore.memory import NO_SLOT, Array, Slots
+
+QUERIES = 256
+"""Queries that recall is measured on: at .95 its standard error is about half a percent."""
+
+K = 10
+"""Results whose recall is measured."""
+
+TRIAL_ROWS, TRIAL_ROUNDS = 4, 3
+"""Sample rows a cluster and rounds of k-means of one trial: 1/32 of what training takes."""
+
+JITTER = 0.5
+"""Length of the noise, over that of the row, that makes a query of a row."""
+
+NEARLY_ALL = 0.99
+"""Recall at which measuring ends: further probes are costly, and say little."""
+
+WIDEST = 8
+"""Measuring ends at one list in so many, too, but not before 32."""
+
+MOST_CLUSTERS = 4_096
+"""Four times the usual number of clusters is tried up to here: training takes the square of it."""
+
+# What a query costs, in products with a centroid (batch 64, D = 128, one thread: 5 ns): a row
+# scanned as a byte a dimension, a list opened.
+ROW_COST, LIST_COST = 3.0, 10.0
+
+
+class Recent:
+    """Keeps some of the queries asked lately: a few of each call, the oldest replaced first."""
+
+    def __init__(self, width: int) -> None:
+        self._queries_RD = np.zeros((QUERIES, width), np.float32)
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    def saw(self, queries_QD: Array) -> None:
+        """Keeps at most 8 of them. A caller that would have to wait keeps none."""
+        if len(queries_QD) and self._lock.acquire(blocking=False):
+            try:
+                few_BD = queries_QD[:: -(-len(queries_QD) // 8)]
+                at_B = (self._seen + np.arange(len(few_BD))) % QUERIES
+                self._queries_RD[at_B] = few_BD
+                self._seen += len(few_BD)
+            finally:
+                self._lock.release()
+
+    def enough(self) -> bool:
+        return self._seen >= QUERIES
+
+    def take(self) -> Array:
+        """Copies what there is, float32 `[≤ QUERIES, D]`."""
+        with self._lock:
+            return self._queries_RD[: min(self._seen, QUERIES)].copy()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Queries and their K rows of highest inner product among all; `NO_SLOT` where there are fewer.
+
+    asked: whether the queries were real ones.  longest: the largest ‖x‖ of all rows.
+    count: how many rows there were.
+    """
+
+    queries_QD: Array
+    rows_QK: Slots
+    longest: float
+    asked: bool
+    count: int
+
+
+def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
+    """Searches all rows for recent queries, or for jittered rows where those are too few."""
+    asked = recent.enough()
+    queries_QD = recent.take() if asked else _jittered(read, rows_R, seed)
+    rows_QK = np.full((len(queries_QD), K), NO_SLOT, np.int64)
+    scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
+    longest = 0.0
+    for rows_B, keys_BD in blocks(read, rows_R):
+        longest = max(longest, float(lengths(keys_BD).max()))
+        metric = faiss.METRIC_INNER_PRODUCT
+        found = faiss.knn(queries_QD, keys_BD, min(K, len(rows_B)), metric=metric)
+        scores_QC = np.concatenate([scores_QK, found[0]], axis=1)
+        rows_QC = np.concatenate([rows_QK, rows_B[found[1]]], axis=1)
+        best_QK = np.argsort(-scores_QC, axis=1, kind="stable")[:, :K]
+        scores_QK = np.take_along_axis(scores_QC, best_QK, 1)
+        rows_QK = np.take_along_axis(rows_QC, best_QK, 1)
+    return Truth(queries_QD, rows_QK, longest, asked, len(rows_R))
+
+
+def choose(
+    config: IndexConfig, read: Reader, rows_R: Slots, known: Truth, target: float, seed: int
+) -> tuple[Reduction, int]:
+    """Chooses α, M and the number of clusters that reach the target at the least cost.
+
+    Each candidate is clustered on a small sample. The rows that a query should find are assigned
+    to its clusters: how many lists must be visited to meet a share `target` of them, and how many
+    rows stand in those, by the sizes that a sample of rows gives.
+    """
+    first = config.clusters or clustered.choose_clusters(len(rows_R))
+    first = min(first, len(rows_R) // 2)
+    rng = np.random.default_rng(seed)
+
+    def sample(clusters: int) -> Array:
+        size = min(len(rows_R), 2 * TRIAL_ROWS * clusters)
+        chosen_R = rng.choice(rows_R, size, replace=False)
+        order_R = np.argsort(chosen_R)
+        keys_RD = np.empty((size, known.queries_QD.shape[1]), np.float32)
+        keys_RD[order_R] = read(chosen_R[order_R])
+        return keys_RD
+
+    found_U, at_QK = np.unique(known.rows_QK, return_inverse=True)
+    if found_U[0] == NO_SLOT:
+        return Reduction(), first
+    found_UD = np.ascontiguousarray(read(found_U), np.float32)
+
+    def cost(reduction: Reduction, clusters: int, sample_RD: Array) -> float:
+        half = len(sample_RD) // 2
+        mapped_RE = reduction.rows(sample_RD)
+        centroids_CE = clustered.k_means(mapped_RE[:half], clusters, TRIAL_ROUNDS, seed, None)
+        assign = assigner(centroids_CE, seed)
+        counts_C = np.bincount(assign(mapped_RE[half:]), minlength=clusters)
+        size_C = counts_C * (len(rows_R) / (len(sample_RD) - half))
+        scores_QC = known.queries_QD @ centroids_CE[:, :-1].T
+        order_QC = np.argsort(-scores_QC, axis=1, kind="stable")
+        rank_QC = np.empty_like(order_QC)
+        np.put_along_axis(rank_QC, order_QC, np.arange(clusters)[None, :], 1)
+        list_QK = assign(reduction.rows(found_UD))[at_QK.reshape(known.rows_QK.shape)]
+        ranks = np.sort(np.take_along_axis(rank_QC, list_QK, 1).ravel())
+        probe = int(ranks[min(int(np.ceil(target * len(ranks))), len(ranks)) - 1]) + 1
+        scanned = float(size_C[order_QC[:, :probe]].sum(axis=1).mean())
+        return clusters + ROW_COST * scanned + LIST_COST * probe
+
+    sizes = [first]
+    if config.clusters is None:
+        sizes += [c for c in (2 * first, 4 * first) if c <= 2 * first or c <= MOST_CLUSTERS]
+    samples = {clusters: sample(clusters) for clusters in sizes}
+    near = float(np.percentile(lengths(samples[first]), 99))
+
+    def cheapest(trials: list[tuple[Reduction, int]]) -> tuple[float, Reduction, int]:
+        costs = [cost(r, min(c, len(samples[c]) // 2), samples[c]) for r, c in trials]
+        best = int(np.argmin(costs))
+        return costs[best], *trials[best]
+
+    # The two ends of the family at every size, then what lies between at the best size.
+    ends = [Reduction(), Reduction(1.0, known.longest)]
+    found = cheapest([(reduction, clusters) for clusters in sizes for reduction in ends])
+    between = [Reduction(0.5, known.longest), Reduction(0.5, near), Reduction(1.0, near)]
+    other = cheapest([(reduction, found[2]) for reduction in between])
+    return found[1:] if found[0] <= other[0] else other[1:]
+
+
+def measure(
+    codebook: Codebook, segments: tuple[Segment, ...], read: Reader, known: Truth
+) -> Recall:
+    """Measures recall by probe: the share of K found that score no less than the true K-th."""
+    queries_QD = known.queries_QD
+    floor_Q1 = _scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
+    # Where there are fewer than K rows at all, every row is to be found.
+    wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
+    probes, recalls, errors = [], [], []
+    probe = 1
+    while True:
+        rows_QC = clustered.propose(codebook, segments, queries_QD, K, probe)
+        right_QC = (_scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
+        recall_Q = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
+        probes.append(probe)
+        recalls.append(float(recall_Q.mean()))
+        errors.append(float(recall_Q.std() / np.sqrt(len(recall_Q))))
+        far = probe >= codebook.clusters or probe >= max(codebook.clusters / WIDEST, 32)
+        if far or recalls[-1] - errors[-1] >= NEARLY_ALL:
+            table = (np.array(probes), np.array(recalls), np.array(errors))
+            return Recall(*table, known.asked, known.count)
+        probe *= 2
+
+
+def _scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:
+    found_U, at_QC = np.unique(rows_QC, return_inverse=True)
+    keys_UD = np.zeros((len(found_U), queries_QD.shape[1]), np.float32)
+    keys_UD[found_U >= 0] = read(found_U[found_U >= 0])
+    at_QC = np.where(rows_QC == NO_SLOT, NO_SLOT, at_QC.reshape(rows_QC.shape))
+    scores_QC = np.empty(rows_QC.shape, np.float32)
+    score_rows(queries_QD, keys_UD, at_QC, scores_QC)
+    return scores_QC
+
+
+def _jittered(read: Reader, rows_R: Slots, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    chosen_R = np.sort(rng.choice(rows_R, min(QUERIES, len(rows_R)), replace=False))
+    keys_RD = np.asarray(read(chosen_R), np.float32)
+    noise_RD = rng.standard_normal(keys_RD.shape, np.float32)
+    scale_R = JITTER * lengths(keys_RD) / keys_RD.shape[1] ** 0.5
+    jittered: Array = (keys_RD + scale_R[:, None] * noise_RD).astype(np.float32)
+    return jittered

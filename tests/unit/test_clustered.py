@@ -1,0 +1,239 @@
+"""Clustered inner product search: reductions, assignment, tuning, and what is kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import memstore
+from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore.index import clustered, exact, tuning
+from memstore.index.assignment import Flat, Tree, assigner
+from memstore.index.clustered import Recall
+from memstore.index.reductions import Reduction, Terms, lengths
+from memstore.index.two_tier import TwoTierIndex
+from memstore.memory import Array, Slots
+from tests.benchmarks.data import mixture
+
+WIDTH = 16
+
+
+def rows_of(seed: int, count: int = 50) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    keys = rng.normal(size=(count, WIDTH)) * rng.lognormal(0, 1, (count, 1))
+    return keys.astype(np.float32), rng.normal(size=(8, WIDTH)).astype(np.float32)
+
+
+@given(seed=st.integers(0, 2**20), alpha=st.sampled_from([0.0, 0.5, 1.0]), share=st.floats(0.1, 1))
+def test_a_reduction_keeps_every_inner_product(seed: int, alpha: float, share: float) -> None:
+    keys, queries = rows_of(seed)
+    reduction = Reduction(alpha, share * float(lengths(keys).max()))
+    mapped = reduction.queries(queries) @ reduction.rows(keys).T
+    np.testing.assert_allclose(mapped, queries @ keys.T, rtol=1e-5, atol=1e-4)
+    assert (mapped.argmax(1) == (queries @ keys.T).argmax(1)).all()
+
+
+@given(seed=st.integers(0, 2**20))
+def test_the_exact_reduction_makes_rows_equally_long(seed: int) -> None:
+    keys, queries = rows_of(seed)
+    reach = float(lengths(keys).max())
+    mapped = Reduction(1.0, reach).rows(keys)
+    np.testing.assert_allclose(lengths(mapped), reach, rtol=1e-5)
+    nearest = ((Reduction().queries(queries)[:, None] - mapped) ** 2).sum(2).argmin(1)
+    assert (nearest == (queries @ keys.T).argmax(1)).all()
+
+
+def test_rows_beyond_the_reach_are_clamped_and_counted() -> None:
+    keys = np.array([[3, 4], [0, 1], [0, 6]], np.float32)
+    assert Reduction(1.0, 5.0).rows(keys)[:, 2].tolist() == [0, pytest.approx(24**0.5), 0]
+    assert Reduction(1.0, 5.0).beyond(keys) == 1
+    assert Reduction(0.0, 5.0).beyond(keys) == 0
+
+
+@given(seed=st.integers(0, 2**20), terms=st.integers(1, 4))
+def test_the_terms_map_keeps_the_order_and_its_own_length(seed: int, terms: int) -> None:
+    keys, queries = rows_of(seed)
+    reach = float(lengths(keys).max())
+    mapped = Terms(terms, 0.83, reach)
+    scores = mapped.queries(queries) @ mapped.rows(keys).T
+    assert (scores.argmax(1) == (queries @ keys.T).argmax(1)).all()
+    scaled = 0.83 * lengths(keys) / reach
+    expected = terms / 4 + scaled ** (2 ** (terms + 1))
+    np.testing.assert_allclose(lengths(mapped.rows(keys)) ** 2, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("codec", ["flat", "fp16", "sq8"])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_rows_lie_unaugmented_in_the_lists_of_their_augmented_clusters(
+    codec: str, alpha: float
+) -> None:
+    keys, _ = rows_of(0, 400)
+    config = IndexConfig.from_dict({"codec": codec, "clusters": 8})
+    reduction = Reduction(alpha, float(lengths(keys).max()))
+    book = clustered.train(config, keys, len(keys), 0, reduction)
+    numbers = np.arange(len(keys)) * 3
+    segment = clustered.seal(book, lambda rows: keys[rows // 3], numbers)
+    brute = (reduction.rows(keys) @ book.centroids_CE.T).argmax(1)
+    lists = segment.lists.invlists
+    for at in range(8):
+        held = faiss.rev_swig_ptr(lists.get_ids(at), lists.list_size(at))
+        assert sorted(held.tolist()) == numbers[brute == at].tolist()
+    assert segment.lists.d == WIDTH
+    assert segment.lists.quantizer.d == WIDTH
+
+
+def test_the_tree_assigns_nearly_as_the_flat_product() -> None:
+    keys, _ = rows_of(1, 4_000)
+    centroids = clustered.k_means(keys, 64, 3, 0, None)
+    tree = Tree(*_tree_of(centroids))
+    flat = (keys @ centroids.T).argmax(1)
+    assert (tree(keys) == flat).mean() > 0.9
+    assert isinstance(assigner(centroids, 0), Flat)
+
+
+def _tree_of(centroids: Array) -> tuple[Array, faiss.IndexFlatIP, tuple[Slots, ...]]:
+    parents = clustered.k_means(centroids, 8, 5, 0, None)
+    index = faiss.IndexFlatIP(WIDTH)
+    index.add(parents)
+    of = (centroids @ parents.T).argmax(1)
+    return centroids, index, tuple(np.flatnonzero(of == p) for p in range(8))
+
+
+def test_recall_finds_the_probe_of_a_target() -> None:
+    recall = Recall(np.array([1, 2, 4]), np.array([0.5, 0.7, 0.9]), np.zeros(3), True, 9)
+    assert [recall.probe(t, 99) for t in (0.4, 0.5, 0.6, 0.7, 0.9, 0.95)] == [1, 1, 2, 2, 4, 99]
+    assert recall.at(2) == 0.7
+
+
+def _build(
+    keys: Array, queries: Array | None = None, seed: int = 0, **config: float
+) -> TwoTierIndex:
+    index = TwoTierIndex(IndexConfig.from_dict(config), keys.shape[1], seed)
+    if queries is not None:
+        for start in range(0, len(queries), 8):
+            index._recent.saw(queries[start : start + 8])
+    index.rebuild(lambda rows: keys[rows], np.arange(len(keys)))
+    return index
+
+
+@pytest.mark.parametrize("target", [0.8, 0.95])
+def test_a_tuned_index_reaches_its_target_on_other_queries(target: float) -> None:
+    keys, queries = mixture(20_000, 1_024, width=32)
+    index = _build(keys, queries[:512], recall_target=target)
+    book = index.version.codebook
+    assert book is not None
+    assert book.recall is not None
+    assert book.recall.asked
+    found = index.propose(index.version, queries[512:], 10, SearchOptions())
+    true = np.argsort(-queries[512:] @ keys.T, axis=1)[:, :10]
+    recall = np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)])
+    # Two sets of queries differ by some standard errors of half a percent each.
+    assert recall >= target - 0.03
+
+
+def test_tuning_is_the_same_for_a_seed() -> None:
+    keys, _ = mixture(5_000, 1, width=16)
+    first, second = (_build(keys, seed=3).version.codebook for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.reduction == second.reduction
+    assert first.centroids_CE.tolist() == second.centroids_CE.tolist()
+    assert first.recall is not None
+    assert second.recall is not None
+    assert first.recall.recalls_P.tolist() == second.recall.recalls_P.tolist()
+
+
+def test_the_index_is_measured_again_once_real_queries_came() -> None:
+    keys, queries = mixture(5_000, 512, width=16)
+    index = _build(keys)
+    assert index.version.codebook is not None
+    assert index.version.codebook.recall is not None
+    assert not index.version.codebook.recall.asked
+    for start in range(0, 512, 8):
+        index.propose(index.version, queries[start : start + 8], 10, SearchOptions())
+    index.wrote(np.arange(10))
+    index.seal(lambda rows: keys[rows], np.arange(len(keys)))
+    assert index.version.codebook.recall.asked
+
+
+def test_longer_rows_later_are_clustered_anew() -> None:
+    keys, _ = rows_of(0, 400)
+    index = _build(keys, clusters=8)
+    assert index.version.codebook is not None
+    reach = float(lengths(keys).max())
+    old = dataclasses.replace(index.version.codebook, reduction=Reduction(1.0, reach))
+    index.version = dataclasses.replace(index.version, codebook=old)
+    grown = np.concatenate([keys, 1_000 * keys[:40]])
+    index.wrote(np.arange(400, 410))
+    index.seal(lambda rows: grown[rows], np.arange(410))
+    assert index.version.codebook is old
+    assert index.version.segments[1].beyond == int((lengths(grown[400:410]) > reach).sum())
+    index.wrote(np.arange(410, 440))
+    index.seal(lambda rows: grown[rows], np.arange(440))
+    assert index.version.codebook is not old
+    assert len(index.version.segments) == 1
+
+
+def test_a_reopened_store_searches_as_before(tmp_path: Path) -> None:
+    keys, queries = mixture(6_000, 300, width=16)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=4_096)))
+        memory.append(keys)
+        memory.erase(np.arange(100))
+        found = memory.search(queries, 10)
+        rare = memory.search(queries, 10, SearchOptions(recall_target=0.5))
+        described = memory.describe().shards
+    assert described[0].recall is not None
+    assert described[0].probe >= 1
+    with memstore.open(tmp_path) as store:
+        memory = store.memory("m")
+        assert memory.describe().shards == described
+        again = memory.search(queries, 10)
+        assert again.slots_QK.tolist() == found.slots_QK.tolist()
+        again = memory.search(queries, 10, SearchOptions(recall_target=0.5))
+        assert again.slots_QK.tolist() == rare.slots_QK.tolist()
+
+
+def test_no_erased_row_comes_back_however_many_of_the_best_are_gone() -> None:
+    keys, queries = mixture(12_000, 4, width=16)
+    memory_index = _build(keys)
+    best = np.argsort(-queries @ keys.T, axis=1)[:, :1_000]
+    for top in best:
+        memory_index.killed(top)
+        version = memory_index.version
+        found = memory_index.propose(version, queries, 10, SearchOptions(probe=100_000))
+        assert not np.isin(found, np.concatenate([top])).any()
+        assert ((found >= 0).sum(axis=1) >= 10).all()
+
+
+def test_recent_queries_replace_the_oldest() -> None:
+    recent = tuning.Recent(1)
+    assert recent.take().shape == (0, 1)
+    for start in range(0, tuning.QUERIES + 8, 8):
+        assert not recent.enough() or start >= tuning.QUERIES
+        recent.saw(np.arange(start, start + 8, dtype=np.float32)[:, None])
+    assert recent.enough()
+    assert sorted(recent.take().ravel().tolist()) == list(range(8, tuning.QUERIES + 8))
+
+
+def test_fresh_rows_too_many_to_lay_out_are_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, queries = mixture(3_000, 20, width=16)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=2_000)))
+        memory.append(keys[:2_500])
+        memory.append(keys[2_500:])
+        laid_out = memory.search(queries, 10)
+        monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
+        blocked = memory.search(queries, 10)
+        assert blocked.slots_QK.tolist() == laid_out.slots_QK.tolist()
+        assert blocked.scores_QK.tolist() == laid_out.scores_QK.tolist()
+        assert blocked.proposal_QK.tolist() == laid_out.proposal_QK.tolist()
+        assert set(np.unique(blocked.proposal_QK)) == {1, 2}
