@@ -5,8 +5,8 @@ slots summed, rows stepped, drift counted. The peer is `optimizer.step()` alone 
 `nn.Embedding(sparse=True)` of equal size, with the gradients of the same rows ready as a sparse
 tensor. One thread; rows are drawn anew for each call, and both take the same ones.
 
-FBGEMM (`fbgemm-gpu-cpu` 1.9.0, the newest) installs beside torch 2.13 on a CPU but does not load
-there (`fbgemm_gpu_tbe_index_select.so` misses symbols), so it is not among the peers.
+FBGEMM is not among the peers: pip finds `fbgemm-gpu-cpu` 1.9.0 and installs it beside torch 2.13,
+but there its `fbgemm_gpu_tbe_index_select.so` does not load (undefined symbol).
 """
 
 from __future__ import annotations
