@@ -6,6 +6,9 @@ import numpy as np
 
 from memstore.memory import NO_SLOT, Array, Slots
 
+BLOCK_QUERIES = 1_024
+"""Queries scored at a time: their scores with a block of rows fill 256 MiB."""
+
 BLOCK_ROWS = 65_536
 """Rows a product takes at a time: the scores of 64 queries with them fill 16 MiB."""
 
@@ -19,6 +22,13 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
 
     rows_R: the rows to score, rising, or None for all of keys_ND.
     """
+    if len(queries_QD) > BLOCK_QUERIES:
+        starts = range(0, len(queries_QD), BLOCK_QUERIES)
+        parts = [propose(queries_QD[s : s + BLOCK_QUERIES], keys_ND, rows_R, k) for s in starts]
+        widest = max(part.shape[1] for part in parts)
+        pads = [((0, 0), (0, widest - part.shape[1])) for part in parts]
+        padded = zip(parts, pads, strict=True)
+        return np.concatenate([np.pad(p, pad, constant_values=NO_SLOT) for p, pad in padded])
     count = len(keys_ND) if rows_R is None else len(rows_R)
     error_Q = error(queries_QD)
     zero_Q = ~queries_QD.any(axis=1)

@@ -22,6 +22,9 @@ MAX_CHUNKS = 8
 MAX_BATCH_BYTES = 1 << 30
 """Batches larger than this are joined no more: Arrow's offsets end at 2 GiB."""
 
+SAVED_BYTES = 1 << 28
+"""About how much of the heap is laid out at a time when it is saved."""
+
 
 class RecordHeap:
     """The records of one shard."""
@@ -121,8 +124,16 @@ class RecordHeap:
         return tuple(self._chunks), where_N
 
     def save(self, rows_B: Slots) -> pa.Table:
-        """The records of `rows_B` in that order: the heap without its dead lines."""
-        return self.take(rows_B, self.schema.names, None)
+        """The records of `rows_B` in that order: the heap without its dead lines.
+
+        Read block by block, since Arrow lays out at most 2 GiB of text in one batch.
+        """
+        block = max(1, len(rows_B) * SAVED_BYTES // max(self.bytes, SAVED_BYTES))
+        starts = range(0, max(len(rows_B), 1), block)
+        parts = (
+            self.take(rows_B[start : start + block], self.schema.names, None) for start in starts
+        )
+        return pa.concat_tables(parts)
 
     def _join(self) -> None:
         # Joining a batch only with one that is not much larger costs O(log) copies a record.
