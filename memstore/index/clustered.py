@@ -7,6 +7,7 @@ are: since Q(q) = [q, 0], a query needs only the first D columns of the centroid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,8 @@ from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
-from memstore.kernels.select import best_columns
+from memstore.kernels.near import Operand, peaks
+from memstore.kernels.select import best_products
 from memstore.memory import NO_SLOT, Array, Slots
 
 ROWS_PER_CLUSTER = 48
@@ -90,6 +92,11 @@ class Codebook:
     @property
     def clusters(self) -> int:
         return len(self.centroids_CE)
+
+    @functools.cached_property
+    def operand(self) -> Operand:
+        """The centroids as queries meet them."""
+        return Operand(np.ascontiguousarray(self.centroids_CE[:, :-1]))
 
     def with_recall(self, recall: Recall) -> Codebook:
         return replace(self, recall=recall)
@@ -182,7 +189,8 @@ def propose(
     # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
     count = k + k // 2 + 8
     probe = min(probe, codebook.clusters)
-    lists_QP, scores_QP = best_columns(queries_QD @ codebook.centroids_CE[:, :-1].T, probe)
+    near_CQ = codebook.operand.products(queries_QD)
+    lists_QP, scores_QP = best_products(near_CQ, peaks(near_CQ), probe)
     found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
     empty_Q0 = np.full((len(queries_QD), 0), NO_SLOT, np.int64)
     return np.concatenate([empty_Q0, *found], axis=1)

@@ -18,8 +18,9 @@ from memstore.index import clustered, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.passing import Passing
-from memstore.index.reductions import Reduction, lengths
+from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
+from memstore.kernels.near import Operand
 from memstore.memory import Array, SearchOptions, Slots
 
 GROWTH = 4
@@ -67,12 +68,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Fresh:
-    """Copies of the fresh keys, as of one row version. longest: the largest ‖x‖ among them."""
+    """Copies of the fresh keys, as of one row version."""
 
     version: Version
     row_version: int
-    keys_FD: Array
-    longest: float
+    rows: Operand
 
 
 EMPTY = Version(0, None, (), np.empty(0, np.int64))
@@ -159,9 +159,8 @@ class TwoTierIndex:
         """Copies the fresh rows, or gives the last copy where no row changed since."""
         fresh = self._fresh
         if fresh is None or fresh.version is not version or fresh.row_version != row_version:
-            keys_FD = np.take(keys_ND, version.fresh_F, axis=0)
-            longest = float(lengths(keys_FD).max(initial=0.0))
-            fresh = self._fresh = Fresh(version, row_version, keys_FD, longest)
+            rows = Operand(np.take(keys_ND, version.fresh_F, axis=0))
+            fresh = self._fresh = Fresh(version, row_version, rows)
         return fresh
 
     def seal(self, read: Reader, live_R: Slots) -> None:

@@ -6,7 +6,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from memstore.kernels.score import LANES, inner_product
+from memstore.kernels.fetch import fetch_row
+from memstore.kernels.near import GROUP, value
+from memstore.kernels.score import inner_product
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
 
 SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
@@ -19,16 +21,17 @@ def best_rows(
     alive_N: npt.NDArray[np.bool_],
     sealed_QC: Slots,
     fresh_F: Slots,
-    near_QF: Array,
+    near_FQ: Array,
+    peaks_GQ: Array,
     slack_Q: Array,
     k: int,
 ) -> tuple[Slots, Array, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Returns rows_QK, scores_QK, proposal_QK, best first, equal scores by row, and scored_Q.
 
     sealed_QC: candidates in any order, repeats and `NO_SLOT` among them; sorted in place.
-    fresh_F: further candidates of every query, none of them in sealed_QC; near_QF: their scores
-    by matrix product, at most slack_Q from what the scoring kernel gives. A fresh row is scored
-    only where it can still be among the best. Dead rows are left out.
+    fresh_F: further candidates of every query, none of them in sealed_QC; near_FQ, peaks_GQ:
+    their products, of `kernels.near`, at most slack_Q from what the scoring kernel gives. A fresh
+    row is scored only where it can still be among the best. Dead rows are left out.
     scored_Q: sealed candidates scored, and the fresh rows.
     """
     count = queries_QD.shape[0]
@@ -36,29 +39,35 @@ def best_rows(
     scores_QK = np.full((count, k), -np.inf, queries_QD.dtype)
     proposal_QK = np.zeros((count, k), np.uint8)
     scored_Q = np.zeros(count, np.int64)
-    lanes = np.zeros(LANES, queries_QD.dtype)
     for q in range(count):
+        query_D = queries_QD[q]
         rows, scores, tiers = rows_QK[q], scores_QK[q], proposal_QK[q]
         size = 0
         candidates = sealed_QC[q]
         candidates.sort()
+        for row in candidates:
+            if 0 <= row < keys_ND.shape[0]:
+                fetch_row(keys_ND, row)
         before = np.int64(NO_SLOT)
         for row in candidates:
             if row == before or row < 0 or row >= alive_N.shape[0] or not alive_N[row]:
                 continue
             before = row
             scored_Q[q] += 1
-            score = inner_product(queries_QD[q], keys_ND[row], lanes)
+            score = inner_product(query_D, keys_ND, row)
             size = _keep(rows, scores, tiers, size, row, score, SEALED)
         scored_Q[q] += fresh_F.shape[0]
         slack = slack_Q[q]
-        for f in range(fresh_F.shape[0]):
-            if size == k and near_QF[q, f] + slack < scores[0]:
+        for g in range(len(peaks_GQ)):
+            if size == k and peaks_GQ[g, q] + slack < scores[0]:
                 continue
-            row = fresh_F[f]
-            if row < alive_N.shape[0] and alive_N[row]:
-                score = inner_product(queries_QD[q], keys_ND[row], lanes)
-                size = _keep(rows, scores, tiers, size, row, score, FRESH)
+            for f in range(g * GROUP, min(len(fresh_F), (g + 1) * GROUP)):
+                row = fresh_F[f]
+                if size == k and value(near_FQ[f, q]) + slack < scores[0]:
+                    continue
+                if row < alive_N.shape[0] and alive_N[row]:
+                    score = inner_product(query_D, keys_ND, row)
+                    size = _keep(rows, scores, tiers, size, row, score, FRESH)
         # What is left is a heap with the worst on top: it goes behind the others, one by one.
         for end in range(size - 1, 0, -1):
             row, score, tier = rows[end], scores[end], tiers[end]
@@ -116,18 +125,84 @@ def _sink(
 
 
 @numba.njit(nogil=True, cache=True)
-def best_columns(scores_QC: Array, count: int) -> tuple[Slots, Array]:
-    """The `count` columns of highest score of each row, in no order, and their scores.
+def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, Array]:
+    """For each query the `count` rows of highest product, int64 `[Q, count]`, in no order, and
+    their products.
 
-    Equal scores go to the smaller column. count: at most the number of columns.
+    near_RQ, peaks_GQ: of `kernels.near`.  count: at most R. Equal products go to the smaller row.
     """
-    columns_QP = np.empty((scores_QC.shape[0], count), np.int64)
-    scores_QP = np.empty((scores_QC.shape[0], count), scores_QC.dtype)
+    groups, queries = peaks_GQ.shape
+    rows_QP = np.empty((queries, count), np.int64)
+    scores_QP = np.empty((queries, count), peaks_GQ.dtype)
     tiers = np.empty(count, np.uint8)
-    for q in range(scores_QC.shape[0]):
-        columns, scores = columns_QP[q], scores_QP[q]
-        size = 0
-        for c in range(scores_QC.shape[1]):
-            if size < count or scores_QC[q, c] > scores[0]:
-                size = _keep(columns, scores, tiers, size, c, scores_QC[q, c], 0)
-    return columns_QP, scores_QP
+    for q in range(queries):
+        rows, scores = rows_QP[q], scores_QP[q]
+        # As many rows as there are groups whose peaks are so high score no less than they.
+        floor, size = peaks_GQ.dtype.type(-np.inf), 0
+        if count < groups:
+            for g in range(groups):
+                if size < count or peaks_GQ[g, q] > scores[0]:
+                    size = _keep(rows, scores, tiers, size, g, peaks_GQ[g, q], 0)
+            floor, size = scores[0], 0
+        for g in range(groups):
+            if peaks_GQ[g, q] < floor:
+                continue
+            for r in range(g * GROUP, min(len(near_RQ), (g + 1) * GROUP)):
+                score = value(near_RQ[r, q])
+                if score >= floor and (size < count or score > scores[0]):
+                    size = _keep(rows, scores, tiers, size, r, score, 0)
+    return rows_QP, scores_QP
+
+
+@numba.njit(nogil=True, cache=True)
+def collect(
+    near_RQ: Array,
+    peaks_GQ: Array,
+    start: int,
+    rows_R: Slots,
+    slack_Q: Array,
+    floors_QK: Array,
+    found_QC: Slots,
+    most_QC: Array,
+    count_Q: Slots,
+) -> int:
+    """Adds to each query's candidates the rows that may be among its best K; exact search.
+
+    From row `start` of near_RQ on; rows_R are the numbers of these rows. A row scores within
+    slack_Q of its product. floors_QK: the K highest least scores so far, the smallest first.
+    found_QC, most_QC, count_Q: the candidates so far and their highest scores. Returns the row to
+    go on from with more columns C, or R.
+    """
+    kept = floors_QK.shape[1]
+    rows, tiers = np.zeros(kept, np.int64), np.zeros(kept, np.uint8)
+    for g in range(start // GROUP, len(peaks_GQ)):
+        first = g * GROUP
+        for q in range(near_RQ.shape[1]):
+            promising = peaks_GQ[g, q] + slack_Q[q] >= floors_QK[q, 0]
+            if promising and count_Q[q] + GROUP > found_QC.shape[1]:
+                count_Q[q] = prune(found_QC[q], most_QC[q], count_Q[q], floors_QK[q, 0])
+                if count_Q[q] + 2 * GROUP > found_QC.shape[1]:
+                    return first
+        for q in range(near_RQ.shape[1]):
+            floors, slack = floors_QK[q], slack_Q[q]
+            if peaks_GQ[g, q] + slack < floors[0]:
+                continue
+            for r in range(first, min(len(near_RQ), first + GROUP)):
+                score = value(near_RQ[r, q])
+                if score + slack >= floors[0]:
+                    found_QC[q, count_Q[q]], most_QC[q, count_Q[q]] = rows_R[r], score + slack
+                    count_Q[q] += 1
+                    if score - slack > floors[0]:
+                        _sink(rows, floors, tiers, kept, 0, score - slack, 0)
+    return len(near_RQ)
+
+
+@numba.njit(nogil=True, cache=True)
+def prune(found: Slots, most: Array, count: int, floor: Array) -> int:
+    """Leaves out, in order, the candidates that score below `floor`; returns how many are left."""
+    kept = 0
+    for c in range(count):
+        if most[c] >= floor:
+            found[kept], most[kept] = found[c], most[c]
+            kept += 1
+    return kept

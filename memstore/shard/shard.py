@@ -21,6 +21,7 @@ from memstore.filters import Filter
 from memstore.index import exact
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
+from memstore.kernels.near import peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_rows
 from memstore.kernels.topk import drop_repeats, top_k
@@ -30,6 +31,9 @@ from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable
 
 logger = logging.getLogger(__name__)
+
+MOST_LAID_OUT = 65_536
+"""Fresh rows whose products with a batch of queries are kept side by side."""
 
 
 @dataclass(frozen=True)
@@ -221,14 +225,14 @@ class Shard:
         options: SearchOptions,
     ) -> ShardResult:
         sealed_QC, fresh_F = self.index.propose(version, queries_QD, k, options), version.fresh_F
-        if len(fresh_F) > exact.BLOCK_ROWS:
+        if len(fresh_F) > MOST_LAID_OUT:
             # Their scores are too many to lay out: they are proposed block by block.
             found_QC = exact.propose(queries_QD, keys_ND, fresh_F, k)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             version = replace(version, fresh_F=fresh_F[:0])
-        fresh = self.index.fresh(version, keys_ND, row_version)
-        near_QF = queries_QD @ fresh.keys_FD.T
-        slack_Q = fresh.longest * exact.error(queries_QD)
+        fresh = self.index.fresh(version, keys_ND, row_version).rows
+        near_FQ, slack_Q = fresh.products(queries_QD), fresh.slack(queries_QD)
+        peaks_GQ = peaks(near_FQ)
         with self._table:
             rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
                 queries_QD,
@@ -236,7 +240,8 @@ class Shard:
                 self.rows.alive_N[: self.rows.size],
                 sealed_QC,
                 version.fresh_F,
-                near_QF,
+                near_FQ,
+                peaks_GQ,
                 slack_Q,
                 k,
             )

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from memstore import NO_SLOT, MemoryConfig, OptimizerConfig
 from memstore.config import OptimizerKind
 from memstore.index import exact
+from memstore.kernels import near
 from memstore.kernels.group import group_equal
+from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
-from memstore.kernels.select import best_columns, best_rows
+from memstore.kernels.select import best_products, best_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array
 from memstore.shard import optimizers
@@ -445,15 +447,18 @@ def test_drop_repeats(slots: Any, tiers: Any, kept_slots: Any, kept_tiers: Any) 
 
 
 @dtypes
-@given(seed=seeds, k=st.integers(1, 9), scale=st.sampled_from([1.0, 1e4, 1e-4]))
-def test_exact_proposals_hold_the_best(dtype: Any, seed: int, k: int, scale: float) -> None:
+@pytest.mark.parametrize("count", [60, 700])
+@given(seed=seeds, k=st.integers(1, 9), scale=st.sampled_from([1.0, 1e4, 1e-4, 1e-30]))
+def test_exact_proposals_hold_the_best(
+    dtype: Any, count: int, seed: int, k: int, scale: float
+) -> None:
     rng = np.random.default_rng(seed)
     queries = rng.normal(size=(2, 19)).astype(dtype)
-    keys = np.round(rng.normal(size=(60, 19)), 1).astype(dtype) * dtype(scale)
-    rows = np.flatnonzero(rng.random(60) < 0.7)
+    keys = np.round(rng.normal(size=(count, 19)), 1).astype(dtype) * dtype(scale)
+    rows = np.flatnonzero(rng.random(count) < 0.7)
     for live in (None, rows):
         proposed_QC = exact.propose(queries, keys, live, k)
-        among = np.arange(60) if live is None else live
+        among = np.arange(count) if live is None else live
         scores_QN = inner_products(queries, keys[among])
         for q, proposed in enumerate(proposed_QC.tolist()):
             assert set(proposed) <= {NO_SLOT, *among.tolist()}
@@ -476,24 +481,66 @@ def test_best_rows_is_its_twin(dtype: Any, seed: int, k: int, whole: bool) -> No
     alive = rng.random(40) < 0.8
     sealed = rng.integers(-1, 25, (3, 18))
     fresh = np.flatnonzero(rng.random(15) < 0.7) + 25
-    near = queries @ keys[fresh].T
-    slack = exact.error(queries) * np.linalg.norm(keys, axis=1).max()
+    tier_fresh = Operand(keys[fresh])
+    products, slack = tier_fresh.products(queries), tier_fresh.slack(queries)
 
     rows = np.concatenate([sealed, np.tile(fresh, (3, 1))], axis=1)
     tier = np.where(np.arange(rows.shape[1]) < 18, 1, 2).astype(np.uint8)[None].repeat(3, 0)
     rows = np.where((rows >= 0) & alive[rows], rows, NO_SLOT)
     rows, tier = drop_repeats(rows, tier)
     twin = top_k(rows, score(queries, keys, rows), k, tier)
-    *found, scored = best_rows(queries, keys, alive, sealed, fresh, near, slack, k)
+    groups = peaks(products)
+    *found, scored = best_rows(queries, keys, alive, sealed, fresh, products, groups, slack, k)
     assert [part.tolist() for part in found] == [part.tolist() for part in twin]
     assert scored.tolist() == [len(set(r[(r >= 0) & (r < 25)])) + len(fresh) for r in rows]
 
 
 @dtypes
 @given(seed=seeds, count=st.integers(1, 9))
-def test_best_columns_is_its_twin(dtype: Any, seed: int, count: int) -> None:
-    scores = np.random.default_rng(seed).integers(0, 5, (4, 9)).astype(dtype)
-    columns, best_scores = best_columns(scores, count)
-    twin = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    assert np.sort(columns, axis=1).tolist() == np.sort(twin, axis=1).tolist()
-    assert best_scores.tolist() == np.take_along_axis(scores, columns, 1).tolist()
+def test_best_products_is_its_twin(dtype: Any, seed: int, count: int) -> None:
+    products = np.random.default_rng(seed).integers(0, 5, (70, 4)).astype(dtype)
+    rows, best_scores = best_products(products, peaks(products), count)
+    twin = np.argsort(-products.T, axis=1, kind="stable")[:, :count]
+    assert np.sort(rows, axis=1).tolist() == np.sort(twin, axis=1).tolist()
+    assert best_scores.tolist() == np.take_along_axis(products.T, rows, 1).tolist()
+
+
+@dtypes
+@given(seed=seeds, rows=st.integers(0, 40))
+def test_peaks_are_their_twin(dtype: Any, seed: int, rows: int) -> None:
+    products = np.random.default_rng(seed).normal(size=(rows, 3)).astype(dtype)
+    twin = [products[g : g + near.GROUP].max(axis=0) for g in range(0, rows, near.GROUP)]
+    assert peaks(products).tolist() == np.array(twin).reshape(-1, 3).tolist()
+
+
+@given(seed=seeds, scale=st.sampled_from([1e-37, 1e-18, 1.0, 1e12]))
+def test_rounding_to_bfloat16_is_that_of_torch(seed: int, scale: float) -> None:
+    keys = np.random.default_rng(seed).normal(size=(5, 37)).astype(np.float32) * np.float32(scale)
+    bits, lost, longest = near.rounded(keys)
+    twin = torch.from_numpy(keys).bfloat16()
+    assert bits.tolist() == twin.view(torch.uint16).tolist()
+    rest = np.linalg.norm((keys - twin.float().numpy()).astype(np.float64), axis=1)
+    lengths = np.linalg.norm(keys.astype(np.float64), axis=1)
+    assert (rest <= lost * lengths).all()
+    assert lost <= near.ROUNDING * 1.01
+    assert (lengths <= longest).all()
+
+
+@pytest.mark.skipif(not near.has_matrix_units(), reason="no matrix units, or no torch")
+@given(
+    seed=seeds,
+    width=st.sampled_from([1, 16, 37, 300]),
+    scale=st.sampled_from([1e-20, 1.0, 1e9]),
+)
+def test_products_of_matrix_units_keep_their_bound(seed: int, width: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    keys = rng.normal(size=(near.LEAST_ROWS, width)) * rng.lognormal(0, 3, (near.LEAST_ROWS, 1))
+    keys_ND = (keys * scale).astype(np.float32)
+    queries_QD = rng.normal(size=(3, width)).astype(np.float32)
+    operand = Operand(keys_ND)
+    bits_RQ = operand.products(queries_QD)
+    assert bits_RQ.dtype == np.uint16
+    products_RQ = torch.from_numpy(bits_RQ).view(torch.bfloat16).float().numpy()
+    assert peaks(bits_RQ).tolist() == products_RQ.reshape(-1, near.GROUP, 3).max(axis=1).tolist()
+    away_Q = np.abs(products_RQ.T - inner_products(queries_QD, keys_ND)).max(axis=1)
+    assert (away_Q <= operand.slack(queries_QD)).all()

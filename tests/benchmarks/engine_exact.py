@@ -1,0 +1,79 @@
+"""Exact search of a million rows, beside faiss: every row scored, one thread, batch 256.
+
+Ours is the whole public call, whose scores are those of the one scoring kernel. With matrix units
+of bfloat16 the products that propose are theirs; without, they are those of numpy in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+
+import memstore
+from memstore import MemoryConfig
+from memstore.kernels.near import has_matrix_units
+from tests.benchmarks.data import WIDTH, mixture
+from tests.benchmarks.runner import Figure, at_least, paired_medians
+
+K, BATCH, ROUNDS = 10, 256, 9
+
+LEAST_RATIO = {True: 3.0, False: 1.0}
+"""By whether the processor has matrix units."""
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Measures in a process of its own: libraries read their number of threads when they load."""
+    command = [sys.executable, "-m", "tests.benchmarks.engine_exact"]
+    with subprocess.Popen(
+        [*command, str(100_000 if quick else 1_000_000)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        for line in child.stdout or ():
+            yield Figure(**json.loads(line))
+    if child.returncode:
+        raise RuntimeError(f"{command} ended with {child.returncode}")
+
+
+def measure(rows: int) -> Iterator[Figure]:
+    """Times both on the same rows by turns, and compares what they find."""
+    keys_ND, queries_QD = mixture(rows, BATCH)
+    peer = faiss.IndexFlatIP(WIDTH)
+    peer.add(keys_ND)
+    with tempfile.TemporaryDirectory() as folder, memstore.open(folder) as store:
+        memory = store.create("m", MemoryConfig(dim=WIDTH, index="exact"))
+        memory.append(keys_ND)
+        timed = paired_medians(
+            lambda: memory.search(queries_QD, K), lambda: peer.search(queries_QD, K), ROUNDS
+        )
+        found = memory.search(queries_QD, K)
+        store.drop("m")
+    units = "bfloat16 matrix units" if has_matrix_units() else "no matrix units"
+    case = f"{rows:,} x {WIDTH}, k {K}, batch {BATCH}, 1 thread, {units}"
+    floor_Q1 = peer.search(queries_QD, K)[0][:, -1:] * (1 - 1e-6)
+    recall = float((found.scores_QK >= floor_Q1).mean())
+    yield at_least(1.0, Figure("recall", case, recall, "share"))
+    rate = Figure(
+        "exact_rate",
+        f"{case}; peer: faiss IndexFlatIP",
+        BATCH / timed.a_s,
+        "queries/s",
+        BATCH / timed.b_s,
+        ratio=1 / timed.ratio,
+    )
+    yield at_least(LEAST_RATIO[has_matrix_units()], rate)
+
+
+if __name__ == "__main__":
+    for figure in measure(int(sys.argv[1])):
+        print(json.dumps(dataclasses.asdict(figure), default=float), flush=True)
