@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import faiss
 import numpy as np
 
+from memstore.kernels.near import Operand, peaks
+from memstore.kernels.score import score_rows
+from memstore.kernels.select import best_products
 from memstore.memory import Array, Slots
+
+BLOCK_ROWS = 256
+"""Rows whose products with all centroids are at hand at a time: those stay in the cache."""
+
+FEWEST_BLOCKS = 8
+"""Blocks that are worth a thread of their own."""
+
+LIKELY = 2
+"""Centroids of highest product that are compared again, in float32."""
 
 TREE_CLUSTERS = 16_384
 """From so many centroids on, a tree: at 4,096 the one large product is still as fast."""
@@ -17,14 +30,29 @@ BRANCHES = 4
 where the flat assignment puts them (2 parents: 95 %, 8: 99.9 %)."""
 
 
-@dataclass(frozen=True)
 class Flat:
     """Compares a row with every centroid: C products."""
 
-    centroids: faiss.IndexFlatIP
+    def __init__(self, centroids_CE: Array) -> None:
+        self._centroids_CE = centroids_CE
+        self._operand = Operand(centroids_CE)
 
     def __call__(self, keys_RE: Array) -> Slots:
-        return self.centroids.search(keys_RE, 1)[1].ravel()  # type: ignore[no-any-return]
+        blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
+        threads = min(faiss.omp_get_max_threads(), len(blocks) // FEWEST_BLOCKS)
+        if threads < 2:
+            return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(self._assign, blocks)))
+
+    def _assign(self, keys_RE: Array) -> Slots:
+        near_CR = self._operand.products(keys_RE)
+        likely_RP, _ = best_products(near_CR, peaks(near_CR), min(LIKELY, len(near_CR)))
+        scores_RP = np.empty(likely_RP.shape, np.float32)
+        score_rows(keys_RE, self._centroids_CE, likely_RP, scores_RP)
+        at_R1 = scores_RP.argmax(axis=1)[:, None]
+        lists_R: Slots = np.take_along_axis(likely_RP, at_R1, 1)[:, 0]
+        return lists_R
 
 
 @dataclass(frozen=True)
@@ -36,11 +64,13 @@ class Tree:
     """
 
     centroids_CE: Array
-    parents: faiss.IndexFlatIP
+    parents_PE: Array
     children: tuple[Slots, ...]
 
     def __call__(self, keys_RE: Array) -> Slots:
-        parents_RB = self.parents.search(keys_RE, min(BRANCHES, len(self.children)))[1]
+        scores_RP = keys_RE @ self.parents_PE.T
+        branches = min(BRANCHES, len(self.children))
+        parents_RB = np.argpartition(-scores_RP, branches - 1, axis=1)[:, :branches]
         best_R = np.full(len(keys_RE), -np.inf, np.float32)
         lists_R = np.zeros(len(keys_RE), np.int64)
         order_P = np.argsort(parents_RB.ravel(), kind="stable")
@@ -63,7 +93,7 @@ class Tree:
 def assigner(centroids_CE: Array, seed: int) -> Flat | Tree:
     """Chooses by the number of centroids, float32 `[C, E]`."""
     if len(centroids_CE) < TREE_CLUSTERS:
-        return Flat(_flat(centroids_CE))
+        return Flat(centroids_CE)
     parents = faiss.Kmeans(
         centroids_CE.shape[1],
         round(len(centroids_CE) ** 0.5),
@@ -74,12 +104,6 @@ def assigner(centroids_CE: Array, seed: int) -> Flat | Tree:
         min_points_per_centroid=1,
     )
     parents.train(centroids_CE)
-    parent_C = Flat(_flat(parents.centroids))(centroids_CE)
+    parent_C = Flat(parents.centroids)(centroids_CE)
     children = tuple(np.flatnonzero(parent_C == p) for p in range(len(parents.centroids)))
-    return Tree(centroids_CE, _flat(parents.centroids), children)
-
-
-def _flat(centroids_CE: Array) -> faiss.IndexFlatIP:
-    index = faiss.IndexFlatIP(centroids_CE.shape[1])
-    index.add(np.ascontiguousarray(centroids_CE))
-    return index
+    return Tree(centroids_CE, parents.centroids, children)

@@ -16,6 +16,7 @@ import numpy as np
 
 from memstore.config import IndexConfig
 from memstore.index.assignment import Flat, Tree, assigner
+from memstore.index.k_means import k_means
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
@@ -105,21 +106,6 @@ class Codebook:
 def choose_clusters(rows: int) -> int:
     """About 2·√rows, a power of two: assignment costs rows · clusters, a probe rows / clusters."""
     return int(2 ** round(np.log2(max(2.0 * np.sqrt(rows), 1.0))))
-
-
-def k_means(mapped_RE: Array, clusters: int, rounds: int, seed: int, start: Array | None) -> Array:
-    """Spherical k-means; centroids float32 `[C, E]`, of unit length."""
-    kmeans = faiss.Kmeans(
-        mapped_RE.shape[1],
-        clusters,
-        niter=rounds,
-        spherical=True,
-        seed=seed,
-        max_points_per_centroid=ROWS_PER_CLUSTER,
-        min_points_per_centroid=1,
-    )
-    kmeans.train(mapped_RE, init_centroids=start)
-    return kmeans.centroids  # type: ignore[no-any-return]
 
 
 def train(

@@ -8,16 +8,17 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
-from memstore.index import clustered
+from memstore.index import clustered, exact
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Codebook, Reader, Recall, blocks
+from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
 from memstore.kernels.score import score_rows
+from memstore.kernels.topk import top_k
 from memstore.memory import NO_SLOT, Array, Slots
 
 QUERIES = 256
@@ -98,13 +99,15 @@ def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
     longest = 0.0
     for rows_B, keys_BD in blocks(read, rows_R):
         longest = max(longest, float(lengths(keys_BD).max()))
-        metric = faiss.METRIC_INNER_PRODUCT
-        found = faiss.knn(queries_QD, keys_BD, min(K, len(rows_B)), metric=metric)
-        scores_QC = np.concatenate([scores_QK, found[0]], axis=1)
-        rows_QC = np.concatenate([rows_QK, rows_B[found[1]]], axis=1)
-        best_QK = np.argsort(-scores_QC, axis=1, kind="stable")[:, :K]
-        scores_QK = np.take_along_axis(scores_QC, best_QK, 1)
-        rows_QK = np.take_along_axis(rows_QC, best_QK, 1)
+        found_QC = exact.propose(queries_QD, keys_BD, None, K)
+        found_scores_QC = np.empty(found_QC.shape, np.float32)
+        score_rows(queries_QD, keys_BD, found_QC, found_scores_QC)
+        found_QC = np.where(found_QC == NO_SLOT, NO_SLOT, rows_B[found_QC])
+        rows_QK, scores_QK = top_k(
+            np.concatenate([rows_QK, found_QC], axis=1),
+            np.concatenate([scores_QK, found_scores_QC], axis=1),
+            K,
+        )
     return Truth(queries_QD, rows_QK, longest, asked, len(rows_R))
 
 
@@ -137,7 +140,7 @@ def choose(
     def cost(reduction: Reduction, clusters: int, sample_RD: Array) -> float:
         half = len(sample_RD) // 2
         mapped_RE = reduction.rows(sample_RD)
-        centroids_CE = clustered.k_means(mapped_RE[:half], clusters, TRIAL_ROUNDS, seed, None)
+        centroids_CE = k_means(mapped_RE[:half], clusters, TRIAL_ROUNDS, seed, None)
         assign = assigner(centroids_CE, seed)
         counts_C = np.bincount(assign(mapped_RE[half:]), minlength=clusters)
         size_C = counts_C * (len(rows_R) / (len(sample_RD) - half))

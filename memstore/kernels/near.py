@@ -62,7 +62,8 @@ class Operand:
         queries = _tensor(rounded(np.ascontiguousarray(queries_QD, np.float32))[0])
         import torch
 
-        bits_RQ: Array = torch.mm(self._half, queries.t()).view(torch.uint16).numpy()
+        with _openmp().limit(limits=1):
+            bits_RQ: Array = torch.mm(self._half, queries.t()).view(torch.uint16).numpy()
         return bits_RQ
 
     def slack(self, queries_QD: Array) -> Array:
@@ -92,6 +93,16 @@ def has_matrix_units() -> bool:
     if not information.exists() or importlib.util.find_spec("torch") is None:
         return False
     return "amx_bf16" in information.read_text(encoding="utf-8")
+
+
+@functools.cache
+def _openmp() -> Any:
+    """The OpenMP pools, torch's among them. A product takes a tenth of a millisecond: threads
+    that wait for one another take a hundred times as long on a machine that has other work."""
+    import torch  # noqa: F401 - loads its pool
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def _tensor(bits_RD: Array) -> Any:

@@ -16,6 +16,7 @@ from memstore import IndexConfig, MemoryConfig, SearchOptions
 from memstore.index import clustered, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.clustered import Recall
+from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, Slots
@@ -91,19 +92,37 @@ def test_rows_lie_unaugmented_in_the_lists_of_their_augmented_clusters(
 
 def test_the_tree_assigns_nearly_as_the_flat_product() -> None:
     keys, _ = rows_of(1, 4_000)
-    centroids = clustered.k_means(keys, 64, 3, 0, None)
+    centroids = k_means(keys, 64, 3, 0, None)
     tree = Tree(*_tree_of(centroids))
     flat = (keys @ centroids.T).argmax(1)
     assert (tree(keys) == flat).mean() > 0.9
     assert isinstance(assigner(centroids, 0), Flat)
 
 
-def _tree_of(centroids: Array) -> tuple[Array, faiss.IndexFlatIP, tuple[Slots, ...]]:
-    parents = clustered.k_means(centroids, 8, 5, 0, None)
-    index = faiss.IndexFlatIP(WIDTH)
-    index.add(parents)
+def _tree_of(centroids: Array) -> tuple[Array, Array, tuple[Slots, ...]]:
+    parents = k_means(centroids, 8, 5, 0, None)
     of = (centroids @ parents.T).argmax(1)
-    return centroids, index, tuple(np.flatnonzero(of == p) for p in range(8))
+    return centroids, parents, tuple(np.flatnonzero(of == p) for p in range(8))
+
+
+@pytest.mark.parametrize("clusters", [5, 300])
+def test_k_means_is_as_good_as_that_of_faiss(clusters: int) -> None:
+    keys, _ = mixture(12_000, 1, width=WIDTH)
+    ours = k_means(keys, clusters, 8, 0, None)
+    peer = faiss.Kmeans(WIDTH, clusters, niter=8, spherical=True, max_points_per_centroid=10**6)
+    peer.train(keys)
+    fit, fit_peer = ((keys @ c.T).max(axis=1).sum() for c in (ours, peer.centroids))
+    assert fit >= 0.995 * fit_peer
+    np.testing.assert_allclose(lengths(ours), 1, rtol=1e-5)
+
+
+def test_k_means_leaves_no_cluster_empty_and_bears_rows_without_direction() -> None:
+    keys = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
+    keys[::2] *= 3
+    keys[0] = 0
+    found = k_means(keys, 8, 3, 0, keys[[1, 1, 1, 1, 1, 1, 1, 1]])
+    assert np.isfinite(found).all()
+    assert (np.bincount(Flat(found)(keys), minlength=8) > 0).sum() >= 4
 
 
 def test_recall_finds_the_probe_of_a_target() -> None:
