@@ -12,10 +12,9 @@ OURS = "memstore"
 
 
 def draw(curves: Sequence[Curve], folder: Path, name: str) -> list[Path]:
-    """Writes a PNG for each plot into the folder, and its points as JSON would be: returns paths.
+    """Writes a PNG for each plot into the folder, and returns their paths.
 
-    Curves whose label begins with `memstore` are drawn heavier. The system's fonts and a white
-    ground: they stand in documents.
+    Curves whose label begins with `memstore` are drawn black and heavier.
     """
     import matplotlib as mpl
 
