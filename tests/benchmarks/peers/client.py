@@ -63,10 +63,11 @@ class Peer:
     def __init__(
         self, engine: str, keys: Keys, threads: int = 1, cached: bool = True, **options: Any
     ) -> None:
+        python = environment_of(engine)
         self._folder = tempfile.TemporaryDirectory()
         self._files = 0
         self._process = subprocess.Popen(
-            [environment_of(engine), "-m", "tests.benchmarks.peers", engine],
+            [python, "-m", "tests.benchmarks.peers", engine],
             cwd=ROOT,
             env=os.environ | ONE_THREAD,
             stdin=subprocess.PIPE,

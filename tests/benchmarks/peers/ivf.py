@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 
 
 class Engine:
-    """codec: `Flat` or `SQ8`."""
+    """codec: `Flat` or `SQ8`; trained_on: a file of other keys that the clusters come from."""
 
-    def __init__(self, width_D: int, clusters: int, codec: str = "SQ8") -> None:
+    def __init__(
+        self, width_D: int, clusters: int, codec: str = "SQ8", trained_on: str | None = None
+    ) -> None:
+        self._trained_on = trained_on
         self._width, self._clusters, self._codec = width_D, clusters, codec
         self._index: Any = None
         self.about = f"faiss {faiss.__version__} IVF{clusters} {codec}"
 
     def build(self, keys_ND: Any, threads: int) -> None:
         faiss.omp_set_num_threads(threads)
+        sample_RD = keys_ND if self._trained_on is None else np.load(self._trained_on)
         # Clusters by cosine: where norms differ, plain k-means is far worse for inner product.
         kmeans = faiss.Kmeans(
             self._width, self._clusters, niter=8, spherical=True, seed=0, max_points_per_centroid=48
         )
-        kmeans.train(keys_ND)
+        kmeans.train(sample_RD)
         quantizer = faiss.IndexFlatIP(self._width)
         quantizer.add(kmeans.centroids)
         metric = faiss.METRIC_INNER_PRODUCT
@@ -33,7 +38,7 @@ class Engine:
             index = faiss.IndexIVFScalarQuantizer(
                 quantizer, self._width, self._clusters, kind, metric, False
             )
-        index.train(keys_ND[:100_000])
+        index.train(sample_RD[:100_000])
         index.add(keys_ND)
         # The index refers to it, and Python would let it go.
         self._quantizer = quantizer
