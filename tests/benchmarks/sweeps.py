@@ -49,6 +49,15 @@ class Sweep:
             self.tried[effort] = self.truth.recall(rows_QK), len(rows_QK) / seconds
         return self.tried[effort]
 
+    def rate(self, effort: int, times: int = 3) -> float:
+        """The best rate of asking so many times more: what noise there is only slows."""
+        recall, rate = self.at(effort)
+        for _ in range(times):
+            rows_QK, seconds = self.ask(effort)
+            rate = max(rate, len(rows_QK) / seconds)
+        self.tried[effort] = recall, rate
+        return rate
+
     def reaching(self, level: float) -> int | None:
         """The least effort, to 3 %, whose recall is `level`; None where none reaches it."""
         low, high = self.least - 1, self.least

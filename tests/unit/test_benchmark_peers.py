@@ -135,6 +135,15 @@ def test_a_sweep_finds_the_least_effort_that_reaches_a_level() -> None:
     assert sweep.reaching(1.1) is None
 
 
+def test_a_rate_is_the_best_of_several() -> None:
+    truth = Truth(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), np.ones(1, np.float32))
+    seconds = iter([0.5, 1.0, 0.25, 2.0])
+    sweep = Sweep("noisy", lambda effort: (np.array([[0]]), next(seconds)), truth, 1, 9)
+    assert sweep.at(4) == (1.0, 2.0)
+    assert sweep.rate(4, times=3) == 4.0
+    assert sweep.points == [(1.0, 4.0)]
+
+
 def test_recall_counts_scores_and_not_rows() -> None:
     keys = np.array([[2.0], [2.0], [1.0], [-1.0]], np.float32)
     truth = Truth(np.ones((1, 1), np.float32), keys, np.array([2.0], np.float32))
