@@ -8,7 +8,8 @@
 | replace: `ids`, `keys` | `seconds` |
 | delete: `ids` | `seconds` |
 
-Arrays are the paths of `.npy` files, read before the clock starts. `seconds` is the engine's own
+Arrays are the paths of `.npy` files, read before the clock starts; `cache` is how the name of the
+file begins that keeps the index. `seconds` is the engine's own
 time alone. A request that fails is answered by `error`, or by `missing` where the engine is not
 installed. Row i of the keys that it is opened with has id i.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -65,7 +67,9 @@ class Serving:
         module = importlib.import_module(f"tests.benchmarks.peers.{self.name}")
         keys_ND = np.load(keys, mmap_mode="r")
         self.engine = module.Engine(keys_ND.shape[1], **options)
-        at = None if cache is None else Path(cache)
+        # Another version or other settings are another file.
+        named = re.sub(r"[^\w.]+", "-", self.engine.about)
+        at = None if cache is None else Path(f"{cache}-{named}")
         if at is not None and at.exists():
             self.engine.load(at, keys_ND)
             return {"about": self.engine.about, "build_s": 0.0}

@@ -56,7 +56,7 @@ class Peer:
     """One engine in a process of one thread, with an index of `keys`; row i has id i.
 
     Raises `Unavailable` where the engine is not installed, and `PeerFailed` where it fails. The
-    index is built once and kept in `scratch()` under its keys and options, unless `cached` is
+    index is built once and kept in `scratch()` under its keys and what it is, unless `cached` is
     False; `threads` only build.
     """
 
@@ -75,12 +75,11 @@ class Peer:
             text=True,
         )
         self.engine = engine
-        named = "-".join((engine, keys.digest, *(f"{n}={options[n]}" for n in sorted(options))))
         try:
             opened = self._ask(
                 "open",
                 keys=str(keys.path),
-                cache=str(scratch() / named) if cached else None,
+                cache=str(scratch() / keys.digest) if cached else None,
                 threads=threads,
                 options=options,
             )
