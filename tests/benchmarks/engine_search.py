@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,7 +40,7 @@ from tests.benchmarks.runner import (
     at_least,
     paired_seconds,
 )
-from tests.benchmarks.sweeps import Sweep, Truth
+from tests.benchmarks.sweeps import Sweep, Truth, frontier
 
 K, BATCH, FRESH, ASKED, ROUNDS = 10, 64, 2_000, 1_024, 9
 LEVELS = (0.95, 0.97, 0.98, 0.99)
@@ -141,9 +141,7 @@ def measure(rows: int) -> Iterator[Measured]:
 
         shared = Keys(keys_ND)
         yield from _against_all(rows, case, ours, truth, shared)
-        plot = f"Search, {rows:,} rows"
-        for target, sweep in ours.items():
-            yield _curve(plot, f"memstore, tuned for {target}", sweep)
+        yield _curve(rows, "memstore", ours.values())
 
 
 def _against_all(
@@ -152,7 +150,6 @@ def _against_all(
     by_name: dict[str, list[Contender]] = {}
     for contender in contenders(rows):
         by_name.setdefault(contender.name, []).append(contender)
-    plot = f"Search, {rows:,} rows"
     for name, settings in by_name.items():
         sweeps: dict[str, Sweep] = {}
         peers: dict[str, Peer] = {}
@@ -161,16 +158,17 @@ def _against_all(
                 key = str(one.options)
                 if key not in peers:
                     peers[key] = Peer(one.engine, shared, CORES, **one.options)
+                    _progress(f"{peers[key].about}: built in {peers[key].build_s:.0f} s")
                 peer = peers[key]
-                _progress(f"{peer.about}: built in {peer.build_s:.0f} s")
                 label = peer.about
                 if one.effort is not int:
                     label = f"{label} {one.effort(0)[1]} rescored"
                 sweeps[label] = Sweep(label, _theirs(peer, one, truth), truth, one.least, one.most)
+            trying = sweeps
             for level in LEVELS if rows >= SMALL else LEVELS[::2]:
-                yield _at_level(rows, case, level, ours[TUNED[level]], name, sweeps)
-            best = max(sweeps.values(), key=_rate_at_worst)
-            yield _curve(plot, best.name, best)
+                yield _at_level(rows, case, level, ours[TUNED[level]], name, trying)
+                trying = _worth_trying(trying, level)
+            yield _curve(rows, name, sweeps.values())
         except (Unavailable, PeerFailed) as missing:
             yield Missing(name, str(missing))
         finally:
@@ -206,6 +204,18 @@ def _at_level(
     )
     least = bound(rows, name, level)
     return measured if least is None else at_least(least, measured)
+
+
+def _worth_trying(sweeps: dict[str, Sweep], level: float) -> dict[str, Sweep]:
+    """The settings that are at a level no less than half as fast as the fastest of them."""
+    reached = {label: sweep.reaching(level) for label, sweep in sweeps.items()}
+    rates = {
+        label: sweeps[label].at(effort)[1]
+        for label, effort in reached.items()
+        if effort is not None
+    }
+    best = max(rates.values(), default=0.0)
+    return {label: sweeps[label] for label in rates if 2 * rates[label] >= best} or sweeps
 
 
 def live_rows(keys: Array, rows: int) -> tuple[Slots, Array]:
@@ -280,15 +290,11 @@ def _chosen(state: memstore.memory.ShardDescription) -> str:
     return f"probe {state.probe} of {state.clusters}, alpha {state.alpha}, {measured}"
 
 
-def _rate_at_worst(sweep: Sweep) -> float:
-    """Its rate at the lowest level that it was tried above: settings are compared by it."""
-    enough = [rate for recall, rate in sweep.points if recall >= LEVELS[0]]
-    return max(enough, default=0.0)
-
-
-def _curve(plot: str, label: str, sweep: Sweep) -> Curve:
-    points = [(recall, rate) for recall, rate in sweep.points if recall >= 0.8]
-    return Curve(plot, label, f"recall@{K}", "queries/s, one thread", points, log_y=True)
+def _curve(rows: int, label: str, sweeps: Iterable[Sweep]) -> Curve:
+    """The best that any setting did, from a recall that is of use."""
+    points = [point for sweep in sweeps for point in sweep.points if point[0] >= 0.8]
+    plot = f"{rows:,} rows of {WIDTH}, one thread, batch {BATCH}"
+    return Curve(plot, label, f"recall@{K}", "queries/s", frontier(points), log_y=True)
 
 
 def _progress(words: str) -> None:

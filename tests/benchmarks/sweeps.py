@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,13 +59,13 @@ class Sweep:
         return rate
 
     def reaching(self, level: float) -> int | None:
-        """The least effort, to 3 %, whose recall is `level`; None where none reaches it."""
+        """The least effort, to 6 %, whose recall is `level`; None where none reaches it."""
         low, high = self.least - 1, self.least
         while self.at(high)[0] < level:
             if high >= self.most:
                 return None
             low, high = high, min(2 * high, self.most)
-        while high - low > max(1, low // 32):
+        while high - low > max(1, low // 16):
             middle = (low + high) // 2
             if self.at(middle)[0] < level:
                 low = middle
@@ -77,3 +77,12 @@ class Sweep:
     def points(self) -> list[tuple[float, float]]:
         """(recall, queries/s) of each effort tried, in order of effort."""
         return [self.tried[effort] for effort in sorted(self.tried)]
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (recall, rate) that no other beats in both, by rising recall."""
+    best: list[tuple[float, float]] = []
+    for recall, rate in sorted(points, reverse=True):
+        if not best or rate > best[-1][1]:
+            best.append((recall, rate))
+    return best[::-1]

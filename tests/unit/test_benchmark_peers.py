@@ -13,7 +13,7 @@ from memstore.memory import Array, Slots
 from tests.benchmarks.alone import KINDS, tell
 from tests.benchmarks.peers.client import Keys, Peer, PeerFailed, environment_of
 from tests.benchmarks.runner import Curve, Figure, Measured, Missing, Unavailable
-from tests.benchmarks.sweeps import Sweep, Truth
+from tests.benchmarks.sweeps import Sweep, Truth, frontier
 
 ROWS, WIDTH, K = 2_000, 16, 5
 
@@ -142,6 +142,12 @@ def test_a_rate_is_the_best_of_several() -> None:
     assert sweep.at(4) == (1.0, 2.0)
     assert sweep.rate(4, times=3) == 4.0
     assert sweep.points == [(1.0, 4.0)]
+
+
+def test_a_frontier_leaves_out_what_is_beaten_in_both() -> None:
+    tried = [(0.9, 50.0), (0.95, 20.0), (0.97, 30.0), (0.99, 5.0), (0.98, 5.0), (0.5, 40.0)]
+    assert frontier(tried) == [(0.9, 50.0), (0.97, 30.0), (0.99, 5.0)]
+    assert frontier([]) == []
 
 
 def test_recall_counts_scores_and_not_rows() -> None:
