@@ -16,10 +16,12 @@ installed. Row i of the keys that it is opened with has id i.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,9 +30,13 @@ from typing import Any
 
 import numpy as np
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Answers until standard input ends. What an engine prints goes to standard error."""
+    # Building takes minutes: it ends with the process that asked for it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     serving = Serving(sys.argv[1])
