@@ -7,6 +7,7 @@ NAME ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check -qq install
+PEERS := .peers
 # A stamp is newer than the files that it was installed from, or it is installed again.
 PINNED := pyproject.toml constraints.txt
 DEMO := $(VENV)/.installed-demo
@@ -15,7 +16,7 @@ DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench pins clean
+.PHONY: help demo test check bench peers pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -38,6 +39,8 @@ check: $(DEV) ## lint, format and types
 bench: $(DEV) ## run one benchmark, or list them (NAME=..., ARGS=--quick)
 	@$(BIN)/python -m tests.benchmarks $(or $(NAME),--list) $(ARGS)
 
+peers: $(PEERS)/.installed ## install the engines that benchmarks stand beside, into .peers
+
 # torch stays at its pin: its newest wheel is gigabytes of CUDA, so it is raised by hand.
 pins: $(VENV)/.python ## resolve the newest dependencies anew into constraints.txt
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
@@ -52,8 +55,8 @@ pins: $(VENV)/.python ## resolve the newest dependencies anew into constraints.t
 	cp "$$scratch/constraints.txt" constraints.txt && \
 	echo "Wrote constraints.txt."
 
-clean: ## remove the environment, caches and build products; keeps runs/
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments, caches and build products; keeps runs/
+	@rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Clean."
 
@@ -77,3 +80,13 @@ $(DEV): $(VENV)/.python $(PINNED)
 	@echo "Installing memstore with the tools for developing it (about a minute) ..."
 	@$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,demo,dev]'
 	@touch $(DEMO) $@
+
+# hnswlib is published as source alone: see the head of the file with the pins.
+$(PEERS)/.installed: $(VENV)/.python tests/benchmarks/peers.txt
+	@echo "Installing the peers into $(PEERS) (about two minutes) ..."
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python $(INSTALL) --only-binary :all: --requirement tests/benchmarks/peers.txt
+	@$(PEERS)/bin/python $(INSTALL) hnswlib==0.8.0 2> /dev/null || { \
+		echo "hnswlib cannot be built here; chroma-hnswlib stands in for it." && \
+		$(PEERS)/bin/python $(INSTALL) --only-binary :all: --no-deps chroma-hnswlib==0.7.6; }
+	@touch $@

@@ -19,12 +19,26 @@ def mixture(rows: int, queries: int, *, width: int = WIDTH, seed: int = 0) -> tu
     """
     rng = np.random.default_rng(seed)
     centres_CD = rng.normal(size=(1_000, width)).astype(np.float32)
-    keys_ND = _directions(rng, centres_CD, rows)
+    keys_ND = directions(rng, centres_CD, rows)
     keys_ND *= rng.lognormal(0.0, 0.5, (rows, 1)).astype(np.float32)
-    return keys_ND, _directions(rng, centres_CD, queries)
+    return keys_ND, directions(rng, centres_CD, queries)
 
 
-def _directions(rng: np.random.Generator, centres_CD: Array, count: int) -> Array:
+def grouped(
+    rows: int, queries: int, groups: int, *, width: int = WIDTH, seed: int = 0
+) -> tuple[Array, Array]:
+    """As `mixture`, but the keys come group by group, `rows / groups` of each; a group is
+    `1,000 / groups` of the Gaussians, in no order within it. Queries are of all groups.
+    """
+    rng = np.random.default_rng(seed)
+    centres_CD = rng.normal(size=(1_000, width)).astype(np.float32)
+    of_groups = np.array_split(centres_CD, groups)
+    keys_ND = np.concatenate([directions(rng, some_CD, rows // groups) for some_CD in of_groups])
+    keys_ND *= rng.lognormal(0.0, 0.5, (len(keys_ND), 1)).astype(np.float32)
+    return keys_ND, directions(rng, centres_CD, queries)
+
+
+def directions(rng: np.random.Generator, centres_CD: Array, count: int) -> Array:
     unit_BD = rng.standard_normal((count, centres_CD.shape[1]), np.float32)
     unit_BD *= 0.8
     unit_BD += centres_CD[rng.integers(0, len(centres_CD), count)]

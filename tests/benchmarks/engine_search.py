@@ -1,17 +1,25 @@
-"""Search while rows change: tuned clusters against raw faiss and graphs, one thread, batch 64."""
+"""Search while rows change, beside faiss IVF, hnswlib, usearch, Intel SVS and ScaNN.
+
+One thread, batch 64, the ten rows of highest inner product among rows whose norms differ. memstore
+has rows that are fresh, erased and rewritten since it was built, and scores every candidate again
+from the rows as they are; the peers are built over the same live rows at once, which is the best
+that they can have, and are asked in a process of their own. Recall is the share of ten found whose
+score is no less than the true tenth. At each level of recall every engine works at the least
+effort that reaches it, and is timed against memstore by turns.
+
+Built indexes of peers are kept for the next run: see `peers.client.scratch`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -19,187 +27,280 @@ import numpy as np
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
 from memstore.memory import Array, Memory, Slots
+from memstore.store import Store
+from tests.benchmarks.alone import index_inline, measured_alone, tell
 from tests.benchmarks.data import WIDTH, mixture
-from tests.benchmarks.runner import Figure, at_least, paired_medians
+from tests.benchmarks.peers.client import Keys, Peer, PeerFailed
+from tests.benchmarks.runner import (
+    Curve,
+    Figure,
+    Measured,
+    Missing,
+    Unavailable,
+    at_least,
+    paired_seconds,
+)
+from tests.benchmarks.sweeps import Sweep, Truth, frontier
 
-K, BATCH, FRESH, ROUNDS = 10, 64, 2_000, 15
+K, BATCH, FRESH, ASKED, ROUNDS = 10, 64, 2_000, 1_024, 9
+LEVELS = (0.95, 0.97, 0.98, 0.99)
+TUNED = {0.95: 0.95, 0.97: 0.95, 0.98: 0.98, 0.99: 0.98}
+"""Level → the `recall_target` of the memory that stands for it."""
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-Search = Callable[[Array], Array]
-"""Gives row numbers `[Q, K]` of queries; numbers are places in the table of live rows."""
-
-
-def run(quick: bool) -> Iterator[Figure]:
-    """Measures in a process of its own: libraries read their number of threads when they load."""
-    command = [sys.executable, "-m", "tests.benchmarks.engine_search"]
-    for rows, bound in ((100_000, 1.0), (1_000_000, 1.6))[: 1 if quick else 2]:
-        with subprocess.Popen(
-            [*command, str(rows), str(bound)],
-            cwd=Path(__file__).parents[2],
-            env=os.environ | ONE_THREAD,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as child:
-            for line in child.stdout or ():
-                yield Figure(**json.loads(line))
-        if child.returncode:
-            raise RuntimeError(f"{command} ended with {child.returncode}")
+SMALL, LARGE = 100_000, 1_000_000
+CORES = os.cpu_count() or 1
 
 
-def measure(rows: int, bound: float) -> Iterator[Figure]:
-    """Builds all of them over the same live rows, then times each against memstore by turns."""
-    keys, queries = mixture(rows + rows // 100 + FRESH, 3_072)
-    seen, asked = queries[:2_048], queries[2_048:]
-    with tempfile.TemporaryDirectory() as folder, memstore.open(folder) as store:
-        faiss.omp_set_num_threads(os.cpu_count() or 1)
-        memory = store.create("m", MemoryConfig(dim=WIDTH, index=IndexConfig()))
-        live, keys_ND = _changed(memory, keys, seen, rows)
-        state = memory.describe().shards[0]
-        faiss.omp_set_num_threads(1)
+@dataclass(frozen=True)
+class Contender:
+    """An index of a peer: the module and options of `Peer`, and what its knob may be.
 
-        def ours(queries_QD: Array) -> Array:
-            return memory.search(queries_QD, K).slots_QK
-
-        true = memory.search(asked, K, SearchOptions(exact=True))
-        floor_Q = true.scores_QK[:, -1]
-
-        def recall(search: Search, slots: Slots | None) -> float:
-            found = _batches(search, asked)
-            at = found if slots is None else np.searchsorted(slots, found)
-            scores = np.einsum("qd,qkd->qk", asked, keys_ND[at])
-            return float((scores >= floor_Q[:, None] * (1 - 1e-6)).mean())
-
-        reached = recall(ours, live)
-        case = f"{rows:,} x {WIDTH}, k {K}, batch {BATCH}, {state.fresh:,} fresh, 1 thread"
-        chosen = f"alpha {state.alpha}, M {state.reach:.2f}, probe {state.probe} of "
-        chosen += f"{state.clusters}, measured {state.recall:.3f}"
-        yield at_least(0.95, Figure("recall", f"{case}; {chosen}", reached, "share"))
-
-        peers: list[tuple[str, float, Search, float]] = []
-        for name, search, settings in _peers(keys_ND):
-            # The least effort that finds as much as memstore does.
-            for setting in settings:
-                found = recall(partial(search, effort=setting), None)
-                if found >= reached - 0.001:
-                    call = partial(search, effort=setting)
-                    timed = paired_medians(
-                        partial(_batches, ours, asked), partial(_batches, call, asked), ROUNDS
-                    )
-                    peers.append((f"{name} at {setting}", found, call, 1 / timed.ratio))
-                    yield Figure(
-                        "search_rate",
-                        f"{case}; recall {reached:.3f} against {name} at {setting}: {found:.3f}",
-                        len(asked) / timed.a_s,
-                        "queries/s",
-                        len(asked) / timed.b_s,
-                        ratio=1 / timed.ratio,
-                    )
-                    break
-            else:
-                print(f"{name} never finds {reached:.3f}: {found:.3f}", file=sys.stderr)
-        raw = [peer for peer in peers if peer[0].startswith("faiss IVF")]
-        name, found, fastest, _ = min(raw, key=lambda peer: peer[3])
-        timed = paired_medians(
-            partial(_batches, ours, asked), partial(_batches, fastest, asked), ROUNDS
-        )
-        best = Figure(
-            "search_rate_best_ivf",
-            f"{case}; recall {reached:.3f} against {name}: {found:.3f}",
-            len(asked) / timed.a_s,
-            "queries/s",
-            len(asked) / timed.b_s,
-            ratio=1 / timed.ratio,
-        )
-        yield at_least(bound, best)
-
-
-def _changed(memory: Memory, keys: Array, seen: Array, rows: int) -> tuple[Slots, Array]:
-    """Fills a memory, tunes it, then erases 1 %, rewrites 1 % and leaves `FRESH` rows fresh.
-
-    Returns the live slots and their keys, as the peers are given them.
+    effort: what `Peer.search` takes for a number of the knob.
     """
+
+    name: str
+    engine: str
+    options: dict[str, Any] = field(default_factory=dict)
+    least: int = K
+    most: int = 4_096
+    effort: Callable[[int], Any] = int
+
+
+def contenders(rows: int) -> Iterator[Contender]:
+    """The peers; those of equal name are settings of one, of which the fastest counts."""
+    usual = 2 ** round(np.log2(2 * rows**0.5))
+    for clusters in (c for c in (usual, 2 * usual, 4 * usual) if c <= 4_096):
+        for codec in ("Flat", "SQ8"):
+            options = {"clusters": clusters, "codec": codec}
+            yield Contender("faiss IVF", "ivf", options, 1, clusters)
+    yield Contender("hnswlib", "hnsw")
+    yield Contender("usearch", "usearch")
+    yield Contender("SVS", "vamana", {"links": 64, "bits": [8, 0]})
+    # More leaves lose recall that no effort brings back.
+    leaves = round(rows**0.5)
+    for rescored in (200, 400, 800):
+        yield Contender(
+            "ScaNN",
+            "scann",
+            {"leaves": leaves},
+            1,
+            leaves,
+            partial(_visited_and_rescored, rescored=rescored),
+        )
+
+
+def _visited_and_rescored(visited: int, rescored: int) -> tuple[int, int]:
+    return visited, rescored
+
+
+def bound(rows: int, peer: str, level: float) -> float | None:
+    """How many times as fast as the peer memstore is to be; None where nothing is promised."""
+    if rows == SMALL or (rows == LARGE and level >= 0.98):
+        return 1.0
+    promised = {
+        (LARGE, "faiss IVF", 0.95): 1.6,
+        (LARGE, "hnswlib", 0.95): 1.5,
+        (LARGE, "usearch", 0.95): 1.5,
+        (LARGE, "SVS", 0.97): 1.0,
+        (LARGE, "ScaNN", 0.97): 1.0,
+    }
+    return promised.get((rows, peer, level))
+
+
+def run(quick: bool) -> Iterator[Measured]:
+    """Measures each size in a process of its own."""
+    for rows in (20_000,) if quick else (SMALL, LARGE):
+        yield from measured_alone("tests.benchmarks.engine_search", rows)
+
+
+def measure(rows: int) -> Iterator[Measured]:
+    """Builds memories over the same live rows, then sets each peer against them."""
+    keys, queries = mixture(rows + rows // 100 + FRESH, 2_048 + ASKED)
+    seen, asked = queries[:2_048], queries[2_048:]
+    live, keys_ND = live_rows(keys, rows)
+    with tempfile.TemporaryDirectory() as folder, memstore.open(folder) as store:
+        memories = {
+            target: changed(store, f"tuned-{target}", target, keys, seen, rows)
+            for target in dict.fromkeys(TUNED.values())
+        }
+        first = memories[LEVELS[0]]
+        exact = first.search(asked, K, SearchOptions(exact=True))
+        truth = Truth(asked, keys_ND, exact.scores_QK[:, -1])
+        state = first.describe().shards[0]
+        dirt = f"{state.fresh:,} fresh, 1 % erased, 1 % rewritten"
+        case = f"{rows:,} x {WIDTH}, k {K}, batch {BATCH}, 1 thread, {dirt}"
+        ours = {target: _ours(memory, live, truth) for target, memory in memories.items()}
+
+        for target, memory in memories.items():
+            told = SearchOptions()
+            rows_QK, seconds = _asked(memory, live, asked, told)
+            found, chosen = truth.recall(rows_QK), memory.describe().shards[0]
+            words = f"{case}; as it tunes itself for {target}: {_chosen(chosen)}"
+            yield at_least(target, Figure("recall", words, found, "share"))
+            yield Figure("rate", words, len(asked) / seconds, "queries/s")
+
+        shared = Keys(keys_ND)
+        yield from _against_all(rows, case, ours, truth, shared)
+        yield _curve(rows, "memstore", ours.values())
+
+
+def _against_all(
+    rows: int, case: str, ours: dict[float, Sweep], truth: Truth, shared: Keys
+) -> Iterator[Measured]:
+    by_name: dict[str, list[Contender]] = {}
+    for contender in contenders(rows):
+        by_name.setdefault(contender.name, []).append(contender)
+    for name, settings in by_name.items():
+        sweeps: dict[str, Sweep] = {}
+        peers: dict[str, Peer] = {}
+        try:
+            for one in settings:
+                key = str(one.options)
+                if key not in peers:
+                    peers[key] = Peer(one.engine, shared, CORES, **one.options)
+                    _progress(f"{peers[key].about}: built in {peers[key].build_s:.0f} s")
+                peer = peers[key]
+                label = peer.about
+                if one.effort is not int:
+                    label = f"{label} {one.effort(0)[1]} rescored"
+                sweeps[label] = Sweep(label, _theirs(peer, one, truth), truth, one.least, one.most)
+            trying = sweeps
+            for level in LEVELS if rows >= SMALL else LEVELS[::2]:
+                yield _at_level(rows, case, level, ours[TUNED[level]], name, trying)
+                trying = _worth_trying(trying, level)
+            yield _curve(rows, name, sweeps.values())
+        except (Unavailable, PeerFailed) as missing:
+            yield Missing(name, str(missing))
+        finally:
+            for peer in peers.values():
+                peer.close()
+
+
+def _at_level(
+    rows: int, case: str, level: float, ours: Sweep, name: str, sweeps: dict[str, Sweep]
+) -> Measured:
+    """Times memstore and the fastest setting of a peer by turns, both at least efforts."""
+    reached = {label: sweep.reaching(level) for label, sweep in sweeps.items()}
+    able = {label: effort for label, effort in reached.items() if effort is not None}
+    effort = ours.reaching(level)
+    figure = f"search_rate_at_{level}"
+    if effort is None:
+        most = max(recall for recall, _ in ours.points)
+        words = f"{case}; {ours.name} does not reach {level}"
+        return at_least(level, Figure("recall", words, most, "share"))
+    mine, rate = ours.at(effort)
+    at_ours = f"{ours.name} at {effort}: {mine:.4f}"
+    if not able:
+        most = max(recall for sweep in sweeps.values() for recall, _ in sweep.points)
+        words = f"{case}; {at_ours}; {name} reaches no more than {most:.4f}"
+        return Figure(figure, words, rate, "queries/s")
+    label = max(able, key=lambda label: sweeps[label].rate(able[label]))
+    theirs = sweeps[label]
+    timed = paired_seconds(lambda: ours.ask(effort)[1], lambda: theirs.ask(able[label])[1], ROUNDS)
+    asked = len(ours.truth.queries_QD)
+    words = f"{case}; {at_ours}; {label} at {able[label]}: {theirs.at(able[label])[0]:.4f}"
+    measured = Figure(
+        figure, words, asked / timed.a_s, "queries/s", asked / timed.b_s, ratio=1 / timed.ratio
+    )
+    least = bound(rows, name, level)
+    return measured if least is None else at_least(least, measured)
+
+
+def _worth_trying(sweeps: dict[str, Sweep], level: float) -> dict[str, Sweep]:
+    """The settings that are at a level no less than half as fast as the fastest of them."""
+    reached = {label: sweep.reaching(level) for label, sweep in sweeps.items()}
+    rates = {
+        label: sweeps[label].at(effort)[1]
+        for label, effort in reached.items()
+        if effort is not None
+    }
+    best = max(rates.values(), default=0.0)
+    return {label: sweeps[label] for label in rates if 2 * rates[label] >= best} or sweeps
+
+
+def live_rows(keys: Array, rows: int) -> tuple[Slots, Array]:
+    """The slots that live when `changed` is done, and their keys: what the peers are given."""
+    erased, rewritten, added = _changes(rows)
+    table_ND = keys[: rows + added].copy()
+    table_ND[rewritten] = keys[rows : rows + len(rewritten)]
+    table_ND[rows:] = keys[len(keys) - added :]
+    live = np.setdiff1d(np.arange(rows + added), erased)
+    return live, table_ND[live]
+
+
+def changed(store: Store, name: str, target: float, keys: Array, seen: Array, rows: int) -> Memory:
+    """Fills a memory and tunes it; then erases 1 %, rewrites 1 % and leaves `FRESH` rows fresh."""
+    start = time.perf_counter()
+    faiss.omp_set_num_threads(CORES)
+    config = MemoryConfig(dim=WIDTH, index=index_inline(recall_target=target))
+    memory = store.create(name, config)
     memory.append(keys[:rows])
-    _batches(lambda q: memory.search(q, K).slots_QK, seen)
+    for first in range(0, len(seen), BATCH):
+        memory.search(seen[first : first + BATCH], K)
     memory.reindex()
+    erased, rewritten, added = _changes(rows)
+    memory.erase(erased)
+    memory.write(rewritten, keys[rows : rows + len(rewritten)])
+    memory.append(keys[len(keys) - added :])
+    faiss.omp_set_num_threads(1)
+    _progress(f"memstore for {target}: built in {time.perf_counter() - start:.0f} s")
+    return memory
+
+
+def _changes(rows: int) -> tuple[Slots, Slots, int]:
+    """Slots erased, slots rewritten, and how many rows are added to make `FRESH` fresh ones."""
     some = np.random.default_rng(1).permutation(rows)
     erased, rewritten = some[: rows // 100], some[rows // 100 : rows // 50]
-    table = keys.copy()
-    memory.erase(erased)
-    table[rewritten] = keys[rows : rows + len(rewritten)]
-    memory.write(rewritten, table[rewritten])
-    added = FRESH - memory.describe().shards[0].fresh
-    table[rows : rows + added] = keys[-added:]
-    memory.append(table[rows : rows + added])
-    live = np.setdiff1d(np.arange(rows + added), erased)
-    return live, table[live]
+    # So many rewritten rows are sealed at once, fewer stay fresh.
+    stay = len(rewritten) if len(rewritten) <= IndexConfig().fresh_limit else 0
+    return erased, rewritten, max(FRESH - stay, 0)
 
 
-def _batches(search: Search, queries_QD: Array) -> Array:
-    return np.concatenate(
-        [search(queries_QD[i : i + BATCH]) for i in range(0, len(queries_QD), BATCH)]
-    )
+def _ours(memory: Memory, live: Slots, truth: Truth) -> Sweep:
+    def ask(effort: int) -> tuple[Slots, float]:
+        return _asked(memory, live, truth.queries_QD, SearchOptions(probe=effort))
+
+    state = memory.describe().shards[0]
+    target = memory.config.index_config.recall_target
+    return Sweep(f"memstore for {target}", ask, truth, 1, max(state.clusters, 4_096))
 
 
-def _peers(keys_ND: Array) -> Iterator[tuple[str, Callable[..., Array], list[int]]]:
-    """Indexes of the same live rows, all in one piece, and how hard each can be asked to look."""
-    efforts = sorted({round(2 ** (i / 3)) for i in range(31)})
-    usual = 2 ** round(np.log2(2 * len(keys_ND) ** 0.5))
-    for clusters in (c for c in (usual, 2 * usual, 4 * usual) if c <= 4_096):
-        faiss.omp_set_num_threads(os.cpu_count() or 1)
-        kmeans = faiss.Kmeans(
-            WIDTH, clusters, niter=8, spherical=True, seed=0, max_points_per_centroid=48
-        )
-        kmeans.train(keys_ND)
-        quantizer = faiss.IndexFlatIP(WIDTH)
-        quantizer.add(kmeans.centroids)
-        metric = faiss.METRIC_INNER_PRODUCT
-        kind = faiss.ScalarQuantizer.QT_8bit
-        for name, index in (
-            ("Flat", faiss.IndexIVFFlat(quantizer, WIDTH, clusters, metric)),
-            ("SQ8", faiss.IndexIVFScalarQuantizer(quantizer, WIDTH, clusters, kind, metric, False)),
-        ):
-            faiss.omp_set_num_threads(os.cpu_count() or 1)
-            index.train(keys_ND[:100_000])
-            index.add(keys_ND)
-            faiss.omp_set_num_threads(1)
-
-            def ivf(queries_QD: Array, effort: int, index: faiss.IndexIVF = index) -> Array:
-                index.nprobe = effort
-                return index.search(queries_QD, K)[1]
-
-            yield f"faiss IVF{clusters} {name}", ivf, efforts
-    for maker in (_hnswlib, _usearch):
-        try:
-            yield maker.__name__[1:], maker(keys_ND), [e for e in efforts if e >= K]
-        except ModuleNotFoundError as missing:
-            print(f"{missing.name} is not installed", file=sys.stderr)
+def _asked(
+    memory: Memory, live: Slots, asked: Array, options: SearchOptions
+) -> tuple[Slots, float]:
+    """Searches in batches; gives places among the live rows, and the seconds of searching."""
+    start = time.perf_counter()
+    parts = [
+        memory.search(asked[first : first + BATCH], K, options).slots_QK
+        for first in range(0, len(asked), BATCH)
+    ]
+    seconds = time.perf_counter() - start
+    slots_QK = np.concatenate(parts)
+    return np.where(slots_QK < 0, slots_QK, np.searchsorted(live, slots_QK)), seconds
 
 
-def _hnswlib(keys_ND: Array) -> Callable[[Array, int], Array]:
-    index = importlib.import_module("hnswlib").Index(space="ip", dim=WIDTH)
-    index.init_index(max_elements=len(keys_ND), M=16, ef_construction=200, random_seed=0)
-    index.add_items(keys_ND, num_threads=os.cpu_count() or 1)
+def _theirs(peer: Peer, contender: Contender, truth: Truth) -> Callable[[int], tuple[Slots, float]]:
+    def ask(effort: int) -> tuple[Slots, float]:
+        return peer.search(truth.queries_QD, K, contender.effort(effort), BATCH)
 
-    def search(queries_QD: Array, effort: int) -> Array:
-        index.set_ef(effort)
-        return index.knn_query(queries_QD, k=K, num_threads=1)[0].astype(np.int64)
-
-    return search
+    return ask
 
 
-def _usearch(keys_ND: Array) -> Callable[[Array, int], Array]:
-    library = importlib.import_module("usearch.index")
-    index = library.Index(ndim=WIDTH, metric="ip", dtype="f32", connectivity=16)
-    index.add(np.arange(len(keys_ND)), keys_ND, threads=os.cpu_count() or 1)
+def _chosen(state: memstore.memory.ShardDescription) -> str:
+    measured = "unmeasured" if state.recall is None else f"measured {state.recall:.3f}"
+    return f"probe {state.probe} of {state.clusters}, alpha {state.alpha}, {measured}"
 
-    def search(queries_QD: Array, effort: int) -> Array:
-        index.expansion_search = effort
-        return index.search(queries_QD, K, threads=1).keys.astype(np.int64)
 
-    return search
+def _curve(rows: int, label: str, sweeps: Iterable[Sweep]) -> Curve:
+    """The best that any setting did, from a recall that is of use."""
+    points = [point for sweep in sweeps for point in sweep.points if point[0] >= 0.8]
+    plot = f"{rows:,} rows of {WIDTH}, one thread, batch {BATCH}"
+    return Curve(plot, label, f"recall@{K}", "queries/s", frontier(points), log_y=True)
+
+
+def _progress(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    for figure in measure(int(sys.argv[1]), float(sys.argv[2])):
-        print(json.dumps(dataclasses.asdict(figure), default=float), flush=True)
+    tell(measure(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Runs one benchmark and print its figures, one JSON object a line.
+"""Runs one benchmark and prints its figures, one JSON object a line.
 
 Standard output holds figures and nothing else; progress goes to standard error.
 
@@ -7,7 +7,7 @@ Standard output holds figures and nothing else; progress goes to standard error.
 | 0 | every figure that has a target meets it |
 | 1 | a target was missed, or there was no figure at all |
 | 2 | bad usage, such as an unknown name |
-| 3 | the benchmark cannot run here: a dependency or its data is missing |
+| 3 | the benchmark cannot run here, or not all of it: a dependency, peer or its data is missing |
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from pathlib import Path
 from models.tasks.data import DataMissing
 
 PACKAGE = "tests.benchmarks"
+HELPERS = ("__main__", "alone", "data", "plots", "runner", "sweeps")
+"""Modules of the package that are no benchmark."""
 OURS = ("memstore", "models", "workers", "tests")
 REPORTED = ("memstore", "numpy", "numba", "pyarrow", "torch", "faiss-cpu", "faiss-gpu", "ray")
 
@@ -91,6 +93,32 @@ def at_most(bound: float, figure: Figure) -> Figure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Missing:
+    """Stands for figures that could not be measured here, and says why: they are not met."""
+
+    name: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Holds one line of a plot; curves of the same `plot` share its axes, named by `x` and `y`.
+
+    points  (x, y), finite; `log_y` draws y on a logarithmic scale
+    """
+
+    plot: str
+    label: str
+    x: str
+    y: str
+    points: Sequence[tuple[float, float]]
+    log_y: bool = False
+
+
+Measured = Figure | Missing | Curve
+
+
+@dataclasses.dataclass(frozen=True)
 class Paired:
     """Holds the medians of two callables timed in turn, and the median of a's time over b's."""
 
@@ -104,11 +132,16 @@ def paired_medians(a: Callable[[], object], b: Callable[[], object], rounds: int
 
     Each is called once before, untimed, to compile and to warm caches. rounds >= 1.
     """
+    return paired_seconds(lambda: _seconds(a), lambda: _seconds(b), rounds)
+
+
+def paired_seconds(a: Callable[[], float], b: Callable[[], float], rounds: int) -> Paired:
+    """As `paired_medians`, of callables that time themselves and return seconds."""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     a()
     b()
-    times = [(_seconds(a), _seconds(b)) for _ in range(rounds)]
+    times = [(a(), b()) for _ in range(rounds)]
     return Paired(
         a_s=statistics.median(a_s for a_s, _ in times),
         b_s=statistics.median(b_s for _, b_s in times),
@@ -131,15 +164,15 @@ def benchmarks(package: str = PACKAGE) -> dict[str, str]:
     folder = importlib.import_module(package).__path__
     found = {}
     for module in pkgutil.iter_modules(folder):
-        if not module.ispkg and module.name not in ("__main__", "data", "runner"):
+        if not module.ispkg and module.name not in HELPERS:
             source = Path(folder[0], f"{module.name}.py").read_text(encoding="utf-8")
             about = ast.get_docstring(ast.parse(source)) or ""
             found[module.name] = about.partition("\n")[0]
     return found
 
 
-def run(name: str, quick: bool, package: str = PACKAGE) -> Iterator[Figure]:
-    """Yields the figures of one benchmark; raises Unavailable where it cannot run."""
+def run(name: str, quick: bool, package: str = PACKAGE) -> Iterator[Measured]:
+    """Yields what is measured by one benchmark; raises Unavailable where it cannot run."""
     try:
         yield from importlib.import_module(f"{package}.{name}").run(quick)
     except DataMissing as missing:
@@ -156,6 +189,7 @@ def main(argv: Sequence[str] | None = None, package: str = PACKAGE) -> int:
     parser.add_argument("name", nargs="?", help="which one; --list tells")
     parser.add_argument("--list", action="store_true", help="list the benchmarks")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw its curves into DIR")
     options = parser.parse_args(argv)
 
     known = benchmarks(package)
@@ -168,20 +202,42 @@ def main(argv: Sequence[str] | None = None, package: str = PACKAGE) -> int:
         parser.error(f"{wrong}; known: {', '.join(known) or 'none'}")
 
     print(json.dumps(environment()), file=sys.stderr)
-    figures = []
+    figures: list[Figure] = []
+    missing: list[Missing] = []
+    curves: list[Curve] = []
     stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            for figure in run(options.name, options.quick, package):
-                figures.append(figure)
-                line = json.dumps(dataclasses.asdict(figure), default=float)
-                print(line, file=stdout, flush=True)
+            for measured in run(options.name, options.quick, package):
+                if isinstance(measured, Figure):
+                    figures.append(measured)
+                    line = json.dumps(dataclasses.asdict(measured), default=float)
+                    print(line, file=stdout, flush=True)
+                elif isinstance(measured, Missing):
+                    missing.append(measured)
+                    print(f"not measured: {measured.name}: {measured.why}", file=sys.stderr)
+                else:
+                    curves.append(measured)
+            if options.plot and curves:
+                draw(curves, options.plot, options.name)
     except Unavailable as reason:
         print(f"{options.name} cannot run here: {reason}", file=sys.stderr)
         return 3
     if not figures:
         print(f"{options.name} measured nothing", file=sys.stderr)
-    return 0 if figures and all(figure.met is not False for figure in figures) else 1
+    if missing:
+        names = ", ".join(dict.fromkeys(lacking.name for lacking in missing))
+        print(f"{options.name} lacks {names}: its targets are not met", file=sys.stderr)
+    if not all(figure.met is not False for figure in figures):
+        return 1
+    return 3 if missing else 0 if figures else 1
+
+
+def draw(curves: Sequence[Curve], folder: Path, name: str) -> None:
+    """Draws the curves, a file a plot; see `plots`, which needs matplotlib."""
+    plots = importlib.import_module(f"{PACKAGE}.plots")
+    for path in plots.draw(curves, folder, name):
+        print(f"drew {path}", file=sys.stderr)
 
 
 def _judged(figure: Figure) -> float:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import runner
-from tests.benchmarks.runner import Figure, at_least, at_most, paired_medians
+from tests.benchmarks.runner import Figure, at_least, at_most, paired_medians, paired_seconds
 
 MET = 'yield at_least(2, Figure("rate", "64 rows", 30.0, "rows/s", peer=10.0))'
+LACKING = 'yield Missing("hnswlib", "no peers; make peers")'
+CURVE = 'yield Curve("Search", "memstore", "recall", "rate", [(0.9, 5.0), (0.5, 9.0)], log_y=True)'
 MISSED = 'yield at_most(1, Figure("size", "64 rows", 3.0, "bytes"))'
 Run = Callable[..., int]
 
@@ -67,6 +69,9 @@ def test_a_met_target_is_one_json_line_and_exit_0(
         ('yield Figure("rate", "no target", 1.0, "rows/s")', 0),
         (f"{MET}\n{MISSED}\n{MET}", 1),
         ("yield from ()", 1),
+        (f"{MET}\n{LACKING}", 3),
+        (f"{MISSED}\n{LACKING}", 1),
+        (CURVE, 1),
         ("raise Unavailable('no GPU')\nyield", 3),
         ("import no_such_package\nyield", 3),
         (f"{MISSED}\nimport no_such_package", 3),
@@ -82,6 +87,29 @@ def test_unavailable_says_what_is_missing(
 ) -> None:
     run_with("import no_such_package\nyield")
     assert "one cannot run here: package 'no_such_package'" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_and_no_figure(
+    run_with: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(f"{MET}\n{LACKING}")
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "not measured: hnswlib: no peers; make peers" in err
+    assert "one lacks hnswlib: its targets are not met" in err
+
+
+def test_plot_draws_a_file_for_each_plot(
+    run_with: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    other = CURVE.replace("Search", "Learning, 2 M")
+    body = f"{MET}\n{CURVE}\n{CURVE.replace('memstore', 'peer')}\n{other}"
+    assert run_with(body, "one", "--plot", str(tmp_path / "drawn")) == 0
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert [path.name for path in drawn] == ["one-learning-2-m.png", "one-search.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_broken_import_of_ours_is_a_bug_and_not_unavailable(run_with: Run) -> None:
@@ -174,6 +202,12 @@ def test_paired_medians_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     paired = paired_medians(lambda: spend("a", 1), lambda: spend("b", 4), rounds=3)
     assert calls == ["a", "b"] * 4
     assert (paired.a_s, paired.b_s, paired.ratio) == (1.0, 4.0, 0.25)
+
+
+def test_paired_seconds_takes_the_times_that_callables_tell() -> None:
+    told_a, told_b = iter([9.0, 1.0, 2.0, 6.0]), iter([9.0, 2.0, 2.0, 3.0])
+    paired = paired_seconds(lambda: next(told_a), lambda: next(told_b), rounds=3)
+    assert (paired.a_s, paired.b_s, paired.ratio) == (2.0, 2.0, 1.0)
 
 
 def test_paired_medians_refuses_no_rounds() -> None:

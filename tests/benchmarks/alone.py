@@ -1,0 +1,59 @@
+"""Measures in a process of its own with one thread; no benchmark itself.
+
+Libraries read their number of threads when they load, so it must be said before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from memstore import IndexConfig
+from tests.benchmarks.runner import Curve, Figure, Measured, Missing
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+
+KINDS: dict[str, type[Figure] | type[Missing] | type[Curve]] = {
+    kind.__name__: kind for kind in (Figure, Missing, Curve)
+}
+
+
+def index_inline(**options: Any) -> IndexConfig:
+    """An index whose upkeep is done inside the calls that cause it, where it can be told so.
+
+    Work in other threads would not be counted against one thread, and would disturb the peers.
+    """
+    told = any(field.name == "maintenance" for field in dataclasses.fields(IndexConfig))
+    return IndexConfig.from_dict(options | ({"maintenance": "inline"} if told else {}))
+
+
+def measured_alone(module: str, *arguments: object) -> Iterator[Measured]:
+    """Runs `python -m module arguments`, which must `tell`, and yields what it tells."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | ONE_THREAD,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        for line in child.stdout or ():
+            kind, fields = json.loads(line)
+            yield KINDS[kind](**fields)
+    if child.returncode:
+        raise RuntimeError(f"{command} ended with {child.returncode}")
+
+
+def tell(all_measured: Iterable[Measured]) -> None:
+    """Writes what was measured to standard output, a JSON line each."""
+    for measured in all_measured:
+        fields = dataclasses.asdict(measured)
+        print(json.dumps([type(measured).__name__, fields], default=float), flush=True)

@@ -1,0 +1,172 @@
+"""Our side of a peer: starts its process, hands it arrays as files, asks one thing at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from memstore.memory import Array, Slots
+from tests.benchmarks.alone import ONE_THREAD
+from tests.benchmarks.runner import Unavailable
+
+ROOT = Path(__file__).parents[3]
+
+
+def environment_of(engine: str) -> str:
+    """The Python that runs an engine: ours for faiss, which memstore itself stands on."""
+    if engine == "ivf":
+        return sys.executable
+    folder = Path(os.environ.get("MEMSTORE_PEERS", ROOT / ".peers"))
+    python = folder / "bin" / "python"
+    if not python.exists():
+        raise Unavailable(f"no peers at {folder}; make peers")
+    return str(python)
+
+
+def scratch() -> Path:
+    """Where keys and built indexes stay between runs; `MEMSTORE_SCRATCH` or the system's place."""
+    folder = Path(os.environ.get("MEMSTORE_SCRATCH", Path(tempfile.gettempdir(), "memstore-peers")))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Keys:
+    """Keys `[N, D]` float32 in a file that every peer can map, named by what they are."""
+
+    def __init__(self, keys_ND: Array) -> None:
+        keys_ND = np.ascontiguousarray(keys_ND, np.float32)
+        self.digest = hashlib.sha256(keys_ND.data).hexdigest()[:16]
+        self.path = scratch() / f"keys-{len(keys_ND)}-{self.digest}.npy"
+        if not self.path.exists():
+            draft = self.path.with_suffix(f".{os.getpid()}.npy")
+            np.save(draft, keys_ND)
+            draft.rename(self.path)
+
+
+class Peer:
+    """One engine in a process of one thread, with an index of `keys`; row i has id i.
+
+    Raises `Unavailable` where the engine is not installed, and `PeerFailed` where it fails. The
+    index is built once and kept in `scratch()` under its keys and what it is, unless `cached` is
+    False; `threads` only build.
+    """
+
+    def __init__(
+        self, engine: str, keys: Keys, threads: int = 1, cached: bool = True, **options: Any
+    ) -> None:
+        python = environment_of(engine)
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = 0
+        self._process = subprocess.Popen(
+            [python, "-m", "tests.benchmarks.peers", engine],
+            cwd=ROOT,
+            env=os.environ | ONE_THREAD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.engine = engine
+        try:
+            opened = self._ask(
+                "open",
+                keys=str(keys.path),
+                cache=str(scratch() / keys.digest) if cached else None,
+                threads=threads,
+                options=options,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.about: str = opened["about"]
+        self.build_s: float = opened["build_s"]
+
+    def search(
+        self, queries_QD: Array, k: int, effort: Any, batch: int = 64
+    ) -> tuple[Slots, float]:
+        """Gives ids `[Q, k]` and the seconds that finding them took."""
+        found, queries = self._file(), self._saved(queries_QD)
+        try:
+            seconds: float = self._ask(
+                "search", queries=queries, k=k, batch=batch, effort=effort, found=found
+            )["seconds"]
+            return np.load(found), seconds
+        finally:
+            for path in (found, queries):
+                Path(path).unlink(missing_ok=True)
+
+    def insert(self, ids_B: Slots, keys_BD: Array) -> float:
+        return self._change("insert", ids=ids_B, keys=keys_BD)
+
+    def replace(self, ids_B: Slots, keys_BD: Array) -> float:
+        """Gives rows that there are new keys; returns the seconds that it took."""
+        return self._change("replace", ids=ids_B, keys=keys_BD)
+
+    def delete(self, ids_B: Slots) -> float:
+        return self._change("delete", ids=ids_B)
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _change(self, do: str, **arrays: Array) -> float:
+        paths = {name: self._saved(array) for name, array in arrays.items()}
+        try:
+            seconds: float = self._ask(do, **paths)["seconds"]
+        finally:
+            for path in paths.values():
+                Path(path).unlink()
+        return seconds
+
+    def _ask(self, do: str, **what: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **what}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise PeerFailed(f"{self.engine} died at {do}: status {self._process.wait()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "missing" in reply:
+            raise Unavailable(f"package {reply['missing']!r} is not among the peers; make peers")
+        if "error" in reply:
+            raise PeerFailed(f"{self.engine} at {do}: {reply['error']}")
+        return reply
+
+    def _saved(self, array: Array) -> str:
+        path = self._file()
+        np.save(path, array)
+        return path
+
+    def _file(self) -> str:
+        self._files += 1
+        return str(Path(self._folder.name, f"{self._files}.npy"))
+
+
+class PeerFailed(Exception):
+    """An engine raised an error, or its process ended."""
