@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Slots
 
 DIGIT_BITS = 11
@@ -25,7 +25,7 @@ class Groups(NamedTuple):
     order_B: Slots
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def group_equal(rows_B: Slots) -> Groups:
     """Groups the places of equal rows, all ≥ 0. Rows that rise already are not sorted."""
     count = len(rows_B)
@@ -48,7 +48,7 @@ def group_equal(rows_B: Slots) -> Groups:
     return Groups(sorted_B[starts[:-1]], starts, order_B)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sorted(rows_B: Slots, largest: np.int64) -> tuple[Slots, Slots]:
     """Sorts stably, one digit after the other, the lowest first."""
     count = len(rows_B)

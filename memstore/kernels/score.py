@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Array, Slots
 
 LANES = 16
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def inner_product(query_D: Array, key_D: Array, lanes: Array) -> Array:
     """⟨query_D, key_D⟩; lanes is room for `LANES` numbers of their dtype.
 
@@ -33,7 +33,7 @@ def inner_product(query_D: Array, key_D: Array, lanes: Array) -> Array:
     return lanes[0]  # type: ignore[no-any-return]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
     """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0."""
     lanes = np.zeros(LANES, queries_QD.dtype)

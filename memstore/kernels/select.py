@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.compiling import compiled
 from memstore.kernels.score import LANES, inner_product
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
 
 SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def best_rows(
     queries_QD: Array,
     keys_ND: Array,
@@ -67,14 +67,14 @@ def best_rows(
     return rows_QK, scores_QK, proposal_QK, scored_Q
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _worse(score: Array, row: int, other_score: Array, other_row: int) -> bool:
     if score == other_score:
         return row > other_row
     return bool(score < other_score)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _keep(
     rows: Slots, scores: Array, tiers: Array, size: int, row: int, score: Array, tier: int
 ) -> int:
@@ -94,7 +94,7 @@ def _keep(
     return size + 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sink(
     rows: Slots, scores: Array, tiers: Array, size: int, row: int, score: Array, tier: int
 ) -> None:
@@ -115,7 +115,7 @@ def _sink(
     rows[at], scores[at], tiers[at] = row, score, tier
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def best_columns(scores_QC: Array, count: int) -> tuple[Slots, Array]:
     """The `count` columns of highest score of each row, in no order, and their scores.
 
