@@ -125,6 +125,10 @@ class TwoTierIndex:
         share = min(1.0, passing.count / max(version.sealed + len(version.fresh_F), 1))
         return math.ceil(probe / math.sqrt(share)) if share else probe
 
+    def asked(self) -> Array:
+        """Some of the queries asked lately, float32 `[≤ 256, D]`."""
+        return self._recent.take()
+
     def propose(
         self,
         version: Version,
