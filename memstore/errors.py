@@ -5,11 +5,13 @@ MemstoreError
 │   ├── WrongShape                   a tensor of the wrong rank, width or length
 │   ├── WrongType                    a tensor or column of the wrong dtype
 │   ├── NotFinite                    NaN or infinity where a number is needed
-│   └── Unsupported                  this kind of memory does not offer the verb
+│   ├── Unsupported                  this kind of memory does not offer the verb
+│   └── DeviceUnavailable            no such GPU, or a faiss that uses none
 ├── UnknownSlot (LookupError)        a slot that was never appended, or was erased
 ├── UnknownMemory (LookupError)      no memory of that name in the store
 ├── MemoryExists                     the name is taken
 ├── MemoryInUse                      another memory is encoded from this one
+├── OutOfDeviceMemory (MemoryError)  a GPU, or a shard's part of it, is full; the old index serves
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -64,6 +66,10 @@ class Unsupported(InvalidArgument):
     """This kind of memory does not offer the verb."""
 
 
+class DeviceUnavailable(InvalidArgument):
+    """The device of a configuration is not there, or faiss cannot use it."""
+
+
 class UnknownSlot(MemstoreError, LookupError):
     """A slot was never appended, or was erased."""
 
@@ -78,6 +84,10 @@ class MemoryExists(MemstoreError):
 
 class MemoryInUse(MemstoreError):
     """Another memory is encoded from this one."""
+
+
+class OutOfDeviceMemory(MemstoreError, MemoryError):
+    """A GPU, or what a shard may fill of it, is full; the index before goes on serving."""
 
 
 class StoreError(MemstoreError):
