@@ -11,7 +11,8 @@ MemstoreError
 ├── UnknownMemory (LookupError)      no memory of that name in the store
 ├── MemoryExists                     the name is taken
 ├── MemoryInUse                      another memory is encoded from this one
-├── OutOfDeviceMemory (MemoryError)  a GPU, or a shard's part of it, is full; the old index serves
+├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
+│   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -86,8 +87,12 @@ class MemoryInUse(MemstoreError):
     """Another memory is encoded from this one."""
 
 
-class OutOfDeviceMemory(MemstoreError, MemoryError):
-    """A GPU, or what a shard may fill of it, is full; the index before goes on serving."""
+class DeviceError(MemstoreError, RuntimeError):
+    """A GPU did not take an index; the one before goes on serving."""
+
+
+class OutOfDeviceMemory(DeviceError, MemoryError):
+    """A GPU is full, or what a shard may fill of it."""
 
 
 class StoreError(MemstoreError):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import IndexConfig
-from memstore.errors import DeviceUnavailable, OutOfDeviceMemory
+from memstore.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
 from memstore.memory import Array, Slots
 
 MOST = 2_048
@@ -62,15 +62,15 @@ class Room:
     def __init__(self, device: Device, most: int | None = None) -> None:
         self._device = device
         self._most = most
-        self._copies: weakref.WeakSet[Copy] = weakref.WeakSet()
+        self._filled: list[int] = []
 
     @property
     def bytes(self) -> int:
         """About what the copies that are still in use take."""
-        return sum(copy.bytes for copy in self._copies)
+        return sum(self._filled)
 
     def copy(self, lists: faiss.IndexIVF) -> Copy:
-        """Copies lists to the device; raises `OutOfDeviceMemory` and leaves all as it was."""
+        """Copies lists to the device; raises `DeviceError` and leaves all as it was."""
         device, needed = self._device, _bytes(lists)
         with device.building:
             filled = self.bytes + needed
@@ -84,25 +84,24 @@ class Room:
             try:
                 index = device.transfer(lists)
             except RuntimeError as error:
-                if not any(said in str(error) for said in ("out of memory", "alloc fail")):
-                    raise
-                raise OutOfDeviceMemory(
-                    f"{device.name} is full",
-                    got=f"{needed} bytes more",
+                full = any(said in str(error) for said in ("out of memory", "alloc fail"))
+                raise (OutOfDeviceMemory if full else DeviceError)(
+                    f"{device.name} does not take the index of a shard",
+                    got=f"{needed} bytes: {error}",
                     hint="the index before goes on serving",
                 ) from error
-            copy = Copy(device, index, needed)
-            self._copies.add(copy)
+            copy = Copy(device, index)
+            self._filled.append(needed)
+            weakref.finalize(copy, self._filled.remove, needed)
         return copy
 
 
 class Copy:
-    """A segment's lists on a device. bytes: about what they and scratch memory take there."""
+    """A segment's lists on a device."""
 
-    def __init__(self, device: Device, index: faiss.Index, bytes_: int) -> None:
+    def __init__(self, device: Device, index: faiss.Index) -> None:
         self._device = device
         self._index = index
-        self.bytes = bytes_
 
     def propose(
         self,
@@ -211,6 +210,7 @@ def _open_cuda(name: str) -> Device:
     def transfer(lists: faiss.IndexIVF) -> faiss.Index:
         resources = faiss.StandardGpuResources()
         resources.setTempMemory(TEMPORARY_BYTES)
+        resources.setPinnedMemory(0)  # 256 MiB of the host's, for calls that are not used here
         options = faiss.GpuClonerOptions()
         if hasattr(options, "use_cuvs"):
             options.use_cuvs = False  # it has no search of lists that are given

@@ -49,7 +49,7 @@ class Segment:
         return cls(lists, valid, beyond=beyond)
 
     def on(self, room: Room | None) -> Segment:
-        """The same, searched where there is room; raises `OutOfDeviceMemory`."""
+        """The same, searched where there is room; raises `DeviceError`."""
         return self if room is None else replace(self, room=room, copy=room.copy(self.lists))
 
     def __len__(self) -> int:

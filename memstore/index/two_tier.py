@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
-from memstore.errors import OutOfDeviceMemory
+from memstore.errors import DeviceError
 from memstore.index import clustered, devices, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
@@ -289,7 +289,7 @@ class TwoTierIndex:
         """Segments from a disk, on the device if they fit: there is no index before to serve."""
         try:
             return tuple(segment.on(self.room) for segment in segments)
-        except OutOfDeviceMemory as error:
+        except DeviceError as error:
             logger.warning("%s; the host searches instead", error)
             return segments
 
