@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -114,6 +115,10 @@ class IndexConfig(_Config):
         from the rows, so `sq8` (a byte a dimension) costs little recall.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
+    device: `cpu`, or `cuda:N` for a GPU that searches copies of the sealed rows; filtered
+        searches, and those for more than 2,048 candidates or lists, stay on the host.
+    device_bytes: what the copies of one shard may take there, those that are being replaced
+        included; about 64 MiB each are scratch memory. None: what there is.
     """
 
     kind: IndexKind = "clustered"
@@ -122,6 +127,8 @@ class IndexConfig(_Config):
     probe: int | None = None
     codec: Codec = "sq8"
     fresh_limit: int = 8_192
+    device: str = "cpu"
+    device_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("index kind", self.kind, IndexKind)
@@ -135,6 +142,24 @@ class IndexConfig(_Config):
         if self.recall_target is not None:
             check_recall_target(self.recall_target, self.probe)
         _at_least("fresh_limit", self.fresh_limit, 1)
+        self._check_device()
+
+    def _check_device(self) -> None:
+        device: object = self.device
+        if not (isinstance(device, str) and re.fullmatch(r"cpu|cuda:(0|[1-9]\d*)", device)):
+            raise InvalidArgument("device is unknown", got=repr(device), expected="cpu or cuda:N")
+        if self.device_bytes is not None:
+            _at_least("device_bytes", self.device_bytes, 1)
+        if self.device == "cpu" and self.device_bytes is not None:
+            raise InvalidArgument(
+                "device_bytes bounds nothing", got='device="cpu"', expected='device="cuda:N"'
+            )
+        if self.device != "cpu" and self.kind != "clustered":
+            raise InvalidArgument(
+                f"a {self.kind} index has no sealed rows to put on a device",
+                got=f"device={self.device!r}",
+                expected='kind="clustered"',
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from memstore.memory import (
     Slots,
     SlotsLike,
 )
+from memstore.meter import Meter, metered
 from memstore.routing import RoutedMemory
 
 BLOCK = 131_072
@@ -43,6 +44,7 @@ NEGLIGIBLE_DRIFT = 1e-6
 """Relative drift below which a part row counts as unmoved: float32 holds seven digits."""
 
 
+@metered
 class EncodedMemory:
     """A `Memory` over record columns that name rows; it has no row of its own to train."""
 
@@ -61,6 +63,7 @@ class EncodedMemory:
         self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
         """For each key column, the travel of the part rows at their last encoding."""
         self.refreshed = 0
+        self.meter = Meter()
 
     @property
     def name(self) -> str:

@@ -5,11 +5,14 @@ MemstoreError
 │   ├── WrongShape                   a tensor of the wrong rank, width or length
 │   ├── WrongType                    a tensor or column of the wrong dtype
 │   ├── NotFinite                    NaN or infinity where a number is needed
-│   └── Unsupported                  this kind of memory does not offer the verb
+│   ├── Unsupported                  this kind of memory does not offer the verb
+│   └── DeviceUnavailable            no such GPU, or a faiss that uses none
 ├── UnknownSlot (LookupError)        a slot that was never appended, or was erased
 ├── UnknownMemory (LookupError)      no memory of that name in the store
 ├── MemoryExists                     the name is taken
 ├── MemoryInUse                      another memory is encoded from this one
+├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
+│   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -64,6 +67,10 @@ class Unsupported(InvalidArgument):
     """This kind of memory does not offer the verb."""
 
 
+class DeviceUnavailable(InvalidArgument):
+    """The device of a configuration is not there, or faiss cannot use it."""
+
+
 class UnknownSlot(MemstoreError, LookupError):
     """A slot was never appended, or was erased."""
 
@@ -78,6 +85,14 @@ class MemoryExists(MemstoreError):
 
 class MemoryInUse(MemstoreError):
     """Another memory is encoded from this one."""
+
+
+class DeviceError(MemstoreError, RuntimeError):
+    """A GPU did not take an index; the one before goes on serving."""
+
+
+class OutOfDeviceMemory(DeviceError, MemoryError):
+    """A GPU is full, or what a shard may fill of it."""
 
 
 class StoreError(MemstoreError):

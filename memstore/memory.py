@@ -172,6 +172,7 @@ class ShardDescription:
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise.  recall: recall@10 measured with it when the index was
     built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
+    device_bytes: about what copies of the sealed rows take on a GPU.
     """
 
     rows: int
@@ -190,6 +191,7 @@ class ShardDescription:
     probe: int = 0
     recall: float | None = None
     recall_asked: bool = False
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,14 @@ from memstore.memory import (
     Slots,
     SlotsLike,
 )
+from memstore.meter import Meter, metered
 from memstore.shard.shard import Shard, ShardResult
 
 LEAST_MAX_K = 2_048
 """A small memory may be asked for this many; a larger one for as many as it ever held."""
 
 
+@metered
 class RoutedMemory:
     """The embedded `Memory`: checks a call at the boundary, then hands each shard its part."""
 
@@ -46,6 +48,7 @@ class RoutedMemory:
         # One mutation at a time over all shards, so that what was checked still holds when done.
         self._mutation = threading.RLock()
         self._retired: MemstoreError | None = None
+        self.meter = Meter()
 
     @property
     def name(self) -> str:

@@ -33,6 +33,7 @@ from memstore.errors import (
     UnknownMemory,
     UnsupportedVersion,
 )
+from memstore.index import devices
 from memstore.memory import Memory
 from memstore.routing import RoutedMemory
 from memstore.shard import checkpoint
@@ -73,7 +74,10 @@ class Store:
             raise
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
-        """Makes an empty memory; raises `MemoryExists` if the name is taken."""
+        """Makes an empty memory.
+
+        Raises `MemoryExists` if the name is taken, `DeviceUnavailable` where its device is not.
+        """
         with self._mutex:
             self._check_open()
             _check_name(name)
@@ -81,6 +85,7 @@ class Store:
                 raise InvalidArgument(
                     "not a configuration", got=type(config).__name__, expected="MemoryConfig"
                 )
+            devices.find(config.index_config.device)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             self._memories[name] = self._assemble(RoutedMemory(name, config))

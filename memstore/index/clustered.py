@@ -16,6 +16,7 @@ import numpy as np
 
 from memstore.config import IndexConfig
 from memstore.index.assignment import Flat, Tree, assigner
+from memstore.index.devices import Room
 from memstore.index.k_means import k_means
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
@@ -80,7 +81,7 @@ class Codebook:
 
     rows: how many rows it was trained to serve; with many more a new codebook pays.
     centroids_CE float32: in the space of the reduction, for rows; `empty` has its first D
-    columns, for queries.  recall: None before it was measured.
+    columns, for queries.  recall: None before it was measured.  room: where segments are searched.
     """
 
     empty: faiss.IndexIVF
@@ -89,6 +90,7 @@ class Codebook:
     reduction: Reduction
     assign: Flat | Tree
     recall: Recall | None = None
+    room: Room | None = None
 
     @property
     def clusters(self) -> int:
@@ -146,7 +148,7 @@ def seal(codebook: Codebook, read: Reader, rows_R: Slots) -> Segment:
         lists_B = codebook.assign(codebook.reduction.rows(keys_BD))
         beyond += codebook.reduction.beyond(keys_BD)
         Segment.add(lists, keys_BD, rows_B, lists_B)
-    return Segment.over(lists, rows_R, beyond)
+    return Segment.over(lists, rows_R, beyond).on(codebook.room)
 
 
 def blocks(read: Reader, rows_R: Slots) -> Iterator[tuple[Slots, Array]]:

@@ -6,12 +6,12 @@ what clustering anew costs.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from memstore.index.assignment import Flat
-from memstore.memory import Array, Slots
+from memstore.kernels.group import sums
+from memstore.memory import Array
 
 SPLIT = 1 / 1_024
 """How far, of its length, the two halves of a cluster begin from its centroid."""
@@ -32,19 +32,6 @@ def k_means(mapped_RE: Array, clusters: int, rounds: int, seed: int, start: Arra
         _split(sums_CE, counts_C, rng)
         centroids_CE = _unit(sums_CE)
     return centroids_CE
-
-
-@numba.njit(nogil=True, cache=True)
-def sums(mapped_RE: Array, lists_R: Slots, clusters: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """The sum of the rows of each cluster, float32 `[C, E]`, and how many there are."""
-    sums_CE = np.zeros((clusters, mapped_RE.shape[1]), np.float32)
-    counts_C = np.zeros(clusters, np.int64)
-    for r in range(len(lists_R)):
-        sum_E = sums_CE[lists_R[r]]
-        counts_C[lists_R[r]] += 1
-        for d in range(mapped_RE.shape[1]):
-            sum_E[d] += mapped_RE[r, d]
-    return sums_CE, counts_C
 
 
 def _split(sums_CE: Array, counts_C: npt.NDArray[np.int64], rng: np.random.Generator) -> None:

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from memstore.index.devices import Copy, Room
 from memstore.index.passing import Passing
 from memstore.memory import Array, Slots
 
@@ -24,12 +25,15 @@ class Segment:
     valid: a bit a row number, set where this copy may be proposed. A row that was rewritten or
     erased since has none; nor has it where a younger segment holds it. stale: how many lost it.
     beyond: how many rows were longer than the reach of the reduction.
+    room: where copies of it are made for searching.  copy: the one of this segment.
     """
 
     lists: faiss.IndexIVF
     valid: Bits
     stale: int = 0
     beyond: int = 0
+    room: Room | None = None
+    copy: Copy | None = None
 
     @staticmethod
     def add(lists: faiss.IndexIVF, keys_RD: Array, rows_R: Slots, lists_R: Slots) -> None:
@@ -43,6 +47,10 @@ class Segment:
         valid = np.zeros((int(rows_R.max(initial=-1)) >> 3) + 1, np.uint8)
         np.bitwise_or.at(valid, rows_R >> 3, _masks(rows_R))
         return cls(lists, valid, beyond=beyond)
+
+    def on(self, room: Room | None) -> Segment:
+        """The same, searched where there is room; raises `DeviceError`."""
+        return self if room is None else replace(self, room=room, copy=room.copy(self.lists))
 
     def __len__(self) -> int:
         """Rows held, stale ones included."""
@@ -65,7 +73,7 @@ class Segment:
         valid = np.zeros(max(len(self.valid), len(other.valid)), np.uint8)
         valid[: len(self.valid)] |= self.valid
         valid[: len(other.valid)] |= other.valid
-        return Segment(lists, valid, beyond=self.beyond + other.beyond)
+        return Segment(lists, valid, beyond=self.beyond + other.beyond).on(self.room)
 
     def search(
         self,
@@ -80,6 +88,8 @@ class Segment:
         passing: propose no other rows.
         """
         count = min(count, len(self))
+        if self.copy is not None and passing is None:
+            return self._search_copy(self.copy, queries_QD, count, lists_QP, scores_QP)
         if passing is not None:
             known = min(len(self.valid), len(passing.bits))
             bits = self.valid[:known] & passing.bits[:known]
@@ -103,6 +113,19 @@ class Segment:
             rows_QC[short_Q] = -1
             again_SC = self._visit(queries_SD, count, lists_SP, scores_SP, chosen)
             rows_QC[short_Q, :count] = again_SC
+        return rows_QC
+
+    def _search_copy(
+        self, copy: Copy, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array
+    ) -> Slots:
+        """Asks the device, then the host about the queries that the device leaves owed."""
+        holds = self._holds if self.stale else None
+        rows_QC, owed_Q = copy.propose(queries_QD, count, lists_QP, scores_QP, holds)
+        if len(owed_Q):
+            part = (array[owed_Q] for array in (queries_QD, lists_QP, scores_QP))
+            queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
+            chosen = faiss.IDSelectorBitmap(self.valid) if self.stale else None
+            rows_QC[owed_Q] = self._visit(queries_SD, count, lists_SP, scores_SP, chosen)
         return rows_QC
 
     def _visit(

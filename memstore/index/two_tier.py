@@ -5,6 +5,7 @@ Readers take one immutable `Version` by reference; sealing builds the next besid
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
-from memstore.index import clustered, tuning
+from memstore.errors import DeviceError
+from memstore.index import clustered, devices, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.passing import Passing
@@ -22,6 +24,8 @@ from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.kernels.near import Operand
 from memstore.memory import Array, SearchOptions, Slots
+
+logger = logging.getLogger(__name__)
 
 GROWTH = 4
 """A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
@@ -85,6 +89,7 @@ class TwoTierIndex:
         self.config = config
         self.seed = seed
         self.version = EMPTY
+        self.room = devices.room(config)
         self._recent = tuning.Recent(width)
         self._fresh: Fresh | None = None
 
@@ -124,6 +129,10 @@ class TwoTierIndex:
         """Lists in which the best of few rows are as likely found as those of all in `probe`."""
         share = min(1.0, passing.count / max(version.sealed + len(version.fresh_F), 1))
         return math.ceil(probe / math.sqrt(share)) if share else probe
+
+    def asked(self) -> Array:
+        """Some of the queries asked lately, float32 `[≤ 256, D]`."""
+        return self._recent.take()
 
     def propose(
         self,
@@ -206,6 +215,7 @@ class TwoTierIndex:
             clusters,
             self.version.codebook,
         )
+        codebook = replace(codebook, room=self.room)
         segments = (clustered.seal(codebook, read, live_R),)
         codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
         self.version = Version(number, codebook, segments, live_R[:0])
@@ -270,8 +280,17 @@ class TwoTierIndex:
                 Reduction(*tiers["reduction"].tolist()),
                 assigner(tiers["centroids"], self.seed),
                 recall,
+                self.room,
             )
-            self.version = Version(number, codebook, segments, tiers["fresh"])
+            self.version = Version(number, codebook, self._copied(segments), tiers["fresh"])
+
+    def _copied(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        """Segments from a disk, on the device if they fit: there is no index before to serve."""
+        try:
+            return tuple(segment.on(self.room) for segment in segments)
+        except DeviceError as error:
+            logger.warning("%s; the host searches instead", error)
+            return segments
 
     def _outdated(self, recall: clustered.Recall | None, rows: int) -> bool:
         """Whether recall is worth measuring again: more rows, or real queries at last."""

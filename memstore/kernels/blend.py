@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Array, Slots
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def blend_rows(
     table_ND: Array, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array
 ) -> npt.NDArray[np.float64]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Array
 
 AHEAD = 6
@@ -17,7 +17,7 @@ AHEAD = 6
 LINE_BYTES = 64
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def fetch_row(table_ND: Array, row: int) -> None:
     """Asks for the cache lines of a row of a contiguous table, to be written soon."""
     width = table_ND.shape[1]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from memstore.memory import Slots
+from memstore.kernels.compiling import compiled
+from memstore.memory import Array, Slots
 
 DIGIT_BITS = 11
 """Sorted by in one pass: 2,048 counters stay in the nearest cache. For 8,192 rows below a million
@@ -25,7 +25,7 @@ class Groups(NamedTuple):
     order_B: Slots
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def group_equal(rows_B: Slots) -> Groups:
     """Groups the places of equal rows, all ≥ 0. Rows that rise already are not sorted."""
     count = len(rows_B)
@@ -48,7 +48,7 @@ def group_equal(rows_B: Slots) -> Groups:
     return Groups(sorted_B[starts[:-1]], starts, order_B)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sorted(rows_B: Slots, largest: np.int64) -> tuple[Slots, Slots]:
     """Sorts stably, one digit after the other, the lowest first."""
     count = len(rows_B)
@@ -72,3 +72,16 @@ def _sorted(rows_B: Slots, largest: np.int64) -> tuple[Slots, Slots]:
         order_B, next_B = next_B, order_B
         shift += DIGIT_BITS
     return from_B, order_B
+
+
+@compiled()
+def sums(mapped_RE: Array, lists_R: Slots, clusters: int) -> tuple[Array, Slots]:
+    """The sum of the rows of each cluster, float32 `[C, E]`, and how many there are."""
+    sums_CE = np.zeros((clusters, mapped_RE.shape[1]), np.float32)
+    counts_C = np.zeros(clusters, np.int64)
+    for r in range(len(lists_R)):
+        sum_E = sums_CE[lists_R[r]]
+        counts_C[lists_R[r]] += 1
+        for d in range(mapped_RE.shape[1]):
+            sum_E[d] += mapped_RE[r, d]
+    return sums_CE, counts_C

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from numba.extending import overload, register_jitable
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Array
 
 GROUP = 16
@@ -111,7 +112,7 @@ def _tensor(bits_RD: Array) -> Any:
     return torch.from_numpy(bits_RD).view(torch.bfloat16)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+@compiled(error_model="numpy", fastmath={"reassoc"})
 def rounded(keys_RD: Array) -> tuple[Array, float, float]:
     """float32 rows as the bits of bfloat16, to nearest even; what that loses at most of the
     length of a row, as a share of it; and the largest length, rounded up."""
@@ -162,7 +163,7 @@ def peaks(near_RQ: Array) -> Array:
     return peaks_GQ
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _peaks(near_RQ: Array, peaks_GQ: Array) -> None:
     for g in range(len(peaks_GQ)):
         peak_Q = peaks_GQ[g]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from memstore.kernels.compiling import compiled
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -71,7 +71,7 @@ an array are not the numbers that they are made of: that took five times as long
 """
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
     """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0."""
     for q in range(rows_QC.shape[0]):

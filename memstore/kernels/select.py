@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import fetch_row
 from memstore.kernels.near import GROUP, value
 from memstore.kernels.score import inner_product
@@ -14,7 +14,7 @@ from memstore.memory import NO_SLOT, Array, Proposal, Slots
 SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def best_rows(
     queries_QD: Array,
     keys_ND: Array,
@@ -76,14 +76,14 @@ def best_rows(
     return rows_QK, scores_QK, proposal_QK, scored_Q
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _worse(score: Array, row: int, other_score: Array, other_row: int) -> bool:
     if score == other_score:
         return row > other_row
     return bool(score < other_score)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _keep(
     rows: Slots, scores: Array, tiers: Array, size: int, row: int, score: Array, tier: int
 ) -> int:
@@ -103,7 +103,7 @@ def _keep(
     return size + 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _sink(
     rows: Slots, scores: Array, tiers: Array, size: int, row: int, score: Array, tier: int
 ) -> None:
@@ -124,7 +124,7 @@ def _sink(
     rows[at], scores[at], tiers[at] = row, score, tier
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, Array]:
     """For each query the `count` rows of highest product, int64 `[Q, count]`, in no order, and
     their products.
@@ -154,7 +154,7 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
     return rows_QP, scores_QP
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def collect(
     near_RQ: Array,
     peaks_GQ: Array,
@@ -197,7 +197,7 @@ def collect(
     return len(near_RQ)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def prune(found: Slots, most: Array, count: int, floor: Array) -> int:
     """Leaves out, in order, the candidates that score below `floor`; returns how many are left."""
     kept = 0

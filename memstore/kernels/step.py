@@ -16,20 +16,18 @@ that the compiler gives them, which is the same in every call on one kind of pro
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import AHEAD, fetch, fetch_row
 from memstore.kernels.group import Groups
 from memstore.memory import Array, Slots
 
 Lengths = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Limits(NamedTuple):
@@ -43,15 +41,10 @@ class Limits(NamedTuple):
     bound: Any
 
 
-def _compiled(function: F) -> F:
-    # A check for division by zero would keep a loop from being vectorised: numpy's has none.
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
-
-
-def _compiled_with_free_sums(function: F) -> F:
-    # Nor is a sum over a row vectorised whose order is fixed: it takes four times as long.
-    compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
-    return cast(F, compiled(function))
+# A check for division by zero would keep a loop from being vectorised: numpy's has none.
+_compiled = compiled(error_model="numpy")
+# Nor is a sum over a row vectorised whose order is fixed: it takes four times as long.
+_compiled_with_free_sums = compiled(error_model="numpy", fastmath={"reassoc"})
 
 
 @_compiled_with_free_sums

@@ -307,6 +307,7 @@ class Shard:
                 probe=probe,
                 recall=None if recall is None else recall.at(probe),
                 recall_asked=recall is not None and recall.asked,
+                device_bytes=0 if self.index.room is None else self.index.room.bytes,
             )
 
     @contextlib.contextmanager
