@@ -19,12 +19,12 @@ def mixture(rows: int, queries: int, *, width: int = WIDTH, seed: int = 0) -> tu
     """
     rng = np.random.default_rng(seed)
     centres_CD = rng.normal(size=(1_000, width)).astype(np.float32)
-    keys_ND = _directions(rng, centres_CD, rows)
+    keys_ND = directions(rng, centres_CD, rows)
     keys_ND *= rng.lognormal(0.0, 0.5, (rows, 1)).astype(np.float32)
-    return keys_ND, _directions(rng, centres_CD, queries)
+    return keys_ND, directions(rng, centres_CD, queries)
 
 
-def _directions(rng: np.random.Generator, centres_CD: Array, count: int) -> Array:
+def directions(rng: np.random.Generator, centres_CD: Array, count: int) -> Array:
     unit_BD = rng.standard_normal((count, centres_CD.shape[1]), np.float32)
     unit_BD *= 0.8
     unit_BD += centres_CD[rng.integers(0, len(centres_CD), count)]
