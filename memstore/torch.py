@@ -185,13 +185,14 @@ class SparseReader:
 
         With `union` the slots of all queries, int64 `[1, K]`, rising.
         """
-        options = self.options
+        options = replace(self.options, union=False)
         if options.seed is not None:
             options = replace(options, seed=(options.seed + self.searches) % 2**63)
         self.searches += 1
         slots_QK = self.memory.search(query_QD.detach().numpy(), self.k, options).slots_QK
-        if not options.union:
+        if not self.options.union:
             return slots_QK
+        # Taken together here: what each query scores among those of all others is not needed.
         union_K = np.unique(slots_QK)
         return union_K[None, union_K != NO_SLOT]
 
