@@ -60,9 +60,9 @@ class SearchOptions:
         without `probe` it visits more lists the fewer pass.
 
     The others are for training. A softmax over the k best alone is biased: rows that no query
-    found have no share in it and get no gradient. They add candidates, scored like all others
-    (Chandar et al. 2016, arXiv 1605.07427, "reducing the bias"); each passes the filter, no slot
-    stands twice for a query, and `Proposal` says what each came by.
+    found have no share in it and get no gradient (Chandar et al. 2016, arXiv 1605.07427). They add
+    candidates, scored like all others; each passes the filter, no slot stands twice for a query,
+    and `Proposal` says what each came by.
 
     union: every query is scored against what was found for any query of the call: its own k
         best, those of the others, and what is sampled. All have the same slots, each its own

@@ -23,11 +23,14 @@ def draw(scores_QC: Array, probe: int, count: int, rng: np.random.Generator) -> 
 
     scores_QC: float32, of the centroids.
     """
+    count = min(count, scores_QC.shape[1] - probe)
+    if count <= 0:
+        return np.empty((len(scores_QC), 0), np.int64)
     visited_QP, _ = best_columns(scores_QC, probe)
     chances_QC = rng.standard_exponential(scores_QC.shape, np.float32)
     chances_QC = scores_QC - np.log(np.maximum(chances_QC, TINY))
     np.put_along_axis(chances_QC, visited_QP, -np.inf, 1)
-    return best_columns(chances_QC, min(count, scores_QC.shape[1] - probe))[0]
+    return best_columns(chances_QC, count)[0]
 
 
 def propose(
