@@ -28,14 +28,24 @@ Records: TypeAlias = pa.Table | pa.RecordBatch | Mapping[str, Sequence[Any] | Ar
 NO_SLOT = -1
 """Fills a ragged result behind its last slot."""
 
+MOST = 2**63 - 1
+"""The largest seed, and number of rows or clusters to draw."""
+
 
 class Proposal(IntEnum):
-    """Which tier proposed a candidate; `NONE` fills a ragged result."""
+    """What proposed a candidate, the first of these that did; `NONE` fills a ragged result.
+
+    SEALED, FRESH, EXACT: the query's own k best.  SAMPLED_CLUSTER, UNION, RANDOM: what
+    `sample_clusters`, `union` and `sample_random` put behind them.
+    """
 
     NONE = 0
     SEALED = 1
     FRESH = 2
     EXACT = 3
+    SAMPLED_CLUSTER = 4
+    UNION = 5
+    RANDOM = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +58,39 @@ class SearchOptions:
     filter: find only rows whose record passes, as the records are now. Where few pass they are
         all scored, so the answer is exact; else the index proposes among those that pass, and
         without `probe` it visits more lists the fewer pass.
+
+    The others are for training. A softmax over the k best alone is biased: rows that no query
+    found have no share in it and get no gradient (Chandar et al. 2016, arXiv 1605.07427). They add
+    candidates, scored like all others; each passes the filter, no slot stands twice for a query,
+    and `Proposal` says what each came by.
+
+    union: every query is scored against what was found for any query of the call: its own k
+        best, those of the others, and what is sampled. All have the same slots, each its own
+        scores and order.
+    sample_clusters: so many further clusters a query (a shard), none of them visited, drawn
+        without replacement with chances in proportion to exp ⟨q, centroid⟩; the k best rows in
+        them join the candidates. Needs a clustered index. Where rows are scored without it,
+        since none is sealed or few pass a filter, none is drawn.
+    sample_random: so many live slots, or all where there are fewer, drawn uniformly without
+        replacement, once for all queries of the call, whatever the number of shards. One that
+        was found anyhow keeps that mark, so that those marked `RANDOM` are a uniform sample of
+        the rows that nothing else proposed.
+    seed: ≥ 0; the same seed draws the same of the same memory. None draws anew in each call.
     """
 
     probe: int | None = None
     exact: bool = False
     filter: Filter | None = None
     recall_target: float | None = None
+    union: bool = False
+    sample_clusters: int = 0
+    sample_random: int = 0
+    seed: int | None = None
+
+    @property
+    def widens(self) -> bool:
+        """Whether a query has other candidates than its own k best."""
+        return bool(self.union or self.sample_clusters or self.sample_random)
 
     def __post_init__(self) -> None:
         probe: object = self.probe
@@ -81,12 +118,34 @@ class SearchOptions:
                     got=f"exact=True, recall_target={self.recall_target}",
                     hint="an exact search finds every row; leave recall_target out",
                 )
+        if not isinstance(self.union, bool | np.bool_):
+            raise InvalidArgument(
+                "union is no flag", got=repr(self.union), expected="True or False"
+            )
+        for name in ("sample_clusters", "sample_random", "seed"):
+            count = getattr(self, name)
+            whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+            if count is None and name == "seed":
+                continue
+            if not (whole and 0 <= count <= MOST):
+                raise InvalidArgument(
+                    f"{name} is out of range",
+                    got=repr(count),
+                    expected="an integer from 0 to 2^63 − 1",
+                )
+        if self.exact and self.sample_clusters:
+            raise InvalidArgument(
+                "exact and sample_clusters contradict each other",
+                got=f"exact=True, sample_clusters={self.sample_clusters}",
+                hint="an exact search leaves no cluster out; sample_random adds rows to it",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """The slots of highest inner product, best first; equal scores in order of slot.
 
+    K is the k asked for, or with `union` and the samples the most candidates of a query, if more.
     slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK in the memory's dtype, −inf
     there: inner products with the rows as they were at `row_versions_S`.  proposal_QK uint8, a
     `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S, index_versions_S

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from memstore import checks
+from memstore import checks, widening
 from memstore.config import MemoryConfig
 from memstore.errors import InvalidArgument, MemstoreError, Unsupported, WrongShape
 from memstore.kernels.topk import top_k
@@ -227,11 +227,19 @@ class RoutedMemory:
                 f"memory {self._name!r} has no index",
                 hint="search it with SearchOptions(exact=True), which scores every row",
             )
+        if options.sample_clusters and self._config.index_config.kind != "clustered":
+            raise Unsupported(
+                f"memory {self._name!r} has no clusters to sample",
+                got=f"sample_clusters={options.sample_clusters}",
+                hint="every row is scored; sample_random adds some to the k best",
+            )
         queries_QD = self._matrix("queries", queries, self._config.dim)
         if options.filter is not None:
             checks.filter_columns(options.filter, self._config.schema)
-        found = [shard.search(queries_QD, k, options) for shard in self.shards]
-        return self._merge(found, k)
+        found = self._merge([shard.search(queries_QD, k, options) for shard in self.shards], k)
+        if options.widens:
+            return widening.widen(self.shards, self.next_slot, queries_QD, found, options)
+        return found
 
     def gather(
         self,

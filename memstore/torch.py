@@ -16,7 +16,7 @@ Nothing here has the size of the memory.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +108,7 @@ class Candidates:
     """The rows that queries may read, as they are now.
 
     slots_QK int64 and mask_QK bool: which places hold one. keys_QKD, values_QKV: zeros elsewhere.
+    Where all queries read the same rows Q is 1 in each of them.
     """
 
     slots_QK: Slots
@@ -146,6 +147,9 @@ class SparseReader:
 
     memory: a plain memory, whose rows are `reader.rows`, or an encoded one.
     k: slots a search proposes for a query.
+    options: of the search. With `union` all queries read the same slots, whose rows are read
+        once. With a seed, call i of `search` draws by seed + i, so that a run can be repeated and
+        no two steps draw alike.
     parts: for an encoded memory, a `RowTable` of each memory that it is encoded from.
     list_limit: rows that a list-valued value is the mean of: the first so many of the list.
     """
@@ -161,6 +165,7 @@ class SparseReader:
     ) -> None:
         self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
         encoded = memory.config.encoding is not None
+        self.searches = 0
         self.rows = None if encoded else RowTable(memory)
         self.parts = {table.memory.name: table for table in parts}
         needed = memory.config.encoding_config.memories if encoded else frozenset()
@@ -176,9 +181,20 @@ class SparseReader:
         return attend(query_QD, self.gather(self.search(query_QD)))
 
     def search(self, query_QD: Tensor) -> Slots:
-        """Proposes slots by inner product, int64 `[Q, K]`, `NO_SLOT` behind the last."""
-        queries = query_QD.detach().numpy()
-        return self.memory.search(queries, self.k, self.options).slots_QK
+        """Proposes slots by inner product, int64 `[Q, K]`, `NO_SLOT` behind the last.
+
+        With `union` the slots of all queries, int64 `[1, K]`, rising.
+        """
+        options = replace(self.options, union=False)
+        if options.seed is not None:
+            options = replace(options, seed=(options.seed + self.searches) % 2**63)
+        self.searches += 1
+        slots_QK = self.memory.search(query_QD.detach().numpy(), self.k, options).slots_QK
+        if not self.options.union:
+            return slots_QK
+        # Taken together here: what each query scores among those of all others is not needed.
+        union_K = np.unique(slots_QK)
+        return union_K[None, union_K != NO_SLOT]
 
     def gather(self, slots_QK: Slots) -> Candidates:
         """Reads the rows of slots, `NO_SLOT` where a query has fewer than K."""

@@ -165,6 +165,12 @@ def merge(segments: tuple[Segment, ...], most: int) -> tuple[Segment, ...]:
     return segments
 
 
+def visited(codebook: Codebook, queries_QD: Array, probe: int) -> tuple[Slots, Array]:
+    """The `probe` lists nearest to each query, int64 `[Q, P]`, in no order, and their scores."""
+    near_CQ = codebook.operand.products(queries_QD)
+    return best_products(near_CQ, peaks(near_CQ), min(probe, codebook.clusters))
+
+
 def propose(
     codebook: Codebook,
     segments: tuple[Segment, ...],
@@ -176,9 +182,7 @@ def propose(
     """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
     # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
     count = k + k // 2 + 8
-    probe = min(probe, codebook.clusters)
-    near_CQ = codebook.operand.products(queries_QD)
-    lists_QP, scores_QP = best_products(near_CQ, peaks(near_CQ), probe)
+    lists_QP, scores_QP = visited(codebook, queries_QD, probe)
     found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
     empty_Q0 = np.full((len(queries_QD), 0), NO_SLOT, np.int64)
     return np.concatenate([empty_Q0, *found], axis=1)

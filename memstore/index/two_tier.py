@@ -16,7 +16,7 @@ import numpy as np
 
 from memstore.config import IndexConfig
 from memstore.errors import DeviceError
-from memstore.index import clustered, devices, tuning
+from memstore.index import clustered, devices, sampling, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.passing import Passing
@@ -150,10 +150,44 @@ class TwoTierIndex:
             return np.empty((len(queries_QD), 0), np.int64)
         queries_QD = _float32(queries_QD)
         self._recent.saw(queries_QD)
-        probe = self.probe(version.codebook, options)
+        probe = self._visited(version, version.codebook, options, passing)
+        return clustered.propose(version.codebook, version.segments, queries_QD, k, probe, passing)
+
+    def sample(
+        self,
+        version: Version,
+        queries_QD: Array,
+        k: int,
+        options: SearchOptions,
+        rng: np.random.Generator,
+        passing: Passing | None = None,
+    ) -> Slots:
+        """Candidate rows of `options.sample_clusters` lists that `propose` would not visit."""
+        if version.codebook is None:
+            return np.empty((len(queries_QD), 0), np.int64)
+        return sampling.propose(
+            version.codebook,
+            version.segments,
+            _float32(queries_QD),
+            k,
+            self._visited(version, version.codebook, options, passing),
+            options.sample_clusters,
+            rng,
+            passing,
+        )
+
+    def _visited(
+        self,
+        version: Version,
+        codebook: clustered.Codebook,
+        options: SearchOptions,
+        passing: Passing | None,
+    ) -> int:
+        """Lists that a search visits, more of them where few rows pass."""
+        probe = self.probe(codebook, options)
         if passing is not None and options.probe is None:
             probe = self._reach(version, passing, probe)
-        return clustered.propose(version.codebook, version.segments, queries_QD, k, probe, passing)
+        return min(probe, codebook.clusters)
 
     def probe(self, codebook: clustered.Codebook, options: SearchOptions = SearchOptions()) -> int:
         """Lists that a search with these options visits."""

@@ -168,6 +168,49 @@ class Shard:
         rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
+    def sample(
+        self, queries_QD: Array, k: int, options: SearchOptions, rng: np.random.Generator
+    ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
+        """The k best rows of sampled clusters, `[Q, K]`, their scores, and how many were scored."""
+        tree = options.filter
+        with self._table:
+            version = self.index.version
+            answer = None if tree is None else self._answer(tree)
+        passing = None if answer is None else answer()
+        rows_QC = np.empty((len(queries_QD), 0), np.int64)
+        if passing is None or not self.index.scans(version, passing, options):
+            rows_QC = self.index.sample(version, queries_QD, k, options, rng, passing)
+        (rows_QC,) = drop_repeats(rows_QC)
+        scores_QC, _ = self.score(queries_QD, rows_QC, tree)
+        rows_QK, scores_QK = top_k(rows_QC, scores_QC, k)
+        return rows_QK, scores_QK, (rows_QC != NO_SLOT).sum(axis=1)
+
+    def score(self, queries_QD: Array, rows_QC: Slots, tree: Filter | None) -> tuple[Array, int]:
+        """Scores rows as they are now, at the version returned, −inf for none.
+
+        Blanks in place the rows that are gone and those whose record fails now.
+        """
+        scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
+        with self._table:
+            self.strike(rows_QC, tree)
+            score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
+            return scores_QC, self.rows.version
+
+    def strike(self, rows_QC: Slots, tree: Filter | None) -> None:
+        """Blanks in place the rows that are gone and those whose record fails now."""
+        with self._table:
+            rows_QC[~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)] = NO_SLOT
+            if tree is not None:
+                self._refuse(tree, rows_QC)
+
+    def live(self, tree: Filter | None) -> Slots:
+        """The rows that are there and pass, rising."""
+        with self._table:
+            if tree is None:
+                return self.rows.live_rows()
+            answer = self._answer(tree)
+        return answer().rows()
+
     @property
     def _stamp(self) -> tuple[int, int]:
         """Changes whenever a record or the set of live rows does; not with a step or a key."""

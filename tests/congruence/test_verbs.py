@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from memstore import (
     Filter,
     In,
     IndexConfig,
+    Memory,
     MemoryConfig,
     Not,
     OptimizerConfig,
@@ -46,6 +48,7 @@ from tests.congruence.oracle import (
     inner_products,
     live_slots,
 )
+from tests.congruence.widened import check_widened
 
 RUNS = settings(
     max_examples=30,
@@ -97,6 +100,14 @@ def trees(values: dict[str, Any]) -> st.SearchStrategy[Filter]:
 
 filters = trees(items)
 fact_filters = trees({"subject": st.integers(0, 5), "relation": st.integers(0, 3)})
+
+widenings = st.fixed_dictionaries(
+    {
+        "union": st.booleans(),
+        "sample_clusters": st.sampled_from([0, 1, EVERY_LIST]),
+        "sample_random": st.sampled_from([0, 2, 7, 10_000]),
+    }
+)
 
 indexes = st.one_of(
     st.sampled_from([IndexConfig(kind="none"), IndexConfig(kind="exact")]),
@@ -166,6 +177,27 @@ def check_found(result: SearchResult, scores_QN: Array, slots_N: list[int], k: i
         assert len(set(found)) == len(found)
         assert rest == [NO_SLOT] * (k - count)
         assert (result.proposal_QK[q] == 0).tolist() == [False] * len(found) + [True] * len(rest)
+
+
+def search_widely(
+    memory: Memory,
+    queries_QD: Array,
+    k: int,
+    tree: Filter | None,
+    more: dict[str, Any],
+    scores_QN: Array,
+    slots_N: list[int],
+) -> None:
+    """Searches with what training adds, twice, and compares with the plain search."""
+    kind = memory.config.index_config.kind
+    plain = SearchOptions(exact=kind == "none", filter=tree)
+    clusters = more["sample_clusters"] if kind == "clustered" else 0
+    options = replace(plain, **more | {"sample_clusters": clusters})
+    own, result = memory.search(queries_QD, k, plain), memory.search(queries_QD, k, options)
+    check_found(result, scores_QN, slots_N, result.slots_QK.shape[1])
+    check_widened(result, own, options, slots_N, k)
+    for name, array in vars(memory.search(queries_QD, k, options)).items():
+        np.testing.assert_array_equal(getattr(result, name), array, err_msg=name)
 
 
 class Verbs(RuleBasedStateMachine):
@@ -298,6 +330,16 @@ class Verbs(RuleBasedStateMachine):
         slots = self.oracle.passing(tree)
         check_found(result, inner_products(queries_QD, self.gathered(slots)), slots, k)
         assert result.counts_Q.tolist() == [min(k, len(slots))] * 3
+
+    @rule(tree=st.none() | filters, seed=seeds, queries=st.integers(0, 4), k=ks, more=widenings)
+    def search_for_training(
+        self, tree: Filter | None, seed: int, queries: int, k: int, more: dict[str, Any]
+    ) -> None:
+        tree = tree if self.config.records else None
+        slots = self.oracle.slots if tree is None else self.oracle.passing(tree)
+        queries_QD = self.keys(seed, queries)
+        scores_QN = inner_products(queries_QD, self.gathered(slots))
+        search_widely(self.memory, queries_QD, k, tree, more | {"seed": seed}, scores_QN, slots)
 
     def gathered(self, slots: list[int]) -> Array:
         keys_ND = self.memory.gather(np.array(slots, int)).keys_BD
@@ -543,6 +585,15 @@ class EncodedVerbs(RuleBasedStateMachine):
         scores_QN = inner_products(queries_QD, self.facts.keys(slots))
         expected = [best(np.array(slots), scores_N, k) for scores_N in scores_QN]
         assert result.slots_QK.tolist() == [slots for slots, _ in expected]
+
+    @rule(tree=st.none() | fact_filters, seed=seeds, k=ks, more=widenings)
+    def search_for_training(
+        self, tree: Filter | None, seed: int, k: int, more: dict[str, Any]
+    ) -> None:
+        slots = self.facts.slots if tree is None else self.facts.passing(tree)
+        queries_QD, facts = self.grid(seed, 3), self.memories["facts"]
+        scores_QN = inner_products(queries_QD, self.facts.keys(slots))
+        search_widely(facts, queries_QD, k, tree, more | {"seed": seed}, scores_QN, slots)
 
     @rule(column=st.sampled_from(["subject", "object"]), limit=st.integers(1, 4))
     def lookup(self, column: str, limit: int) -> None:

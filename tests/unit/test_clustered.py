@@ -70,6 +70,47 @@ def test_the_terms_map_keeps_the_order_and_its_own_length(seed: int, terms: int)
     np.testing.assert_allclose(lengths(mapped.rows(keys)) ** 2, expected, rtol=1e-4)
 
 
+def terms_of(key: Array, terms: int, shrink: float, longest: float) -> Array:
+    """P(x) as the paper writes it, eq. 94, one term after the other."""
+    scaled = [float(x) * shrink / longest for x in key]
+    length = sum(x * x for x in scaled) ** 0.5
+    return np.array(scaled + [0.5 - length ** (2**i) for i in range(1, terms + 1)])
+
+
+@given(seed=st.integers(0, 2**20), terms=st.integers(1, 4), shrink=st.sampled_from([0.5, 0.85]))
+def test_the_terms_map_is_that_of_the_paper(seed: int, terms: int, shrink: float) -> None:
+    keys, queries = rows_of(seed, 20)
+    longest = float(lengths(keys).max())
+    mapped = Terms(terms, shrink, longest)
+    plain = [terms_of(key, terms, shrink, longest) for key in keys.astype(float)]
+    np.testing.assert_allclose(mapped.rows(keys), plain, rtol=1e-4, atol=1e-6)
+    for query, found in zip(queries.astype(float), mapped.queries(queries), strict=True):
+        unit = query / np.linalg.norm(query)
+        np.testing.assert_allclose(found, [*unit, *[0.0] * terms], rtol=1e-5, atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**20), shrink=st.sampled_from([0.5, 0.75, 0.85]))
+def test_more_terms_bring_the_cosine_to_the_order_of_the_inner_product(
+    seed: int, shrink: float
+) -> None:
+    keys, queries = rows_of(seed, 40)
+    products_QN = queries.astype(float) @ keys.T.astype(float)
+    first_QNN, second_QNN = products_QN[:, :, None], products_QN[:, None, :]
+    for terms in (1, 2, 4, 8):
+        mapped_NE = Terms(terms, shrink, float(lengths(keys).max())).rows(keys).astype(float)
+        norms_N = np.linalg.norm(mapped_NE, axis=1)
+        # ‖P(x)‖² lies between m/4 and m/4 + U^(2^(m + 1)): so near to each other are the lengths,
+        # and no two rows whose products differ by a larger factor change places.
+        spread = (1 + 4 * shrink ** (2 ** (terms + 1)) / terms) ** 0.5
+        assert norms_N.max() <= norms_N.min() * spread * (1 + 1e-5)
+        cosine_QN = products_QN / norms_N
+        swapped_QNN = (first_QNN > second_QNN) & (cosine_QN[:, :, None] < cosine_QN[:, None, :])
+        smaller_QNN = np.minimum(np.abs(first_QNN), np.abs(second_QNN))
+        larger_QNN = np.maximum(np.abs(first_QNN), np.abs(second_QNN))
+        assert (larger_QNN <= smaller_QNN * spread * (1 + 1e-5))[swapped_QNN].all()
+    assert spread < 1 + 1e-15
+
+
 @pytest.mark.parametrize("codec", ["flat", "fp16", "sq8"])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_rows_lie_unaugmented_in_the_lists_of_their_augmented_clusters(

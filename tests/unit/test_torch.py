@@ -15,6 +15,7 @@ import memstore
 from memstore import (
     NO_SLOT,
     EncodingConfig,
+    IndexConfig,
     Memory,
     MemoryConfig,
     OptimizerConfig,
@@ -115,6 +116,94 @@ def test_the_reader_is_dense_attention(
     if value_dim is not None:
         assert values_NV.grad is not None
         close(value_grads, values_NV.grad)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("union", [False, True])
+@pytest.mark.parametrize("value_dim", [None, V])
+def test_the_reader_is_dense_attention_over_what_training_adds(
+    store: Store, value_dim: int | None, union: bool, shards: int
+) -> None:
+    memory = plain(store, value_dim, shards)
+    options = SearchOptions(union=union, sample_random=4, seed=0)
+    reader = SparseReader(memory, k=2, options=options)
+    keys_ND, values_NV = tables(memory)
+    query, dense_query = (torch.from_numpy(normal(3, 4, D)).requires_grad_() for _ in range(2))
+    there_QN = np.zeros((4, N), bool)
+    slots_QK = memory.search(query.detach().numpy(), 2, options).slots_QK
+    for there_N, slots_K in zip(there_QN, slots_QK, strict=True):
+        there_N[slots_K[slots_K != NO_SLOT]] = True
+    assert (there_QN.sum(1) >= 4).all()
+    assert not there_QN.all()
+
+    reading = reader(query)
+    assert reading.candidates.slots_QK.shape == (
+        (1, there_QN[0].sum()) if union else slots_QK.shape
+    )
+    scores_QN = (dense_query @ keys_ND.T).masked_fill(~torch.from_numpy(there_QN), -torch.inf)
+    expected = torch.softmax(scores_QN, 1) @ values_NV
+    close(reading.output_QV.detach(), expected.detach())
+    weights = torch.from_numpy(normal(4, *expected.shape))
+    (reading.output_QV * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert query.grad is not None
+    assert dense_query.grad is not None
+    close(query.grad, dense_query.grad)
+    assert reader.rows is not None
+    key_grads, value_grads = dense_gradients(reader.rows)
+    assert keys_ND.grad is not None
+    close(key_grads, keys_ND.grad)
+    if value_dim is not None:
+        assert values_NV.grad is not None
+        close(value_grads, values_NV.grad)
+
+
+def test_a_reader_with_a_seed_repeats_its_run_but_no_step(store: Store) -> None:
+    memory = plain(store, None)
+    options = SearchOptions(sample_random=5, union=True, seed=3)
+    query = torch.from_numpy(normal(3, 2, D))
+    first, again = (
+        [reader.search(query).tolist() for _ in range(4)]
+        for reader in (SparseReader(memory, k=1, options=options) for _ in range(2))
+    )
+    assert first == again
+    assert any(slots != first[0] for slots in first[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "learns"),
+    [
+        (SearchOptions(), False),
+        (SearchOptions(sample_random=8, seed=0), True),
+        (SearchOptions(union=True, sample_random=8, seed=0), True),
+        (SearchOptions(union=True, sample_clusters=2, sample_random=8, seed=0), True),
+    ],
+)
+def test_rows_that_no_query_finds_are_trained_by_what_is_sampled(
+    store: Store, options: SearchOptions, learns: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(200, D)).astype(np.float32)
+    index = IndexConfig(clusters=8, probe=1)
+    memory = store.create(
+        "m", MemoryConfig(dim=D, index=index, optimizer=OptimizerConfig(kind="sgd"))
+    )
+    memory.append(keys)
+    memory.reindex()
+    queries = torch.from_numpy(rng.normal(size=(6, D)).astype(np.float32))
+    # Each query shall find the row that is now the farthest from it.
+    wanted_Q = (queries.numpy() @ keys.T).argmin(1)
+    reader = SparseReader(memory, k=4, options=options)
+    assert reader.rows is not None
+    rows = RowOptimizer([reader.rows], lr=0.5)
+    for _ in range(400):
+        reading = reader(queries)
+        is_wanted_QK = torch.from_numpy(reading.candidates.slots_QK == wanted_Q[:, None])
+        chance_Q = (reading.weights_QK * is_wanted_QK).sum(1)
+        (-torch.log(chance_Q[chance_Q > 0])).sum().backward()
+        rows.step()
+    found = memory.search(queries.numpy(), 1, EXACT).slots_QK[:, 0]
+    assert (found == wanted_Q).all() == learns
 
 
 @pytest.mark.parametrize("k", [3, N])

@@ -1,0 +1,61 @@
+"""Samples clusters that a query would not visit, the likelier the higher their centroid scores."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from memstore.index.clustered import Codebook, visited
+from memstore.index.passing import Passing
+from memstore.index.segment import Segment
+from memstore.kernels.near import peaks
+from memstore.kernels.select import best_products
+from memstore.memory import NO_SLOT, Array, Slots
+
+TINY = np.float32(np.finfo(np.float32).tiny)
+
+
+def draw(scores_QC: Array, visited_QP: Slots, count: int, rng: np.random.Generator) -> Slots:
+    """Draws `count` clusters a query, or all there are, beyond the visited; int64 `[Q, c]`.
+
+    They are drawn one by one without replacement, each time with chances exp s_c / Σ exp s over
+    those that are left. That is the law of the `count` largest of s_c − log e_c with e_c from the
+    exponential distribution of mean 1 (Gumbel top-k: Kool et al. 2019, arXiv 1903.06059, section
+    2.3; −log e is a Gumbel variable).
+
+    scores_QC: float32, of the centroids.
+    """
+    count = min(count, scores_QC.shape[1] - visited_QP.shape[1])
+    if count <= 0:
+        return np.empty((len(scores_QC), 0), np.int64)
+    chances_QC = rng.standard_exponential(scores_QC.shape, np.float32)
+    chances_QC = scores_QC - np.log(np.maximum(chances_QC, TINY))
+    np.put_along_axis(chances_QC, visited_QP, -np.inf, 1)
+    chances_CQ = np.ascontiguousarray(chances_QC.T)
+    drawn_QP: Slots = best_products(chances_CQ, peaks(chances_CQ), count)[0]
+    return drawn_QP
+
+
+def propose(
+    codebook: Codebook,
+    segments: tuple[Segment, ...],
+    queries_QD: Array,
+    k: int,
+    probe: int,
+    count: int,
+    rng: np.random.Generator,
+    passing: Passing | None = None,
+) -> Slots:
+    """Proposes rows for the k best of `count` clusters drawn beyond the `probe` best.
+
+    Returns int64 `[Q, C]`, `NO_SLOT` padded. passing: propose no other rows.
+    """
+    scores_QC = queries_QD @ codebook.centroids_CE[:, : queries_QD.shape[1]].T
+    visited_QP, _ = visited(codebook, queries_QD, probe)
+    lists_QP = draw(scores_QC, visited_QP, count, rng)
+    found = [np.full((len(queries_QD), 0), NO_SLOT, np.int64)]
+    if lists_QP.shape[1]:
+        scores_QP = np.take_along_axis(scores_QC, lists_QP, 1)
+        # Codes are coarse, as in a search: half as many again are re-scored.
+        most = k + k // 2 + 8
+        found += [s.search(queries_QD, most, lists_QP, scores_QP, passing) for s in segments]
+    return np.concatenate(found, axis=1)
