@@ -48,6 +48,8 @@ class Flat:
     def _assign(self, keys_RE: Array) -> Slots:
         near_CR = self._operand.products(keys_RE)
         likely_RP, _ = best_products(near_CR, peaks(near_CR), min(LIKELY, len(near_CR)))
+        # Of equal ones the smaller is taken, as a search does.
+        likely_RP.sort(axis=1)
         scores_RP = np.empty(likely_RP.shape, np.float32)
         score_rows(keys_RE, self._centroids_CE, likely_RP, scores_RP)
         at_R1 = scores_RP.argmax(axis=1)[:, None]
