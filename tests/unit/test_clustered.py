@@ -157,13 +157,13 @@ def test_k_means_is_as_good_as_that_of_faiss(clusters: int) -> None:
     np.testing.assert_allclose(lengths(ours), 1, rtol=1e-5)
 
 
-def test_k_means_leaves_no_cluster_empty_and_bears_rows_without_direction() -> None:
-    keys = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
-    keys[::2] *= 3
-    keys[0] = 0
-    found = k_means(keys, 8, 3, 0, keys[[1, 1, 1, 1, 1, 1, 1, 1]])
-    assert np.isfinite(found).all()
-    assert (np.bincount(Flat(found)(keys), minlength=8) > 0).sum() >= 4
+def test_k_means_splits_for_empty_clusters_and_bears_rows_without_direction() -> None:
+    keys, _ = rows_of(2, 400)
+    keys[:20] = 0
+    found = k_means(keys, 8, 6, 0, keys[[30] * 8])
+    np.testing.assert_allclose(lengths(found), 1, rtol=1e-5)
+    assert (np.bincount(Flat(found)(keys), minlength=8) > 0).all()
+    assert (k_means(np.zeros((9, 4), np.float32), 3, 2, 0, None) == 0).all()
 
 
 def test_recall_finds_the_probe_of_a_target() -> None:
