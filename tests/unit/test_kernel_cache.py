@@ -274,3 +274,8 @@ def test_warming_up_leaves_no_verb_a_kernel_to_compile(site: Path) -> None:
     before, after = run(site, "sgd", code=VERBS, MEMSTORE_CACHE=str(site / "cache"))[0]
     assert int(before) > 5
     assert before == after
+
+
+def test_no_kernel_goes_past_the_decorator() -> None:
+    for source in Path(compiling.__file__).parent.glob("*.py"):
+        assert "njit" not in source.read_text() or source.name == "compiling.py"
