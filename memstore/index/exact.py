@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from memstore.kernels.sequence import Marks, quiet
+from memstore.kernels.whole import are_whole, marks_of, take_rows
 from memstore.memory import NO_SLOT, Array, Slots
 
 BLOCK_QUERIES = 1_024
@@ -13,7 +15,9 @@ BLOCK_ROWS = 65_536
 """Rows a product takes at a time: the scores of 64 queries with them fill 16 MiB."""
 
 
-def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> Slots:
+def propose(
+    queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int, marks: Marks | None = None
+) -> Slots:
     """Proposes for each query a superset of its k best rows, int64 `[Q, C]`, `NO_SLOT` padded.
 
     A matrix product adds in another order than the scoring kernel, so all rows within twice the
@@ -21,10 +25,14 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     D errs by at most γ = D·ε / (1 − D·ε) times ‖q‖·‖x‖ (Higham 2002, eq. 3.5).
 
     rows_R: the rows to score, rising, or None for all of keys_ND.
+    marks: the rows' sequence numbers; None where nobody writes them meanwhile.
     """
+    marks = quiet(len(keys_ND)) if marks is None else marks
     if len(queries_QD) > BLOCK_QUERIES:
         starts = range(0, len(queries_QD), BLOCK_QUERIES)
-        parts = [propose(queries_QD[s : s + BLOCK_QUERIES], keys_ND, rows_R, k) for s in starts]
+        parts = [
+            propose(queries_QD[s : s + BLOCK_QUERIES], keys_ND, rows_R, k, marks) for s in starts
+        ]
         widest = max(part.shape[1] for part in parts)
         pads = [((0, 0), (0, widest - part.shape[1])) for part in parts]
         padded = zip(parts, pads, strict=True)
@@ -38,9 +46,17 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     of, rows, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [best_QK[:0, 0:0].ravel()]
     for start in range(0, count, BLOCK_ROWS):
         span = slice(start, min(start + BLOCK_ROWS, count))
-        block_RD = keys_ND[span] if rows_R is None else keys_ND[rows_R[span]]
-        largest = max(largest, float(np.linalg.norm(block_RD, axis=1).max()))
+        rows_B = None if rows_R is None else rows_R[span]
+        before = marks_of(marks, span.start, span.stop)
+        block_RD = keys_ND[span] if rows_B is None else take_rows(keys_ND, marks, rows_B)
+        longest = float(np.linalg.norm(block_RD, axis=1).max())
         scores_QR = queries_QD @ block_RD.T
+        if rows_B is None and not are_whole(marks, span.start, before):
+            # Some rows changed under the product: copies of them do not.
+            block_RD = take_rows(keys_ND, marks, np.arange(span.start, span.stop))
+            longest = float(np.linalg.norm(block_RD, axis=1).max())
+            scores_QR = queries_QD @ block_RD.T
+        largest = max(largest, longest)
         if zero_Q.any():
             # To a query of zeros all rows are equal, and the smaller slots win.
             scores_QR[zero_Q] = -np.arange(span.start, span.stop)

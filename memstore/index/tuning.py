@@ -18,6 +18,7 @@ from memstore.index.clustered import Codebook, Reader, Recall, blocks
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
 from memstore.kernels.score import score_rows
+from memstore.kernels.sequence import quiet
 from memstore.memory import NO_SLOT, Array, Slots
 
 QUERIES = 256
@@ -200,7 +201,7 @@ def _scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:
     keys_UD[found_U >= 0] = read(found_U[found_U >= 0])
     at_QC = np.where(rows_QC == NO_SLOT, NO_SLOT, at_QC.reshape(rows_QC.shape))
     scores_QC = np.empty(rows_QC.shape, np.float32)
-    score_rows(queries_QD, keys_UD, at_QC, scores_QC)
+    score_rows(queries_QD, keys_UD, quiet(len(keys_UD)), at_QC, scores_QC)
     return scores_QC
 
 

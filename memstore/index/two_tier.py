@@ -155,11 +155,11 @@ class TwoTierIndex:
             return codebook.clusters
         return codebook.recall.probe(target, codebook.clusters)
 
-    def fresh(self, version: Version, keys_ND: Array, row_version: int) -> Fresh:
+    def fresh(self, version: Version, read: Reader, row_version: int) -> Fresh:
         """Copies the fresh rows, or gives the last copy where no row changed since."""
         fresh = self._fresh
         if fresh is None or fresh.version is not version or fresh.row_version != row_version:
-            keys_FD = np.take(keys_ND, version.fresh_F, axis=0)
+            keys_FD = read(version.fresh_F)
             longest = float(lengths(keys_FD).max(initial=0.0))
             fresh = self._fresh = Fresh(version, row_version, keys_FD, longest)
         return fresh

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -34,8 +35,25 @@ def inner_product(query_D: Array, key_D: Array, lanes: Array) -> Array:
 
 
 @numba.njit(nogil=True, cache=True)
-def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
-    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0."""
+def score_again(
+    queries_QD: Array, q: int, keys_ND: Array, marks: Marks, row: int, lanes: Array
+) -> Array:
+    """⟨queries_QD[q], keys_ND[row]⟩ of a row that was in work when it was first scored."""
+    while True:
+        mark = mark_of(marks, row)
+        score = inner_product(queries_QD[q], keys_ND[row], lanes)
+        if is_whole(marks, row, mark):
+            return score
+
+
+@numba.njit(nogil=True, cache=True)
+def score_rows(
+    queries_QD: Array, keys_ND: Array, marks: Marks, rows_QC: Slots, scores_QC: Array
+) -> None:
+    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0.
+
+    Each row is read whole: marks are its sequence numbers.
+    """
     lanes = np.zeros(LANES, queries_QD.dtype)
     for q in range(rows_QC.shape[0]):
         for c in range(rows_QC.shape[1]):
@@ -43,4 +61,9 @@ def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Arr
             if row < 0:
                 scores_QC[q, c] = -np.inf
             else:
-                scores_QC[q, c] = inner_product(queries_QD[q], keys_ND[row], lanes)
+                mark = mark_of(marks, row)
+                score = inner_product(queries_QD[q], keys_ND[row], lanes)
+                # A function that loops, called each time, would cost as much as the score.
+                if not is_whole(marks, row, mark):
+                    score = score_again(queries_QD, q, keys_ND, marks, row, lanes)
+                scores_QC[q, c] = score

@@ -6,7 +6,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from memstore.kernels.score import LANES, inner_product
+from memstore.kernels.score import LANES, inner_product, score_again
+from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
 
 SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
@@ -16,6 +17,7 @@ SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
 def best_rows(
     queries_QD: Array,
     keys_ND: Array,
+    marks: Marks,
     alive_N: npt.NDArray[np.bool_],
     sealed_QC: Slots,
     fresh_F: Slots,
@@ -28,7 +30,8 @@ def best_rows(
     sealed_QC: candidates in any order, repeats and `NO_SLOT` among them; sorted in place.
     fresh_F: further candidates of every query, none of them in sealed_QC; near_QF: their scores
     by matrix product, at most slack_Q from what the scoring kernel gives. A fresh row is scored
-    only where it can still be among the best. Dead rows are left out.
+    only where it can still be among the best. Dead rows are left out, the others read whole:
+    marks are their sequence numbers.
     scored_Q: sealed candidates scored, and the fresh rows.
     """
     count = queries_QD.shape[0]
@@ -48,7 +51,10 @@ def best_rows(
                 continue
             before = row
             scored_Q[q] += 1
+            mark = mark_of(marks, row)
             score = inner_product(queries_QD[q], keys_ND[row], lanes)
+            if not is_whole(marks, row, mark):
+                score = score_again(queries_QD, q, keys_ND, marks, row, lanes)
             size = _keep(rows, scores, tiers, size, row, score, SEALED)
         scored_Q[q] += fresh_F.shape[0]
         slack = slack_Q[q]
@@ -57,7 +63,10 @@ def best_rows(
                 continue
             row = fresh_F[f]
             if row < alive_N.shape[0] and alive_N[row]:
+                mark = mark_of(marks, row)
                 score = inner_product(queries_QD[q], keys_ND[row], lanes)
+                if not is_whole(marks, row, mark):
+                    score = score_again(queries_QD, q, keys_ND, marks, row, lanes)
                 size = _keep(rows, scores, tiers, size, row, score, FRESH)
         # What is left is a heap with the worst on top: it goes behind the others, one by one.
         for end in range(size - 1, 0, -1):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from memstore.config import UsageConfig
 from memstore.memory import Slots
+from memstore.shard.region import Region
 
 NEVER = -np.inf
 
@@ -26,15 +27,16 @@ class Usage:
 
     def __init__(self, config: UsageConfig) -> None:
         self.config = config
-        self.priority_N = np.empty(0, np.float64)
-        self.generation_N = np.empty(0, np.int64)
+        self.regions = (Region((), np.float64), Region((), np.int64))
+        self.priority_N, self.generation_N = (region.view(0) for region in self.regions)
 
-    def grow(self, capacity: int) -> None:
+    def grow(self, size: int) -> None:
         """Makes room; new rows were never used and are at their first tenant."""
-        more = capacity - len(self.priority_N)
-        if more > 0:
-            self.priority_N = np.concatenate([self.priority_N, np.full(more, NEVER)])
-            self.generation_N = np.concatenate([self.generation_N, np.zeros(more, np.int64)])
+        before = len(self.priority_N)
+        for region in self.regions:
+            region.grow(size)
+        self.priority_N, self.generation_N = (region.view(size) for region in self.regions)
+        self.priority_N[before:] = NEVER
 
     def touch(self, rows_B: Slots, step: int, weights_B: npt.NDArray[np.float64] | None) -> None:
         """Notes one use a row at `step`; a row named twice was used twice."""
@@ -47,8 +49,7 @@ class Usage:
         np.logaddexp.at(self.priority_N, rows_B, np.broadcast_to(added, rows_B.shape))
 
     def renew(self, rows_B: Slots) -> None:
-        """Hands rows to a new tenant that never used them."""
-        self.generation_N[rows_B] += 1
+        """Forgets how rows were used: their tenant is new."""
         self.priority_N[rows_B] = NEVER
 
     def least(self, rows_R: Slots, count: int) -> Slots:
