@@ -78,8 +78,10 @@ class RoutedMemory:
         step = checks.step_number(step)
         with self._mutation:
             self._check_open()
-            self._make_room(len(keys_BD))
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
+            for shard, _, rows in self._split(slots_B):
+                shard.reserve(rows)
+            self._make_room(len(keys_BD))
             self.next_slot += len(keys_BD)
             self.put(slots_B, keys_BD, values_BV, table)
             self._touch(slots_B, step, None)

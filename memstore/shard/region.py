@@ -90,8 +90,8 @@ class Region:
         moved = rows > self.capacity
         if moved:
             self._move(rows)
-        assert self._range is not None
-        self._range.back(rows * self.row_bytes)
+        if self._range is not None:
+            self._range.back(rows * self.row_bytes)
         self._used = max(self._used, rows)
         return moved
 

@@ -154,20 +154,24 @@ class RowTable:
     def step(
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
     ) -> int:
-        """Takes one optimizer step; returns the number of distinct rows changed."""
+        """Takes one optimizer step; returns the number of distinct rows changed.
+
+        Raises `StorageFull`, with nothing changed, where its state finds no room.
+        """
         changed = 0
         config, marks = self.config.optimizer_config, self.view.marks
+        for part, grads in (("key", key_grads_BD), ("value", value_grads_BV)):
+            if grads is not None:
+                self._make_state(part)
         if key_grads_BD is not None:
-            state = self._state("key", self.keys_ND)
             rows_U, moved_U = optimizers.step(
-                config, self.keys_ND, state, rows_B, key_grads_BD, lr, marks
+                config, self.keys_ND, self._state("key"), rows_B, key_grads_BD, lr, marks
             )
             self.travel_N[rows_U] += moved_U
             changed = len(rows_U)
         if value_grads_BV is not None and self.values_NV is not None:
-            state = self._state("value", self.values_NV)
             rows_U, _ = optimizers.step(
-                config, self.values_NV, state, rows_B, value_grads_BV, lr, marks
+                config, self.values_NV, self._state("value"), rows_B, value_grads_BV, lr, marks
             )
             changed = len(rows_U)
         return changed
@@ -207,24 +211,35 @@ class RowTable:
             return np.empty((rows, 0), self.config.dtype)
         return np.ascontiguousarray(part_BX)
 
-    def _state(self, part: str, table_ND: Array) -> dict[str, Array]:
-        """The optimizer state of the keys or the values, made on first use."""
+    def _state(self, part: str) -> dict[str, Array]:
         names = optimizers.LAYOUT[self.config.optimizer_config.kind]
-        if any(f"{part}_{name}" not in self.state for name in names):
-            one = optimizers.new_state(self.config.optimizer_config, table_ND[:1])
-            for name, array in one.items():
-                region = self._wide(*array.shape[1:], dtype=array.dtype)
-                region.grow(self.size)
-                self._regions[f"{STATE}{part}_{name}"] = region
-            self._show(self.size)
         return {name: self.state[f"{part}_{name}"] for name in names}
+
+    def _make_state(self, part: str) -> None:
+        """Makes the optimizer state of the keys or the values on its first use: no page of it."""
+        table_ND = self.keys_ND if part == "key" else self.view.values_NV
+        one = optimizers.new_state(self.config.optimizer_config, table_ND[:1])
+        if any(f"{part}_{name}" not in self.state for name in one):
+            new = {n: self._wide(*array.shape[1:], dtype=array.dtype) for n, array in one.items()}
+            for region in new.values():
+                region.grow(self.size)
+            self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}
+            self._show(self.size)
+
+    def reserve(self, size: int) -> None:
+        """Makes room for so many rows; raises `StorageFull`, with all as it was, without it."""
+        if size > self.size:
+            try:
+                for region in self._regions.values():
+                    region.grow(size)
+                self._marks.grow(sequence.blocks(size))
+                self.usage.grow(size)
+            finally:
+                self._show(self.size)  # some may have moved
 
     def _grow(self, size: int) -> None:
         if size > self.size:
-            for region in self._regions.values():
-                region.grow(size)
-            self._marks.grow(sequence.blocks(size))
-            self.usage.grow(size)
+            self.reserve(size)
             self._show(size)
 
     def _show(self, size: int) -> None:

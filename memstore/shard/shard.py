@@ -60,6 +60,11 @@ class Shard:
         self._erasures = 0
         self._writer = threading.RLock()
 
+    def reserve(self, rows_B: Slots) -> None:
+        """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
+        with self._writer:
+            self.rows.reserve(int(rows_B.max(initial=-1)) + 1)
+
     def put(
         self,
         rows_B: Slots,
