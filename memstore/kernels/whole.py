@@ -85,15 +85,18 @@ def put_rows(
     keys_BD: Array,
     values_BV: Array,
     tenants: int,
-) -> None:
-    """Writes rows, raises their generation by `tenants`, and lets them live.
+) -> int:
+    """Writes rows, raises their generation by `tenants`, and lets them live; returns how many
+    came alive.
 
     keys_BD, values_BV: without columns, that part of a row stays as it is. travel_N grows by the
     length of the way of each key that was there.
     """
+    born = 0
     for b in range(len(rows_B)):
         row = rows_B[b]
         total = 0.0
+        born += not alive_N[row]
         if alive_N[row]:
             for d in range(keys_BD.shape[1]):
                 change = np.float64(keys_BD[b, d]) - np.float64(keys_ND[row, d])
@@ -107,3 +110,4 @@ def put_rows(
         alive_N[row] = True
         close_row(marks, row)
         travel_N[row] += np.sqrt(total)
+    return born

@@ -34,11 +34,16 @@ FIRST_ROWS = 1_024
 
 HUGE_BYTES = 1 << 21
 """A huge page. Beyond the first, a region asks for them: an update of rows of 512 bytes at random
-in a million waits half as long for the addresses, and a bulk load four times less for zeros."""
+in a million is two to three times as fast, for it finds their addresses sooner."""
+
+TOUCHED_BYTES = 1 << 18
+"""From so many on, new rows have their memory made ready before they are written: 3.0 million
+rows of 512 bytes a second are loaded so, 0.8 where each page is waited for."""
 
 STEP_BYTES = 1 << 20
 """A file is made longer by at least so much, and by an eighth of what it has."""
 
+POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14
 PROT = mmap.PROT_READ | mmap.PROT_WRITE
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE of Linux
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -82,16 +87,19 @@ class Region:
         """The first `rows` rows: the array itself, for as long as somebody holds it."""
         return self._whole[:rows]
 
-    def grow(self, rows: int) -> bool:
+    def grow(self, rows: int, *, filled: bool = False) -> bool:
         """Makes room for so many rows; returns whether they moved, and views are of the old.
 
-        Raises `StorageFull`, with all as it was, where there is no room.
+        filled: all the new rows are about to be written. Raises `StorageFull`, with all as it
+        was, where there is no room.
         """
         moved = rows > self.capacity
         if moved:
             self._move(rows)
         if self._range is not None:
             self._range.back(rows * self.row_bytes)
+            if filled:
+                self._range.touch(self._used * self.row_bytes, rows * self.row_bytes)
         self._used = max(self._used, rows)
         return moved
 
@@ -106,15 +114,17 @@ class Region:
     @property
     def resident_bytes(self) -> int:
         """Bytes of it in main memory now."""
-        return 0 if self._range is None else self._range.resident(self._used * self.row_bytes)
+        range_ = self._range
+        return 0 if range_ is None else range_.resident(self._used * self.row_bytes)
 
     def _move(self, rows: int) -> None:
         new, capacity = self._reserve(rows)
         new.back(rows * self.row_bytes)
         whole = np.asarray(new)[: capacity * self.row_bytes].view(self.dtype)
         whole = whole.reshape(capacity, *self.shape)
-        whole[: self._used] = self._whole[: self._used]
+        old = self._whole[: self._used]
         self._range, self._whole, self.capacity = new, whole, capacity
+        self.fill(old)
 
     def _reserve(self, rows: int) -> tuple[_Range, int]:
         """A range for at least so many rows: a large one, or else what classic doubling takes."""
@@ -183,6 +193,14 @@ class _Range:
             else:
                 self._backed = end
                 return
+
+    def touch(self, start: int, end: int) -> None:
+        """Has the memory of these bytes made ready in one go."""
+        assert self._start is not None
+        if self._file is None and end - start >= TOUCHED_BYTES:
+            start -= start % mmap.PAGESIZE
+            # A system that cannot makes it ready page by page, as it is written.
+            _libc.madvise(self._start + start, end - start, POPULATE_WRITE)
 
     def resident(self, size: int) -> int:
         pages = -(-size // mmap.PAGESIZE)

@@ -113,8 +113,7 @@ class RowTable:
         """
         if len(rows_B):
             self._grow(int(rows_B.max()) + 1)
-        new_B = rows_B[~self.alive_N[rows_B]]
-        put_rows(
+        self.live += put_rows(
             self.keys_ND,
             self.view.values_NV,
             self.usage.generation_N,
@@ -126,7 +125,6 @@ class RowTable:
             self._part(values_BV, len(rows_B)),
             tenants,
         )
-        self.live += len(np.unique(new_B))
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
@@ -230,8 +228,8 @@ class RowTable:
         """Makes room for so many rows; raises `StorageFull`, with all as it was, without it."""
         if size > self.size:
             try:
-                for region in self._regions.values():
-                    region.grow(size)
+                for name, region in self._regions.items():
+                    region.grow(size, filled=not name.startswith(STATE))
                 self._marks.grow(sequence.blocks(size))
                 self.usage.grow(size)
             finally:

@@ -135,10 +135,11 @@ def test_put_is_its_twin(dtype: Any, seed: int, keys: bool, values: bool, tenant
         twins[1][rows] = values_BV
     twins[2][rows] += tenants
     twins[3][rows] = True
-    marks = quiet(40)
-    put_rows(
+    marks, before = quiet(40), alive.sum()
+    born = put_rows(
         keys_ND, values_NV, generation, alive, travel, marks, rows, keys_BD, values_BV, tenants
     )
+    assert born == alive.sum() - before
     for array, twin in zip(arrays, twins, strict=True):
         np.testing.assert_allclose(array, twin, rtol=1e-12)
     assert marks.tolist() == (2 * np.bincount(rows // BLOCK, minlength=len(marks))).tolist()
