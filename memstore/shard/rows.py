@@ -49,7 +49,8 @@ class RowView:
         return alive_B
 
     def live_rows(self) -> Slots:
-        return np.flatnonzero(self.alive_N)
+        # numpy counts, then fills: on an array that changes it would give what was never a row.
+        return np.flatnonzero(self.alive_N.copy())
 
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
@@ -89,7 +90,7 @@ class RowTable:
     @property
     def bytes(self) -> int:
         """Main memory that the rows take now."""
-        regions = (*self._regions.values(), self._marks, *self.usage.regions)
+        regions = (*self._regions.values(), self._marks, *self.usage.regions, *self.usage.heaps)
         return sum(region.resident_bytes for region in regions)
 
     def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:

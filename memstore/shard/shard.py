@@ -104,8 +104,9 @@ class Shard:
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
         """Up to `count` live rows of smallest (usage, row), and their priorities."""
-        rows = self.rows.usage.least(self.rows.live_rows(), count)
-        return rows, self.rows.usage.priority_N[rows]
+        with self._writer:
+            rows = self.rows.usage.least(self.rows.alive_N, count)
+            return rows, self.rows.usage.priority_N[rows]
 
     def generations(self, rows_B: Slots) -> npt.NDArray[np.int64]:
         return self.rows.view.generation_N[rows_B]

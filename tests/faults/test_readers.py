@@ -270,3 +270,27 @@ def test_a_writer_that_fails_holds_no_row(memory: Memory, monkeypatch: pytest.Mo
     keys_BD = memory.gather([3]).keys_BD
     assert keys_BD is not None
     assert keys_BD.tolist() == [[5.0] * D]
+
+
+def test_live_rows_are_rows_while_they_come_and_go() -> None:
+    count = 300_000
+    alive_N = np.zeros(count, bool)
+    none = np.empty((count, 0), np.float32)
+    view = RowView(none, none, alive_N, np.zeros(count, np.int64), quiet(count))
+    done = threading.Event()
+
+    def flip() -> None:
+        while not done.is_set():
+            alive_N[:] = True
+            alive_N[:] = False
+
+    writer = threading.Thread(target=flip)
+    writer.start()
+    try:
+        for _ in range(ROUNDS):
+            rows_R = view.live_rows()
+            assert rows_R.max(initial=0) < count
+            assert (np.diff(rows_R) > 0).all()
+    finally:
+        done.set()
+        writer.join()
