@@ -16,6 +16,7 @@ from memstore.errors import InvalidArgument
 DType = Literal["float32", "float64"]
 IndexKind = Literal["none", "exact", "clustered"]
 Codec = Literal["flat", "fp16", "sq8"]
+Storage = Literal["memory", "mapped"]
 UsageKind = Literal["last_step", "discounted"]
 OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "rowwise_adam", "adamw"]
 
@@ -282,6 +283,10 @@ class MemoryConfig(_Config):
     encoding: makes it an encoded memory.
     capacity: rows it holds at most; an `append` beyond it erases the least used. None: no bound.
     usage: what least used means.
+    storage: `memory` keeps rows in main memory; `mapped` keeps keys, values and optimizer state
+        in files of the store's folder, which the system reads and writes by page, for tables
+        larger than memory: row by row at random some ten times slower. Neither is durable before
+        a checkpoint.
     """
 
     dim: int
@@ -297,6 +302,7 @@ class MemoryConfig(_Config):
     encoding: EncodingConfig | Mapping[str, Any] | None = None
     capacity: int | None = None
     usage: UsageConfig | UsageKind | Mapping[str, Any] = field(default_factory=UsageConfig)
+    storage: Storage = "memory"
 
     def __post_init__(self) -> None:
         _at_least("dim", self.dim, 1)
@@ -304,6 +310,7 @@ class MemoryConfig(_Config):
             _at_least("value_dim", self.value_dim, 1)
         _at_least("shards", self.shards, 1)
         _one_of("dtype", self.dtype, DType)
+        _one_of("storage", self.storage, Storage)
         object.__setattr__(self, "records", dict(self.records))
         object.__setattr__(self, "lookup", tuple(self.lookup))
         object.__setattr__(self, "index", _coerce(IndexConfig, self.index))

@@ -18,7 +18,8 @@ MemstoreError
     ├── StoreLocked                  another process owns the store
     ├── StoreClosed                  the store was closed by this process
     ├── UnsupportedVersion           written by another version of the format
-    └── CorruptFile                  a file is torn, altered or missing
+    ├── CorruptFile                  a file is torn, altered or missing
+    └── StorageFull                  the disk or the memory has no room for more rows
 """
 
 from __future__ import annotations
@@ -119,3 +120,9 @@ class UnsupportedVersion(StoreError):
 
 class CorruptFile(StoreError):
     """A file is torn, altered or missing."""
+
+
+class StorageFull(StoreError):
+    """The disk or the memory has no room for more rows; nothing was changed."""
+
+    retryable = True

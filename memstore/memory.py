@@ -147,9 +147,10 @@ class SearchResult:
 
     K is the k asked for, or with `union` and the samples the most candidates of a query, if more.
     slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK in the memory's dtype, −inf
-    there: inner products with the rows as they were at `row_versions_S`.  proposal_QK uint8, a
-    `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S, index_versions_S
-    int64: what was searched, a number a shard that rises with every mutation and sealing.
+    there: inner products with the rows as they were when they were scored, each of them whole.
+    proposal_QK uint8, a `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S,
+    index_versions_S int64: what was searched, a number a shard that rises with every mutation and
+    sealing. Every mutation up to it was seen; of those that came meanwhile, some rows may be.
     """
 
     slots_QK: Slots
@@ -227,6 +228,9 @@ class Refreshed:
 @dataclass(frozen=True, kw_only=True)
 class ShardDescription:
     """The state of one shard; sizes in bytes, versions as in `SearchResult`.
+
+    row_bytes: what the rows take of main memory now; rows and optimizer state that were never
+    touched take none.
 
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise.  recall: recall@10 measured with it when the index was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,14 @@ LEAST_MAX_K = 2_048
 class RoutedMemory:
     """The embedded `Memory`: checks a call at the boundary, then hands each shard its part."""
 
-    def __init__(self, name: str, config: MemoryConfig, next_slot: int = 0) -> None:
+    def __init__(
+        self, name: str, config: MemoryConfig, next_slot: int = 0, folder: Path | None = None
+    ) -> None:
+        """folder: where the rows lie that `storage="mapped"` keeps out of memory."""
         self._name = name
         self._config = config
         self.next_slot = next_slot
-        self.shards = [Shard(config, i) for i in range(config.shards)]
+        self.shards = [Shard(config, i, folder) for i in range(config.shards)]
         # One mutation at a time over all shards, so that what was checked still holds when done.
         self._mutation = threading.RLock()
         self._retired: MemstoreError | None = None
@@ -77,8 +81,10 @@ class RoutedMemory:
         step = checks.step_number(step)
         with self._mutation:
             self._check_open()
-            self._make_room(len(keys_BD))
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
+            for shard, _, rows in self._split(slots_B):
+                shard.reserve(rows)
+            self._make_room(len(keys_BD))
             self.next_slot += len(keys_BD)
             self.put(slots_B, keys_BD, values_BV, table)
             self._touch(slots_B, step, None)
@@ -259,15 +265,18 @@ class RoutedMemory:
         self.check_known(slots_B)
         parts = list(self._split(slots_B))
         generations_B = np.empty(len(slots_B), np.int64)
-        for shard, at, rows in parts:
-            generations_B[at] = shard.generations(rows)
         keys_BD = values_BV = records = None
         if vectors:
             read = [shard.vectors(rows) for shard, _, rows in parts]
-            keys_BD = self._reassemble(parts, [keys for keys, _ in read], self._config.dim)
+            keys_BD = self._reassemble(parts, [keys for keys, _, _ in read], self._config.dim)
             if self._config.value_dim is not None:
-                values = [v for _, v in read if v is not None]
+                values = [v for _, v, _ in read if v is not None]
                 values_BV = self._reassemble(parts, values, self._config.value_dim)
+            for (_, at, _), (_, _, generations) in zip(parts, read, strict=True):
+                generations_B[at] = generations
+        else:
+            for shard, at, rows in parts:
+                generations_B[at] = shard.generations(rows)
         if columns:
             tables = [shard.read_records(rows, columns, list_limit) for shard, _, rows in parts]
             records = self._reassemble_records(parts, tables, columns)

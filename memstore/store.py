@@ -88,7 +88,7 @@ class Store:
             devices.find(config.index_config.device)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
-            self._memories[name] = self._assemble(RoutedMemory(name, config))
+            self._memories[name] = self._assemble(RoutedMemory(name, config, 0, self.path))
             return self._memories[name]
 
     def memory(self, name: str) -> Memory:
@@ -204,10 +204,10 @@ class Store:
             manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
             config = MemoryConfig.from_dict(entry["config"])
-            base = RoutedMemory(name, config, entry["next_slot"])
+            base = RoutedMemory(name, config, entry["next_slot"], self.path)
             folder = self.path / entry["folder"]
             base.shards = [
-                checkpoint.load(config, i, folder / f"shard-{i}", part)
+                checkpoint.load(config, i, folder / f"shard-{i}", part, self.path)
                 for i, part in enumerate(entry["shards"])
             ]
             memory = self._memories[name] = self._assemble(base)

@@ -11,6 +11,7 @@ import numpy as np
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_products
+from memstore.kernels.sequence import quiet
 from memstore.memory import Array, Slots
 
 BLOCK_ROWS = 256
@@ -36,6 +37,7 @@ class Flat:
     def __init__(self, centroids_CE: Array) -> None:
         self._centroids_CE = centroids_CE
         self._operand = Operand(centroids_CE)
+        self._marks = quiet(len(centroids_CE))
 
     def __call__(self, keys_RE: Array) -> Slots:
         blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
@@ -51,7 +53,7 @@ class Flat:
         # Of equal ones the smaller is taken, as a search does.
         likely_RP.sort(axis=1)
         scores_RP = np.empty(likely_RP.shape, np.float32)
-        score_rows(keys_RE, self._centroids_CE, likely_RP, scores_RP)
+        score_rows(keys_RE, self._centroids_CE, self._marks, likely_RP, scores_RP)
         at_R1 = scores_RP.argmax(axis=1)[:, None]
         lists_R: Slots = np.take_along_axis(likely_RP, at_R1, 1)[:, 0]
         return lists_R

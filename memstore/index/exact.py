@@ -6,6 +6,8 @@ import numpy as np
 
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.select import collect, prune
+from memstore.kernels.sequence import Marks, quiet
+from memstore.kernels.whole import are_whole, marks_of, take_rows
 from memstore.memory import NO_SLOT, Array, Slots
 
 BLOCK_QUERIES = 1_024
@@ -15,14 +17,18 @@ BLOCK_ROWS = 8_192
 """Rows multiplied at a time: they and their products with 256 queries stay in the cache."""
 
 
-def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> Slots:
+def propose(
+    queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int, marks: Marks | None = None
+) -> Slots:
     """Proposes for each query a superset of its k best rows, int64 `[Q, C]`, `NO_SLOT` padded.
 
     A product is a row's score but for a bound: what scores, at most, no less than the k-th best
     does at least is proposed, however many there are.
 
     rows_R: the rows to score, rising, or None for all of keys_ND.
+    marks: the rows' sequence numbers; None where nobody writes them meanwhile.
     """
+    marks = quiet(len(keys_ND)) if marks is None else marks
     count = len(keys_ND) if rows_R is None else len(rows_R)
     width = min(k, count)
     # To a query of zeros all rows are equal, and the smaller slots win.
@@ -31,7 +37,7 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     asked = np.flatnonzero(given_Q)
     for start in range(0, len(asked) if width else 0, BLOCK_QUERIES):
         some = asked[start : start + BLOCK_QUERIES]
-        parts.append((some, _propose(queries_QD[some], keys_ND, rows_R, width)))
+        parts.append((some, _propose(queries_QD[some], keys_ND, rows_R, width, marks)))
     widest = max((part.shape[1] for _, part in parts), default=0)
     proposed_QC = np.full((len(queries_QD), max(widest, width)), NO_SLOT, np.int64)
     for some, part in parts:
@@ -40,7 +46,9 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     return proposed_QC
 
 
-def _propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> Slots:
+def _propose(
+    queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int, marks: Marks
+) -> Slots:
     queries = len(queries_QD)
     floors_QK = np.full((queries, k), -np.inf, queries_QD.dtype)
     found_QC = np.empty((queries, 4 * k + 64), np.int64)
@@ -50,8 +58,13 @@ def _propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) ->
     for start in range(0, count, BLOCK_ROWS):
         end = min(start + BLOCK_ROWS, count)
         block_R = np.arange(start, end) if rows_R is None else rows_R[start:end]
-        rows = Operand(keys_ND[start:end] if rows_R is None else np.take(keys_ND, block_R, axis=0))
+        before = marks_of(marks, start, end)
+        rows = Operand(keys_ND[start:end] if rows_R is None else take_rows(keys_ND, marks, block_R))
         near_RQ, slack_Q = rows.products(queries_QD), rows.slack(queries_QD)
+        if rows_R is None and not are_whole(marks, start, before):
+            # Some rows changed under the product: copies of them do not.
+            rows = Operand(take_rows(keys_ND, marks, block_R))
+            near_RQ, slack_Q = rows.products(queries_QD), rows.slack(queries_QD)
         peaks_GQ = peaks(near_RQ)
         done = 0
         while True:

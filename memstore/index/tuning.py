@@ -18,6 +18,7 @@ from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
 from memstore.kernels.score import score_rows
+from memstore.kernels.sequence import quiet
 from memstore.kernels.topk import top_k
 from memstore.memory import NO_SLOT, Array, Slots
 
@@ -101,7 +102,7 @@ def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
         longest = max(longest, float(lengths(keys_BD).max()))
         found_QC = exact.propose(queries_QD, keys_BD, None, K)
         found_scores_QC = np.empty(found_QC.shape, np.float32)
-        score_rows(queries_QD, keys_BD, found_QC, found_scores_QC)
+        score_rows(queries_QD, keys_BD, quiet(len(keys_BD)), found_QC, found_scores_QC)
         found_QC = np.where(found_QC == NO_SLOT, NO_SLOT, rows_B[found_QC])
         rows_QK, scores_QK = top_k(
             np.concatenate([rows_QK, found_QC], axis=1),
@@ -203,7 +204,7 @@ def _scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:
     keys_UD[found_U >= 0] = read(found_U[found_U >= 0])
     at_QC = np.where(rows_QC == NO_SLOT, NO_SLOT, at_QC.reshape(rows_QC.shape))
     scores_QC = np.empty(rows_QC.shape, np.float32)
-    score_rows(queries_QD, keys_UD, at_QC, scores_QC)
+    score_rows(queries_QD, keys_UD, quiet(len(keys_UD)), at_QC, scores_QC)
     return scores_QC
 
 

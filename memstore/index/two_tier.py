@@ -198,11 +198,11 @@ class TwoTierIndex:
             return codebook.clusters
         return codebook.recall.probe(target, codebook.clusters)
 
-    def fresh(self, version: Version, keys_ND: Array, row_version: int) -> Fresh:
+    def fresh(self, version: Version, read: Reader, row_version: int) -> Fresh:
         """Copies the fresh rows, or gives the last copy where no row changed since."""
         fresh = self._fresh
         if fresh is None or fresh.version is not version or fresh.row_version != row_version:
-            rows = Operand(np.take(keys_ND, version.fresh_F, axis=0))
+            rows = Operand(read(version.fresh_F))
             fresh = self._fresh = Fresh(version, row_version, rows)
         return fresh
 

@@ -6,21 +6,29 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.kernels.compiling import compiled
+from memstore.kernels.sequence import Marks, close_row, open_row
 from memstore.memory import Array, Slots
 
 
 @compiled()
 def blend_rows(
-    table_ND: Array, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array
+    table_ND: Array,
+    marks: Marks,
+    rows_B: Slots,
+    weights_B: Array,
+    erase_BD: Array,
+    add_BD: Array,
 ) -> npt.NDArray[np.float64]:
     """x ← x·(1 − w·e) + w·a, in call order; returns how far each one moved its row."""
     moved_B = np.empty(len(rows_B))
     for b in range(len(rows_B)):
         row, weight = rows_B[b], weights_B[b]
         total = 0.0
+        open_row(marks, row)
         for d in range(table_ND.shape[1]):
             before = table_ND[row, d]
             table_ND[row, d] = before * (1 - weight * erase_BD[b, d]) + weight * add_BD[b, d]
             total += (table_ND[row, d] - before) ** 2
+        close_row(marks, row)
         moved_B[b] = np.sqrt(total)
     return moved_B

@@ -10,6 +10,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from memstore.kernels.compiling import compiled
+from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -72,10 +73,33 @@ an array are not the numbers that they are made of: that took five times as long
 
 
 @compiled()
-def score_rows(queries_QD: Array, keys_ND: Array, rows_QC: Slots, scores_QC: Array) -> None:
-    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0."""
+def score_again(query_D: Array, keys_ND: Array, marks: Marks, row: int) -> Array:
+    """⟨query_D, keys_ND[row]⟩ of a row that was in work when it was first scored."""
+    while True:
+        mark = mark_of(marks, row)
+        score = inner_product(query_D, keys_ND, row)
+        if is_whole(marks, row, mark):
+            return score  # type: ignore[no-any-return]
+
+
+@compiled()
+def score_rows(
+    queries_QD: Array, keys_ND: Array, marks: Marks, rows_QC: Slots, scores_QC: Array
+) -> None:
+    """Fills scores_QC[q, c] = ⟨queries_QD[q], keys_ND[rows_QC[q, c]]⟩, −inf for a row < 0.
+
+    Each row is read whole: marks are its sequence numbers.
+    """
     for q in range(rows_QC.shape[0]):
         query_D = queries_QD[q]
         for c in range(rows_QC.shape[1]):
             row = rows_QC[q, c]
-            scores_QC[q, c] = -np.inf if row < 0 else inner_product(query_D, keys_ND, row)
+            if row < 0:
+                scores_QC[q, c] = -np.inf
+            else:
+                mark = mark_of(marks, row)
+                score = inner_product(query_D, keys_ND, row)
+                # A function that loops, called each time, would cost as much as the score.
+                if not is_whole(marks, row, mark):
+                    score = score_again(query_D, keys_ND, marks, row)
+                scores_QC[q, c] = score

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import fetch_row
 from memstore.kernels.near import GROUP, value
-from memstore.kernels.score import inner_product
+from memstore.kernels.score import inner_product, score_again
+from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
 
 SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
@@ -18,6 +19,7 @@ SEALED, FRESH = int(Proposal.SEALED), int(Proposal.FRESH)
 def best_rows(
     queries_QD: Array,
     keys_ND: Array,
+    marks: Marks,
     alive_N: npt.NDArray[np.bool_],
     sealed_QC: Slots,
     fresh_F: Slots,
@@ -31,7 +33,8 @@ def best_rows(
     sealed_QC: candidates in any order, repeats and `NO_SLOT` among them; sorted in place.
     fresh_F: further candidates of every query, none of them in sealed_QC; near_FQ, peaks_GQ:
     their products, of `kernels.near`, at most slack_Q from what the scoring kernel gives. A fresh
-    row is scored only where it can still be among the best. Dead rows are left out.
+    row is scored only where it can still be among the best. Dead rows are left out, the others
+    read whole: marks are their sequence numbers.
     scored_Q: sealed candidates scored, and the fresh rows.
     """
     count = queries_QD.shape[0]
@@ -54,7 +57,10 @@ def best_rows(
                 continue
             before = row
             scored_Q[q] += 1
+            mark = mark_of(marks, row)
             score = inner_product(query_D, keys_ND, row)
+            if not is_whole(marks, row, mark):
+                score = score_again(query_D, keys_ND, marks, row)
             size = _keep(rows, scores, tiers, size, row, score, SEALED)
         scored_Q[q] += fresh_F.shape[0]
         slack = slack_Q[q]
@@ -66,7 +72,10 @@ def best_rows(
                 if size == k and value(near_FQ[f, q]) + slack < scores[0]:
                     continue
                 if row < alive_N.shape[0] and alive_N[row]:
+                    mark = mark_of(marks, row)
                     score = inner_product(query_D, keys_ND, row)
+                    if not is_whole(marks, row, mark):
+                        score = score_again(query_D, keys_ND, marks, row)
                     size = _keep(rows, scores, tiers, size, row, score, FRESH)
         # What is left is a heap with the worst on top: it goes behind the others, one by one.
         for end in range(size - 1, 0, -1):

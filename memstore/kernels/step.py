@@ -12,6 +12,8 @@ and returns the length of the way from x before to x after. Numbers come in the 
 table and the maths stays in it, as in torch.optim. The state of a row that was never named is
 zeros. Sums of gradients have the order of the call; norms and means over a row have the order
 that the compiler gives them, which is the same in every call on one kind of processor.
+
+marks: the sequence numbers of the table's rows; readers see each row before its step or after.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy.typing as npt
 from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import AHEAD, fetch, fetch_row
 from memstore.kernels.group import Groups
+from memstore.kernels.sequence import Marks, close_row, open_row
 from memstore.memory import Array, Slots
 
 Lengths = npt.NDArray[np.float64]
@@ -48,7 +51,9 @@ _compiled_with_free_sums = compiled(error_model="numpy", fastmath={"reassoc"})
 
 
 @_compiled_with_free_sums
-def sgd(table_ND: Array, groups: Groups, grads_BD: Array, limits: Limits, lr: Any) -> Lengths:
+def sgd(
+    table_ND: Array, marks: Marks, groups: Groups, grads_BD: Array, limits: Limits, lr: Any
+) -> Lengths:
     """x ← x − lr·g. A row has no state."""
     rows_U, starts, order_B = groups
     lengths_U, grad_D, before_D = _buffers(table_ND, len(rows_U))
@@ -60,19 +65,21 @@ def sgd(table_ND: Array, groups: Groups, grads_BD: Array, limits: Limits, lr: An
         _prepare(
             table_ND, row, grads_BD, order_B, starts[u], starts[u + 1], limits, grad_D, before_D
         )
+        open_row(marks, row)
         moved = table_ND.dtype.type(0)
         for d in range(table_ND.shape[1]):
             before = table_ND[row, d]
             after = before - lr * grad_D[d]
             table_ND[row, d] = after
             moved += (after - before) * (after - before)
-        lengths_U[u] = _finish(table_ND, row, moved, limits, before_D)
+        lengths_U[u] = _finish(table_ND, marks, row, moved, limits, before_D)
     return lengths_U
 
 
 @_compiled_with_free_sums
 def adagrad(
     table_ND: Array,
+    marks: Marks,
     sum_ND: Array,
     groups: Groups,
     grads_BD: Array,
@@ -92,6 +99,7 @@ def adagrad(
         _prepare(
             table_ND, row, grads_BD, order_B, starts[u], starts[u + 1], limits, grad_D, before_D
         )
+        open_row(marks, row)
         moved = table_ND.dtype.type(0)
         for d in range(table_ND.shape[1]):
             before = table_ND[row, d]
@@ -100,13 +108,14 @@ def adagrad(
             sum_ND[row, d] = total
             table_ND[row, d] = after
             moved += (after - before) * (after - before)
-        lengths_U[u] = _finish(table_ND, row, moved, limits, before_D)
+        lengths_U[u] = _finish(table_ND, marks, row, moved, limits, before_D)
     return lengths_U
 
 
 @_compiled_with_free_sums
 def rowwise_adagrad(
     table_ND: Array,
+    marks: Marks,
     sum_N: Array,
     groups: Groups,
     grads_BD: Array,
@@ -126,6 +135,7 @@ def rowwise_adagrad(
         _prepare(
             table_ND, row, grads_BD, order_B, starts[u], starts[u + 1], limits, grad_D, before_D
         )
+        open_row(marks, row)
         sum_N[row] += _mean_square(grad_D)
         scale = lr / (np.sqrt(sum_N[row]) + eps)
         moved = table_ND.dtype.type(0)
@@ -134,13 +144,14 @@ def rowwise_adagrad(
             after = before - scale * grad_D[d]
             table_ND[row, d] = after
             moved += (after - before) * (after - before)
-        lengths_U[u] = _finish(table_ND, row, moved, limits, before_D)
+        lengths_U[u] = _finish(table_ND, marks, row, moved, limits, before_D)
     return lengths_U
 
 
 @_compiled_with_free_sums
 def adam(
     table_ND: Array,
+    marks: Marks,
     mean_ND: Array,
     square_ND: Array,
     steps_N: Counts,
@@ -174,6 +185,7 @@ def adam(
         _prepare(
             table_ND, row, grads_BD, order_B, starts[u], starts[u + 1], limits, grad_D, before_D
         )
+        open_row(marks, row)
         steps_N[row] += 1
         rate = number(lr / (1 - betas[0] ** steps_N[row]))
         unbias = number(1 / np.sqrt(1 - betas[1] ** steps_N[row]))
@@ -187,13 +199,14 @@ def adam(
             square_ND[row, d] = square
             table_ND[row, d] = after
             moved += (after - before) * (after - before)
-        lengths_U[u] = _finish(table_ND, row, moved, limits, before_D)
+        lengths_U[u] = _finish(table_ND, marks, row, moved, limits, before_D)
     return lengths_U
 
 
 @_compiled_with_free_sums
 def rowwise_adam(
     table_ND: Array,
+    marks: Marks,
     mean_ND: Array,
     square_N: Array,
     steps_N: Counts,
@@ -224,6 +237,7 @@ def rowwise_adam(
         _prepare(
             table_ND, row, grads_BD, order_B, starts[u], starts[u + 1], limits, grad_D, before_D
         )
+        open_row(marks, row)
         steps_N[row] += 1
         square_N[row] = beta2 * square_N[row] + new2 * _mean_square(grad_D)
         root = np.sqrt(square_N[row] / (1 - betas[1] ** steps_N[row]))
@@ -236,7 +250,7 @@ def rowwise_adam(
             mean_ND[row, d] = mean
             table_ND[row, d] = after
             moved += (after - before) * (after - before)
-        lengths_U[u] = _finish(table_ND, row, moved, limits, before_D)
+        lengths_U[u] = _finish(table_ND, marks, row, moved, limits, before_D)
     return lengths_U
 
 
@@ -284,8 +298,11 @@ def _prepare(
 
 
 @_compiled_with_free_sums
-def _finish(table_ND: Array, row: int, moved: Any, limits: Limits, before_D: Array) -> Any:
-    """Projects the row onto the ball of radius `bound`; returns the length of its whole way.
+def _finish(
+    table_ND: Array, marks: Marks, row: int, moved: Any, limits: Limits, before_D: Array
+) -> Any:
+    """Projects the row onto the ball of radius `bound` and hands it to readers; returns the
+    length of its whole way.
 
     moved: the square of that length before the projection.
     """
@@ -300,6 +317,7 @@ def _finish(table_ND: Array, row: int, moved: Any, limits: Limits, before_D: Arr
                 after = table_ND[row, d] * scale
                 table_ND[row, d] = after
                 moved += (after - before_D[d]) * (after - before_D[d])
+    close_row(marks, row)
     return np.sqrt(moved)
 
 

@@ -48,13 +48,18 @@ def save(shard: Shard, folder: Path) -> dict[str, Any]:
     return entry
 
 
-def load(config: MemoryConfig, number: int, folder: Path, entry: dict[str, Any]) -> Shard:
-    """Reads a shard; raises `CorruptFile` where a file is not what the manifest says."""
+def load(
+    config: MemoryConfig, number: int, folder: Path, entry: dict[str, Any], home: Path
+) -> Shard:
+    """Reads a shard; raises `CorruptFile` where a file is not what the manifest says.
+
+    home: where the rows lie that `storage="mapped"` keeps out of memory.
+    """
     for name, expected in entry["data"].items():
         files.check(folder / name, expected)
-    shard = Shard(config, number)
+    shard = Shard(config, number, home)
     arrays = {
-        name.removesuffix(".npy"): np.load(folder / name, allow_pickle=False)
+        name.removesuffix(".npy"): np.load(folder / name, mmap_mode="r", allow_pickle=False)
         for name in entry["data"]
         if name != RECORDS
     }

@@ -6,6 +6,8 @@ of like size are merged, so a value costs a binary search in O(log records) segm
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +43,8 @@ class InvertedColumn:
             np.dtypes.StringDType() if pa.types.is_string(item) else np.dtype(np.int64)
         )
         self._pending: list[tuple[pa.Array, Slots, int]] = []
-        self._segments: list[_Segment] = []
+        self._segments: tuple[_Segment, ...] = ()
+        self._sorting = threading.Lock()
 
     def add(self, column: pa.Array, rows_B: Slots, first_line: int) -> None:
         """Notes that heap line `first_line + i`, holding column[i], is of row rows_B[i]."""
@@ -60,15 +63,15 @@ class InvertedColumn:
         Only rows alive whose line in `where_N` is the one that held the value count, and with
         `first_Q` only those from that row on.
         """
-        self._settle()
-        limit = min(limit, sum(len(segment.rows) for segment in self._segments))
+        segments = self._settled()
+        limit = min(limit, sum(len(segment.rows) for segment in segments))
         asked_Q = self._to_numpy(values)
         ranges = [
             (np.searchsorted(s.values, asked_Q), np.searchsorted(s.values, asked_Q, "right"))
-            for s in self._segments
+            for s in segments
         ]
         if first_Q is not None:
-            pairs = zip(self._segments, ranges, strict=True)
+            pairs = zip(segments, ranges, strict=True)
             ranges = [(_lower(s.rows, low, high, first_Q), high) for s, (low, high) in pairs]
         found: list[Slots] = [np.empty(0, np.int64)] * len(asked_Q)
         more_Q = np.zeros(len(asked_Q), bool)
@@ -76,13 +79,16 @@ class InvertedColumn:
         cap = limit + 1
         while len(todo_Q):
             # Dead items take room under the cap; who came out short for that asks again.
-            short_Q = self._find_capped(todo_Q, ranges, cap, limit, where_N, alive_N, found, more_Q)
+            short_Q = self._find_capped(
+                todo_Q, segments, ranges, cap, limit, where_N, alive_N, found, more_Q
+            )
             todo_Q, cap = todo_Q[short_Q], cap * 4
         return found, more_Q
 
     def _find_capped(
         self,
         todo_Q: Slots,
+        segments: Sequence[_Segment],
         ranges: list[tuple[Slots, Slots]],
         cap: int,
         limit: int,
@@ -95,7 +101,9 @@ class InvertedColumn:
         askers, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         # Behind the last item of a cut segment rows are unseen: nothing above this row is sure.
         horizon_Q = np.full(len(todo_Q), np.iinfo(np.int64).max)
-        for segment, (low, high) in zip(self._segments, ranges, strict=True):
+        # Rows that were put since this call began are not there for it.
+        known = min(len(where_N), len(alive_N))
+        for segment, (low, high) in zip(segments, ranges, strict=True):
             starts = low[todo_Q]
             counts = np.minimum(high[todo_Q] - starts, cap)
             cut = high[todo_Q] - starts > cap
@@ -106,7 +114,8 @@ class InvertedColumn:
             ends = np.cumsum(counts)
             items = np.arange(len(asker)) + np.repeat(starts - (ends - counts), counts)
             row, line = segment.rows[items], segment.lines[items]
-            keep = (where_N[row] == line) & alive_N[row]
+            keep = row < known
+            keep[keep] = (where_N[row[keep]] == line[keep]) & alive_N[row[keep]]
             askers.append(asker[keep])
             rows.append(row[keep])
         asker, row = np.concatenate(askers), np.concatenate(rows)
@@ -123,23 +132,27 @@ class InvertedColumn:
         more_Q[todo_Q] = counts > limit
         return cut_Q & (counts <= limit)
 
-    def _settle(self) -> None:
-        for column, rows_B, first_line in self._pending:
-            lines_B = np.arange(first_line, first_line + len(rows_B))
-            if self._is_list:
-                offsets = column.offsets.to_numpy()
-                counts = np.diff(offsets)
-                column = column.values[int(offsets[0]) : int(offsets[-1])]
-                rows_B, lines_B = np.repeat(rows_B, counts), np.repeat(lines_B, counts)
-            self._segments.append(_Segment.sorted(self._to_numpy(column), rows_B, lines_B))
-            while len(self._segments) > 1 and len(self._segments[-2].rows) <= 2 * len(
-                self._segments[-1].rows
-            ):
-                a, b = self._segments[-2:]
-                pairs = ((a.values, b.values), (a.rows, b.rows), (a.lines, b.lines))
-                values, rows, lines = (np.concatenate(pair) for pair in pairs)
-                self._segments[-2:] = [_Segment.sorted(values, rows, lines)]
-        self._pending.clear()
+    def _settled(self) -> tuple[_Segment, ...]:
+        """All that was added before, sorted."""
+        with self._sorting:
+            segments = list(self._segments)
+            while self._pending:
+                column, rows_B, first_line = self._pending[0]
+                lines_B = np.arange(first_line, first_line + len(rows_B))
+                if self._is_list:
+                    offsets = column.offsets.to_numpy()
+                    counts = np.diff(offsets)
+                    column = column.values[int(offsets[0]) : int(offsets[-1])]
+                    rows_B, lines_B = np.repeat(rows_B, counts), np.repeat(lines_B, counts)
+                segments.append(_Segment.sorted(self._to_numpy(column), rows_B, lines_B))
+                while len(segments) > 1 and len(segments[-2].rows) <= 2 * len(segments[-1].rows):
+                    a, b = segments[-2:]
+                    pairs = ((a.values, b.values), (a.rows, b.rows), (a.lines, b.lines))
+                    values, rows, lines = (np.concatenate(pair) for pair in pairs)
+                    segments[-2:] = [_Segment.sorted(values, rows, lines)]
+                self._segments = tuple(segments)
+                del self._pending[0]
+            return self._segments
 
     def _to_numpy(self, column: pa.Array) -> Array:
         if self._dtype == np.int64:

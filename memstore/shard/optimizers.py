@@ -23,6 +23,7 @@ import numpy as np
 from memstore.config import OptimizerConfig
 from memstore.kernels import step as kernels
 from memstore.kernels.group import group_equal
+from memstore.kernels.sequence import Marks, quiet
 from memstore.memory import Array, Slots
 
 LAYOUT: Mapping[str, Mapping[str, str]] = {
@@ -64,8 +65,13 @@ def step(
     rows_B: Slots,
     grads_BD: Array,
     lr: float,
+    marks: Marks | None = None,
 ) -> tuple[Slots, kernels.Lengths]:
-    """Steps rows in place; returns the distinct rows, rising, and the length of each step."""
+    """Steps rows in place; returns the distinct rows, rising, and the length of each step.
+
+    marks: the sequence numbers of the rows; None where nobody reads them meanwhile.
+    """
+    marks = quiet(len(table_ND)) if marks is None else marks
     groups = group_equal(rows_B)
     # Typed numbers keep float32 maths in float32, as torch.optim has it.
     number = table_ND.dtype.type
@@ -84,4 +90,5 @@ def step(
         rest = (lr, eps, config.betas)
     elif config.kind in ("adam", "adamw"):
         rest = (lr, eps, config.betas, number(1 - lr * config.weight_decay if decoupled else 1))
-    return groups.rows_U, KERNELS[config.kind](table_ND, *arrays, groups, grads_BD, limits, *rest)
+    kernel = KERNELS[config.kind]
+    return groups.rows_U, kernel(table_ND, marks, *arrays, groups, grads_BD, limits, *rest)

@@ -1,7 +1,8 @@
 """Records: the Arrow columns of a shard's rows, on a heap that only grows, and lookup by value.
 
 The heap holds every record ever put, batch by batch; `where_N` says which heap line is a row's
-own now. Saving leaves the dead lines behind.
+own now. Saving leaves the dead lines behind. One thread puts records; readers wait for nothing
+but a column that is made ready for its first `lookup`.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ class RecordHeap:
         self.schema = schema
         self.where_N = np.full(0, -1, np.int64)
         self.version = 0
-        self._chunks: list[pa.RecordBatch] = []
-        self._starts: list[int] = [0]
+        self._heap: tuple[tuple[pa.RecordBatch, ...], tuple[int, ...]] = ((), (0,))
+        """The batches and the line each begins at. A reader takes it after the lines it reads."""
         self._inverted = {column: InvertedColumn(schema.field(column).type) for column in lookup}
 
     @property
     def lines(self) -> int:
-        return self._starts[-1]
+        return self._heap[1][-1]
 
     @property
     def bytes(self) -> int:
-        return int(sum(chunk.nbytes for chunk in self._chunks)) + self.where_N.nbytes
+        return int(sum(chunk.nbytes for chunk in self._heap[0])) + self.where_N.nbytes
 
     def put(self, rows_B: Slots, records: pa.Table) -> None:
         """Attaches record i to row i; what the row had before is dead."""
@@ -54,16 +55,17 @@ class RecordHeap:
             grown = np.full(max(size, 2 * len(self.where_N)), -1, np.int64)
             grown[: len(self.where_N)] = self.where_N
             self.where_N = grown
-        first = self.lines
+        chunks, first = list(self._heap[0]), self.lines
+        line = first
         # Texts of more than 2 GiB stay several batches: their offsets are 32 bits wide.
         for batch in records.combine_chunks().to_batches():
-            rows = rows_B[self.lines - first :][: batch.num_rows]
+            rows = rows_B[line - first :][: batch.num_rows]
             for column, inverted in self._inverted.items():
-                inverted.add(batch.column(column), rows, self.lines)
-            self._chunks.append(batch)
-            self._starts.append(self.lines + batch.num_rows)
+                inverted.add(batch.column(column), rows, line)
+            chunks.append(batch)
+            line += batch.num_rows
+        self._heap = _joined(chunks)
         self.where_N[rows_B] = np.arange(first, first + len(rows_B))
-        self._join()
         self.version += 1
 
     def lines_of(self, rows_B: Slots) -> Slots:
@@ -82,13 +84,14 @@ class RecordHeap:
     def take(self, rows_B: Slots, columns: Sequence[str], list_limit: int | None) -> pa.Table:
         """Reads columns of rows; each list is cut to its first `list_limit` items."""
         lines_B = self.where_N[rows_B]
-        chunk_B = np.searchsorted(self._starts, lines_B, side="right") - 1
+        chunks, starts = self._heap
+        chunk_B = np.searchsorted(starts, lines_B, side="right") - 1
         parts, order = [], []
-        for c in range(len(self._chunks)):
+        for c in range(len(chunks)):
             at = np.flatnonzero(chunk_B == c)
             if len(at):
-                local = lines_B[at] - self._starts[c]
-                taken = [_take(self._chunks[c].column(n), local, list_limit) for n in columns]
+                local = lines_B[at] - starts[c]
+                taken = [_take(chunks[c].column(n), local, list_limit) for n in columns]
                 parts.append(pa.table(taken, names=list(columns)))
                 order.append(at)
         if not parts:
@@ -119,9 +122,9 @@ class RecordHeap:
 
         A row that never had a record has line −1.
         """
-        where_N = np.full(rows, -1, np.int64)
-        where_N[: len(self.where_N)] = self.where_N[:rows]
-        return tuple(self._chunks), where_N
+        where_N, known = np.full(rows, -1, np.int64), self.where_N[:rows]
+        where_N[: len(known)] = known
+        return self._heap[0], where_N
 
     def save(self, rows_B: Slots) -> pa.Table:
         """The records of `rows_B` in that order: the heap without its dead lines.
@@ -135,15 +138,20 @@ class RecordHeap:
         )
         return pa.concat_tables(parts)
 
-    def _join(self) -> None:
-        # Joining a batch only with one that is not much larger costs O(log) copies a record.
-        while len(self._chunks) > 1:
-            a, b = self._chunks[-2:]
-            crowded = len(self._chunks) > MAX_CHUNKS or a.num_rows <= b.num_rows
-            if not crowded or a.nbytes + b.nbytes > MAX_BATCH_BYTES:
-                break
-            self._chunks[-2:] = pa.Table.from_batches([a, b]).combine_chunks().to_batches()
-        self._starts = [0, *np.cumsum([chunk.num_rows for chunk in self._chunks]).tolist()]
+
+def _joined(
+    chunks: list[pa.RecordBatch],
+) -> tuple[tuple[pa.RecordBatch, ...], tuple[int, ...]]:
+    """The batches, the youngest joined where they are many; lines keep their numbers."""
+    # Joining a batch only with one that is not much larger costs O(log) copies a record.
+    while len(chunks) > 1:
+        a, b = chunks[-2:]
+        crowded = len(chunks) > MAX_CHUNKS or a.num_rows <= b.num_rows
+        if not crowded or a.nbytes + b.nbytes > MAX_BATCH_BYTES:
+            break
+        chunks[-2:] = pa.Table.from_batches([a, b]).combine_chunks().to_batches()
+    starts = [0, *np.cumsum([chunk.num_rows for chunk in chunks]).tolist()]
+    return tuple(chunks), tuple(starts)
 
 
 def _take(column: pa.Array, lines_B: Array, list_limit: int | None) -> pa.Array:

@@ -1,162 +1,257 @@
 """The row table: keys, values, optimizer state and liveness of one shard, the truth of it.
 
-A row here is the shard's own number of a slot: `slot // shards`.
+A row here is the shard's own number of a slot: `slot // shards`. One thread writes. Readers take
+`view`, and read each row whole by its sequence number; nobody waits for the other.
 """
 
 from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from memstore.config import MemoryConfig
+from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
+from memstore.kernels.sequence import Marks
+from memstore.kernels.whole import put_rows, take_rows, take_tenants
 from memstore.memory import Array, Slots
 from memstore.shard import optimizers
+from memstore.shard.region import Region
 from memstore.shard.usage import Usage
 
-FIRST_CAPACITY = 1_024
+STATE = "state_"
+"""What the names of optimizer state begin with."""
 
 
-class RowTable:
-    """Arrays that grow by doubling; `size` rows of them are in use, dead ones included.
+@dataclass(frozen=True)
+class RowView:
+    """The rows that there were at one moment, as they are now: arrays that go on being written.
 
-    travel_N float64: the way a row's key has gone since it was appended, the sum of the lengths
-    of its changes. The difference of two readings bounds how far the key moved between them.
+    values_NV has no columns where the key is the value.  marks: the rows' sequence numbers.
     """
 
-    def __init__(self, config: MemoryConfig) -> None:
-        self.config = config
-        self.size = 0
-        self.version = 0
-        self.keys_ND = np.empty((0, config.dim), config.dtype)
-        self.values_NV = (
-            None if config.value_dim is None else np.empty((0, config.value_dim), config.dtype)
-        )
-        self.alive_N = np.zeros(0, bool)
-        self.travel_N = np.zeros(0, np.float64)
-        self.state: dict[str, Array] = {}
-        self.usage = Usage(config.usage_config)
-
-    @property
-    def live(self) -> int:
-        return int(self.alive_N[: self.size].sum())
-
-    @property
-    def bytes(self) -> int:
-        used = self.keys_ND[: self.size].nbytes + 25 * self.size
-        used += 0 if self.values_NV is None else self.values_NV[: self.size].nbytes
-        return used + sum(state[: self.size].nbytes for state in self.state.values())
+    keys_ND: Array
+    values_NV: Array
+    alive_N: npt.NDArray[np.bool_]
+    generation_N: npt.NDArray[np.int64]
+    marks: Marks
 
     def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         """Tells which rows are there; a number out of range is not."""
-        inside_B = (rows_B >= 0) & (rows_B < self.size)
-        alive_B = np.zeros(len(rows_B), bool)
+        inside_B = (rows_B >= 0) & (rows_B < len(self.alive_N))
+        alive_B = np.zeros(rows_B.shape, bool)
         alive_B[inside_B] = self.alive_N[rows_B[inside_B]]
         return alive_B
 
     def live_rows(self) -> Slots:
-        return np.flatnonzero(self.alive_N[: self.size])
+        # numpy counts, then fills: on an array that changes it would give what was never a row.
+        return np.flatnonzero(self.alive_N.copy())
 
-    def put(self, rows_B: Slots, keys_BD: Array | None, values_BV: Array | None) -> None:
-        """Writes whole rows; a row that was not there comes alive with no optimizer state."""
+    def keys(self, rows_B: Slots) -> Array:
+        """Copies of keys `[B, D]`."""
+        return take_rows(self.keys_ND, self.marks, rows_B)
+
+    def tenants(self, rows_B: Slots) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+        """Copies of keys, values and generations; the three of a row are of one moment."""
+        return take_tenants(self.keys_ND, self.values_NV, self.generation_N, self.marks, rows_B)
+
+
+class RowTable:
+    """Arrays that grow in place; `size` rows of them are in use, dead ones included.
+
+    travel_N float64: the way a row's key has gone since it was appended, the sum of the lengths
+    of its changes. The difference of two readings bounds how far the key moved between them.
+    version: counts the mutations; raised by the shard once readers can see all of one.
+    folder: where the files of a memory with `storage="mapped"` lie; None is the system's own.
+    """
+
+    def __init__(self, config: MemoryConfig, folder: Path | None = None) -> None:
+        self.config = config
+        self.version = 0
+        self.live = 0
+        self.usage = Usage(config.usage_config)
+        self._folder = None
+        if config.storage == "mapped":
+            self._folder = Path(tempfile.gettempdir()) if folder is None else folder
+        self._regions = {
+            "keys": self._wide(config.dim),
+            "values": self._wide(config.value_dim or 0),
+            "alive": Region((), np.bool_),
+            "travel": Region((), np.float64),
+        }
+        self._marks = Region((), np.uint32)
+        self._show(0)
+
+    @property
+    def bytes(self) -> int:
+        """Main memory that the rows take now."""
+        regions = (*self._regions.values(), self._marks, *self.usage.regions, *self.usage.heaps)
+        return sum(region.resident_bytes for region in regions)
+
+    def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
+        """Tells which rows are there; a number out of range is not."""
+        return self.view.is_alive(rows_B)
+
+    def live_rows(self) -> Slots:
+        return self.view.live_rows()
+
+    def put(
+        self,
+        rows_B: Slots,
+        keys_BD: Array | None,
+        values_BV: Array | None,
+        *,
+        tenants: int = 0,
+    ) -> None:
+        """Writes whole rows; a row that was not there comes alive with no optimizer state.
+
+        tenants: so much the generation of each rises. Raises `StorageFull`, with nothing changed.
+        """
         if len(rows_B):
             self._grow(int(rows_B.max()) + 1)
-        if keys_BD is not None:
-            old_B = self.alive_N[rows_B]
-            change_BD = keys_BD[old_B].astype(np.float64) - self.keys_ND[rows_B[old_B]]
-            self.travel_N[rows_B[old_B]] += np.linalg.norm(change_BD, axis=1)
-            self.keys_ND[rows_B] = keys_BD
-        if values_BV is not None and self.values_NV is not None:
-            self.values_NV[rows_B] = values_BV
-        self.alive_N[rows_B] = True
-        self.version += 1
+        self.live += put_rows(
+            self.keys_ND,
+            self.view.values_NV,
+            self.usage.generation_N,
+            self.alive_N,
+            self.travel_N,
+            self.view.marks,
+            np.ascontiguousarray(rows_B),
+            self._part(keys_BD, len(rows_B)),
+            self._part(values_BV, len(rows_B)),
+            tenants,
+        )
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
-        moved_B = blend_rows(self.keys_ND, rows_B, weights_B, erase_BD, add_BD)
+        moved_B = blend_rows(self.keys_ND, self.view.marks, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
-        self.version += 1
 
     def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
         self.usage.touch(rows_B, step, weights_B)
-        self.version += 1
 
     def renew(self, rows_B: Slots) -> None:
         """Hands rows to new tenants: zero, without optimizer state, never used."""
-        self.put(
-            rows_B,
-            np.zeros((len(rows_B), self.keys_ND.shape[1]), self.keys_ND.dtype),
-            None
-            if self.values_NV is None
-            else np.zeros((len(rows_B), self.values_NV.shape[1]), self.values_NV.dtype),
+        keys_BD, values_BV = (
+            np.zeros((len(rows_B), part.shape[1]), part.dtype)
+            for part in (self.keys_ND, self.view.values_NV)
         )
+        self.put(rows_B, keys_BD, values_BV, tenants=1)
         for state in self.state.values():
             state[rows_B] = 0
         self.usage.renew(rows_B)
 
     def kill(self, rows_B: Slots) -> None:
+        self.live -= int(np.count_nonzero(self.alive_N[rows_B]))
         self.alive_N[rows_B] = False
-        self.version += 1
 
     def step(
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
     ) -> int:
-        """Takes one optimizer step; returns the number of distinct rows changed."""
+        """Takes one optimizer step; returns the number of distinct rows changed.
+
+        Raises `StorageFull`, with nothing changed, where its state finds no room.
+        """
         changed = 0
-        config = self.config.optimizer_config
+        config, marks = self.config.optimizer_config, self.view.marks
+        for part, grads in (("key", key_grads_BD), ("value", value_grads_BV)):
+            if grads is not None:
+                self._make_state(part)
         if key_grads_BD is not None:
-            state = self._state("key", self.keys_ND)
-            rows_U, moved_U = optimizers.step(config, self.keys_ND, state, rows_B, key_grads_BD, lr)
+            rows_U, moved_U = optimizers.step(
+                config, self.keys_ND, self._state("key"), rows_B, key_grads_BD, lr, marks
+            )
             self.travel_N[rows_U] += moved_U
             changed = len(rows_U)
         if value_grads_BV is not None and self.values_NV is not None:
-            state = self._state("value", self.values_NV)
-            rows_U, _ = optimizers.step(config, self.values_NV, state, rows_B, value_grads_BV, lr)
+            rows_U, _ = optimizers.step(
+                config, self.values_NV, self._state("value"), rows_B, value_grads_BV, lr, marks
+            )
             changed = len(rows_U)
-        self.version += 1
         return changed
+
+    def release(self) -> None:
+        """Lets readers go on where a writer failed in the middle of a row."""
+        sequence.release(self.view.marks)
 
     def arrays(self) -> dict[str, Array]:
         """The parts in use, by name: what a checkpoint holds."""
-        parts = {"keys": self.keys_ND, "alive": self.alive_N, "travel": self.travel_N}
-        parts |= {"priority": self.usage.priority_N, "generation": self.usage.generation_N}
-        if self.values_NV is not None:
-            parts["values"] = self.values_NV
-        parts |= {f"state_{name}": state for name, state in self.state.items()}
-        return {name: part[: self.size] for name, part in parts.items()}
+        parts = {name: region.view(self.size) for name, region in self._regions.items()}
+        if self.values_NV is None:
+            del parts["values"]
+        usage = {"priority": self.usage.priority_N, "generation": self.usage.generation_N}
+        return parts | {name: part[: self.size] for name, part in usage.items()}
 
-    def restore(self, arrays: dict[str, Array], version: int) -> None:
-        """Takes over what `arrays` gave."""
-        self.keys_ND, self.alive_N = arrays["keys"], arrays["alive"]
-        self.travel_N = arrays["travel"]
-        self.usage.priority_N, self.usage.generation_N = arrays["priority"], arrays["generation"]
-        self.values_NV = arrays.get("values")
-        prefix = "state_"
-        self.state = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        self.size, self.version = len(self.keys_ND), version
+    def restore(self, arrays: Mapping[str, Array], version: int) -> None:
+        """Takes over what `arrays` gave, into a table that is empty."""
+        size = len(arrays["keys"])
+        for name, array in arrays.items():
+            if name.startswith(STATE):
+                self._regions[name] = self._wide(*array.shape[1:], dtype=array.dtype)
+        self._grow(size)
+        for name, region in self._regions.items():
+            if name in arrays:
+                region.fill(arrays[name])
+        self.usage.priority_N[:] = arrays["priority"]
+        self.usage.generation_N[:] = arrays["generation"]
+        self.live, self.version = int(np.count_nonzero(self.alive_N)), version
 
-    def _state(self, part: str, table_ND: Array) -> dict[str, Array]:
-        """The optimizer state of the keys or the values, made on first use."""
+    def _wide(self, *shape: int, dtype: npt.DTypeLike | None = None) -> Region:
+        """A region whose rows may be too many for main memory."""
+        return Region(shape, dtype or self.config.dtype, self._folder)
+
+    def _part(self, part_BX: Array | None, rows: int) -> Array:
+        if part_BX is None:
+            return np.empty((rows, 0), self.config.dtype)
+        return np.ascontiguousarray(part_BX)
+
+    def _state(self, part: str) -> dict[str, Array]:
         names = optimizers.LAYOUT[self.config.optimizer_config.kind]
-        if any(f"{part}_{name}" not in self.state for name in names):
-            new = optimizers.new_state(self.config.optimizer_config, table_ND)
-            self.state |= {f"{part}_{name}": array for name, array in new.items()}
         return {name: self.state[f"{part}_{name}"] for name in names}
 
+    def _make_state(self, part: str) -> None:
+        """Makes the optimizer state of the keys or the values on its first use: no page of it."""
+        table_ND = self.keys_ND if part == "key" else self.view.values_NV
+        one = optimizers.new_state(self.config.optimizer_config, table_ND[:1])
+        if any(f"{part}_{name}" not in self.state for name in one):
+            new = {n: self._wide(*array.shape[1:], dtype=array.dtype) for n, array in one.items()}
+            for region in new.values():
+                region.grow(self.size)
+            self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}
+            self._show(self.size)
+
+    def reserve(self, size: int) -> None:
+        """Makes room for so many rows; raises `StorageFull`, with all as it was, without it."""
+        if size > self.size:
+            try:
+                for name, region in self._regions.items():
+                    region.grow(size, filled=not name.startswith(STATE))
+                self._marks.grow(sequence.blocks(size))
+                self.usage.grow(size)
+            finally:
+                self._show(self.size)  # some may have moved
+
     def _grow(self, size: int) -> None:
-        if size > len(self.keys_ND):
-            capacity = max(FIRST_CAPACITY, size, 2 * len(self.keys_ND))
-            self.keys_ND = _grown(self.keys_ND, capacity, self.size)
-            self.alive_N = _grown(self.alive_N, capacity, self.size)
-            self.travel_N = _grown(self.travel_N, capacity, self.size)
-            if self.values_NV is not None:
-                self.values_NV = _grown(self.values_NV, capacity, self.size)
-            self.usage.grow(capacity)
-            self.state = {n: _grown(s, capacity, self.size) for n, s in self.state.items()}
-        self.size = max(self.size, size)
+        if size > self.size:
+            self.reserve(size)
+            self._show(size)
 
-
-def _grown(array: Array, capacity: int, used: int) -> Array:
-    new = np.zeros((capacity, *array.shape[1:]), array.dtype)
-    new[:used] = array[:used]
-    return new
+    def _show(self, size: int) -> None:
+        """Lets readers see so many rows."""
+        parts = {name: region.view(size) for name, region in self._regions.items()}
+        self.size = size
+        self.keys_ND, self.alive_N, self.travel_N = parts["keys"], parts["alive"], parts["travel"]
+        self.values_NV = None if self.config.value_dim is None else parts["values"]
+        self.state = {n.removeprefix(STATE): a for n, a in parts.items() if n.startswith(STATE)}
+        self.view = RowView(
+            parts["keys"],
+            parts["values"],
+            parts["alive"],
+            self.usage.generation_N[:size],
+            self._marks.view(sequence.blocks(size)),
+        )

@@ -1,7 +1,9 @@
 """A shard: the unit of placement, log and recovery. It holds the slots with `slot % shards == i`.
 
-Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Readers wait
-for no sealing; they wait while rows change, and while a column is first made ready for `lookup`.
+Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Readers take
+no lock: what they see is published by reference, rows before the index that names them and the
+row version last, and they take it the other way round. They wait for nothing but a column that is
+made ready for its first `lookup`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +31,7 @@ from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
-from memstore.shard.rows import RowTable
+from memstore.shard.rows import RowTable, RowView
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +54,20 @@ class ShardResult:
 class Shard:
     """Rows, records and index of one shard, behind the verbs; arguments are checked already."""
 
-    def __init__(self, config: MemoryConfig, number: int) -> None:
+    def __init__(self, config: MemoryConfig, number: int, folder: Path | None = None) -> None:
         self.config = config
         self.number = number
-        self.rows = RowTable(config)
+        self.rows = RowTable(config, folder)
         self.records = RecordHeap(config.schema, config.lookup)
         self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._answers = filters.KeptAnswers()
         self._erasures = 0
         self._writer = threading.RLock()
-        self._table = threading.RLock()
+
+    def reserve(self, rows_B: Slots) -> None:
+        """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
+        with self._writer:
+            self.rows.reserve(int(rows_B.max(initial=-1)) + 1)
 
     def put(
         self,
@@ -73,7 +80,7 @@ class Shard:
     ) -> None:
         """Writes rows whole. With `drifts` the sealed copies go on proposing them."""
         with self._writer:
-            with self._table, self._records_first(rows_B, records):
+            with self._change(), self._records_first(rows_B, records):
                 self.rows.put(rows_B, keys_BD, values_BV)
                 if keys_BD is not None and not drifts:
                     self.index.wrote(rows_B)
@@ -82,42 +89,41 @@ class Shard:
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """Writes keys sparsely, in call order; the rows are found by what they are now."""
         with self._writer:
-            with self._table:
+            with self._change():
                 self.rows.blend(rows_B, weights_B, erase_BD, add_BD)
                 self.index.wrote(rows_B)
             self._seal()
 
     def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
-        with self._writer, self._table:
+        with self._change():
             self.rows.touch(rows_B, step, weights_B)
 
     def renew(self, rows_B: Slots, records: pa.Table | None) -> None:
         """Hands rows to new tenants."""
         with self._writer:
-            with self._table, self._records_first(rows_B, records):
+            with self._change(), self._records_first(rows_B, records):
                 self.rows.renew(rows_B)
                 self.index.wrote(rows_B)
             self._seal()
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
         """Up to `count` live rows of smallest (usage, row), and their priorities."""
-        with self._table:
-            rows = self.rows.usage.least(self.rows.live_rows(), count)
+        with self._writer:
+            rows = self.rows.usage.least(self.rows.alive_N, count)
             return rows, self.rows.usage.priority_N[rows]
 
     def generations(self, rows_B: Slots) -> npt.NDArray[np.int64]:
-        with self._table:
-            return self.rows.usage.generation_N[rows_B]
+        return self.rows.view.generation_N[rows_B]
 
     def update(
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
     ) -> int:
         """Takes one optimizer step; returns the number of distinct rows changed."""
-        with self._writer, self._table:
+        with self._change():
             return self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
 
     def erase(self, rows_B: Slots) -> None:
-        with self._writer, self._table:
+        with self._change():
             self.rows.kill(rows_B)
             self.index.killed(rows_B)
             self._erasures += 1
@@ -130,41 +136,38 @@ class Shard:
         """Proposes, then scores the candidates from the rows as they are now."""
         tree = options.filter
         every_row = options.exact or self.config.index_config.kind != "clustered"
-        with self._table:
-            version, stamp = self.index.version, self._stamp
-            live_R = self.rows.live_rows() if every_row and tree is None else version.fresh_F
-            keys_ND = self.rows.keys_ND[: self.rows.size]
-            row_version = self.rows.version
-            answer = None if tree is None else self._answer(tree)
+        # Each is at least as new as those taken before it: see the top of the file.
+        row_version, version, stamp = self.rows.version, self.index.version, self._stamp
+        view = self.rows.view
+        keys_ND, marks = view.keys_ND, view.marks
+        live_R = view.live_rows() if every_row and tree is None else version.fresh_F
+        answer = None if tree is None else self._answer(tree, stamp, view)
         passing = None if answer is None else answer()
         if passing is not None and not every_row:
             every_row = self.index.scans(version, passing, options)
         if every_row:
             live_R = live_R if passing is None else passing.rows()
             whole = len(live_R) == len(keys_ND)
-            rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k)
+            rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k, marks)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), len(live_R))
         else:
             if passing is None:
-                return self._search_tiers(version, queries_QD, keys_ND, row_version, k, options)
-            rows_QC, tier_QC = self._propose_passing(
-                version, queries_QD, keys_ND, k, options, passing
-            )
+                return self._search_tiers(version, queries_QD, view, row_version, k, options)
+            rows_QC, tier_QC = self._propose_passing(version, queries_QD, view, k, options, passing)
             scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
             few_Q = scored_Q < min(k, passing.count)
             if few_Q.any():
-                found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k)
+                found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k, marks)
                 rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
                 scored_Q[few_Q] = passing.count
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
-        with self._table:
-            gone_QC = ~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)
-            rows_QC[gone_QC] = NO_SLOT
-            if tree is not None and self._stamp != stamp:
-                self._refuse(tree, rows_QC)
-            score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
-            row_version = self.rows.version
+        rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
+        score_rows(queries_QD, keys_ND, marks, rows_QC, scores_QC)
+        if tree is not None and self._stamp != stamp:
+            # After the scores: a writer puts records first, so none stands beside an older one.
+            self._refuse(tree, rows_QC)
+            scores_QC[rows_QC == NO_SLOT] = -np.inf
         rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
@@ -173,10 +176,8 @@ class Shard:
     ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
         """The k best rows of sampled clusters, `[Q, K]`, their scores, and how many were scored."""
         tree = options.filter
-        with self._table:
-            version = self.index.version
-            answer = None if tree is None else self._answer(tree)
-        passing = None if answer is None else answer()
+        version, stamp = self.index.version, self._stamp
+        passing = None if tree is None else self._answer(tree, stamp, self.rows.view)()
         rows_QC = np.empty((len(queries_QD), 0), np.int64)
         if passing is None or not self.index.scans(version, passing, options):
             rows_QC = self.index.sample(version, queries_QD, k, options, rng, passing)
@@ -191,39 +192,38 @@ class Shard:
         Blanks in place the rows that are gone and those whose record fails now.
         """
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
-        with self._table:
-            self.strike(rows_QC, tree)
-            score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
-            return scores_QC, self.rows.version
+        row_version, view = self.rows.version, self.rows.view
+        rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
+        score_rows(queries_QD, view.keys_ND, view.marks, rows_QC, scores_QC)
+        if tree is not None:
+            # After the scores: a writer puts records first, so none stands beside an older one.
+            self._refuse(tree, rows_QC)
+            scores_QC[rows_QC == NO_SLOT] = -np.inf
+        return scores_QC, row_version
 
     def strike(self, rows_QC: Slots, tree: Filter | None) -> None:
         """Blanks in place the rows that are gone and those whose record fails now."""
-        with self._table:
-            rows_QC[~self.rows.is_alive(rows_QC.ravel()).reshape(rows_QC.shape)] = NO_SLOT
-            if tree is not None:
-                self._refuse(tree, rows_QC)
+        rows_QC[~self.rows.is_alive(rows_QC)] = NO_SLOT
+        if tree is not None:
+            self._refuse(tree, rows_QC)
 
     def live(self, tree: Filter | None) -> Slots:
         """The rows that are there and pass, rising."""
-        with self._table:
-            if tree is None:
-                return self.rows.live_rows()
-            answer = self._answer(tree)
-        return answer().rows()
+        stamp, view = self._stamp, self.rows.view
+        return view.live_rows() if tree is None else self._answer(tree, stamp, view)().rows()
 
     @property
     def _stamp(self) -> tuple[int, int]:
         """Changes whenever a record or the set of live rows does; not with a step or a key."""
         return self.records.version, self._erasures
 
-    def _answer(self, tree: Filter) -> Callable[[], Passing]:
-        """How to find which rows pass now: to be called without the lock that this needs."""
-        stamp = self._stamp
+    def _answer(self, tree: Filter, stamp: tuple[int, int], view: RowView) -> Callable[[], Passing]:
+        """How to find which rows pass now. stamp: taken before the rows and records are."""
         kept = self._answers.get(tree, stamp)
         if kept is not None:
             return lambda: kept
-        size = self.rows.size
-        (chunks, where_N), alive_N = self.records.heap(size), self.rows.alive_N[:size].copy()
+        alive_N = view.alive_N.copy()
+        chunks, where_N = self.records.heap(len(alive_N))
 
         def evaluate() -> Passing:
             found = filters.passing(tree, chunks, where_N, alive_N)
@@ -244,13 +244,14 @@ class Shard:
         self,
         version: Version,
         queries_QD: Array,
-        keys_ND: Array,
+        view: RowView,
         k: int,
         options: SearchOptions,
         passing: Passing,
     ) -> tuple[Slots, Array]:
         """Candidates of both tiers among the rows that pass, each once, and their tiers."""
-        fresh_QC = exact.propose(queries_QD, keys_ND, passing.among(version.fresh_F), k)
+        fresh_F = passing.among(version.fresh_F)
+        fresh_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
         sealed_QC = self.index.propose(version, queries_QD, k, options, passing)
         rows_QC = np.concatenate([fresh_QC, sealed_QC], axis=1)
         tier_QC = np.full(rows_QC.shape, Proposal.SEALED, np.uint8)
@@ -262,7 +263,7 @@ class Shard:
         self,
         version: Version,
         queries_QD: Array,
-        keys_ND: Array,
+        view: RowView,
         row_version: int,
         k: int,
         options: SearchOptions,
@@ -270,51 +271,44 @@ class Shard:
         sealed_QC, fresh_F = self.index.propose(version, queries_QD, k, options), version.fresh_F
         if len(fresh_F) > MOST_LAID_OUT:
             # Their scores are too many to lay out: they are proposed block by block.
-            found_QC = exact.propose(queries_QD, keys_ND, fresh_F, k)
+            found_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             version = replace(version, fresh_F=fresh_F[:0])
-        fresh = self.index.fresh(version, keys_ND, row_version).rows
+        fresh = self.index.fresh(version, view.keys, row_version).rows
         near_FQ, slack_Q = fresh.products(queries_QD), fresh.slack(queries_QD)
-        peaks_GQ = peaks(near_FQ)
-        with self._table:
-            rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
-                queries_QD,
-                self.rows.keys_ND,
-                self.rows.alive_N[: self.rows.size],
-                sealed_QC,
-                version.fresh_F,
-                near_FQ,
-                peaks_GQ,
-                slack_Q,
-                k,
-            )
-            row_version = self.rows.version
+        rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
+            queries_QD,
+            view.keys_ND,
+            view.marks,
+            view.alive_N,
+            sealed_QC,
+            version.fresh_F,
+            near_FQ,
+            peaks(near_FQ),
+            slack_Q,
+            k,
+        )
         if version.fresh_F is not fresh_F:
             tier_QK[np.isin(rows_QK, fresh_F)] = Proposal.FRESH
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
-        with self._table:
-            return self.rows.is_alive(rows_B)
+        return self.rows.is_alive(rows_B)
 
-    def vectors(self, rows_B: Slots) -> tuple[Array, Array | None]:
-        """Copies of the keys and values of rows."""
-        with self._table:
-            values_NV = self.rows.values_NV
-            values_BV = None if values_NV is None else np.take(values_NV, rows_B, axis=0)
-            return np.take(self.rows.keys_ND, rows_B, axis=0), values_BV
+    def vectors(self, rows_B: Slots) -> tuple[Array, Array | None, npt.NDArray[np.int64]]:
+        """Copies of the keys, values and generations of rows; those of a row are of one moment."""
+        keys_BD, values_BV, generations_B = self.rows.view.tenants(np.ascontiguousarray(rows_B))
+        return keys_BD, None if self.rows.values_NV is None else values_BV, generations_B
 
     def read_records(
         self, rows_B: Slots, columns: Sequence[str], list_limit: int | None
     ) -> pa.Table:
-        with self._table:
-            return self.records.take(rows_B, columns, list_limit)
+        return self.records.take(rows_B, columns, list_limit)
 
     def lookup(
         self, column: str, values: pa.Array, limit: int, first_Q: Slots | None = None
     ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
-        with self._table:
-            return self.records.lookup(column, values, limit, self.rows.alive_N, first_Q)
+        return self.records.lookup(column, values, limit, self.rows.alive_N, first_Q)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -324,34 +318,45 @@ class Shard:
 
     def travel(self) -> npt.NDArray[np.float64]:
         """How far each row's key has gone since it was appended, `[rows]`."""
-        with self._table:
-            return self.rows.travel_N[: self.rows.size].copy()
+        return self.rows.travel_N.copy()
 
     def describe(self) -> ShardDescription:
-        with self._table:
-            version, live = self.index.version, self.rows.live
-            book = version.codebook
-            probe = 0 if book is None else min(self.index.probe(book), book.clusters)
-            recall = None if book is None else book.recall
-            return ShardDescription(
-                rows=live,
-                erased=self.rows.size - live,
-                row_version=self.rows.version,
-                index_version=version.number,
-                sealed=version.sealed,
-                fresh=len(version.fresh_F),
-                segments=len(version.segments),
-                clusters=version.clusters,
-                row_bytes=self.rows.bytes,
-                index_bytes=self.index.bytes,
-                record_bytes=self.records.bytes,
-                alpha=0.0 if book is None else book.reduction.alpha,
-                reach=0.0 if book is None else book.reduction.reach,
-                probe=probe,
-                recall=None if recall is None else recall.at(probe),
-                recall_asked=recall is not None and recall.asked,
-                device_bytes=0 if self.index.room is None else self.index.room.bytes,
-            )
+        row_version, version = self.rows.version, self.index.version
+        live, size = self.rows.live, self.rows.size
+        book = version.codebook
+        probe = 0 if book is None else min(self.index.probe(book), book.clusters)
+        recall = None if book is None else book.recall
+        return ShardDescription(
+            rows=live,
+            erased=size - live,
+            row_version=row_version,
+            index_version=version.number,
+            sealed=version.sealed,
+            fresh=len(version.fresh_F),
+            segments=len(version.segments),
+            clusters=version.clusters,
+            row_bytes=self.rows.bytes,
+            index_bytes=self.index.bytes,
+            record_bytes=self.records.bytes,
+            alpha=0.0 if book is None else book.reduction.alpha,
+            reach=0.0 if book is None else book.reduction.reach,
+            probe=probe,
+            recall=None if recall is None else recall.at(probe),
+            recall_asked=recall is not None and recall.asked,
+            device_bytes=0 if self.index.room is None else self.index.room.bytes,
+        )
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Lets one mutation through; it counts once readers can see all of it."""
+        with self._writer:
+            try:
+                yield
+            except BaseException:
+                self.rows.release()
+                raise
+            finally:
+                self.rows.version += 1
 
     @contextlib.contextmanager
     def _records_first(self, rows_B: Slots, records: pa.Table | None) -> Iterator[None]:
@@ -376,8 +381,7 @@ class Shard:
             logger.warning("shard %d could not be sealed: %s", self.number, error)
 
     def _keys(self, rows_R: Slots) -> Array:
-        with self._table:
-            return np.take(self.rows.keys_ND, rows_R, axis=0)
+        return self.rows.view.keys(np.ascontiguousarray(rows_R))
 
 
 def _replaced(

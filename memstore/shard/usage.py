@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import UsageConfig
+from memstore.kernels.least import add_rows, least_rows, lower_rows
 from memstore.memory import Slots
+from memstore.shard.region import Region
 
 NEVER = -np.inf
 
@@ -26,15 +28,19 @@ class Usage:
 
     def __init__(self, config: UsageConfig) -> None:
         self.config = config
-        self.priority_N = np.empty(0, np.float64)
-        self.generation_N = np.empty(0, np.int64)
+        self.regions = (Region((), np.float64), Region((), np.int64))
+        self.priority_N, self.generation_N = (region.view(0) for region in self.regions)
+        # The heap of `kernels.least`, made of rows below _known when somebody first asks.
+        self.heaps = Region((), np.int64), Region((), np.float64), Region((), np.int64)
+        self._size = self._known = 0
 
-    def grow(self, capacity: int) -> None:
+    def grow(self, size: int) -> None:
         """Makes room; new rows were never used and are at their first tenant."""
-        more = capacity - len(self.priority_N)
-        if more > 0:
-            self.priority_N = np.concatenate([self.priority_N, np.full(more, NEVER)])
-            self.generation_N = np.concatenate([self.generation_N, np.zeros(more, np.int64)])
+        before = len(self.priority_N)
+        for region in self.regions:
+            region.grow(size)
+        self.priority_N, self.generation_N = (region.view(size) for region in self.regions)
+        self.priority_N[before:] = NEVER
 
     def touch(self, rows_B: Slots, step: int, weights_B: npt.NDArray[np.float64] | None) -> None:
         """Notes one use a row at `step`; a row named twice was used twice."""
@@ -47,15 +53,28 @@ class Usage:
         np.logaddexp.at(self.priority_N, rows_B, np.broadcast_to(added, rows_B.shape))
 
     def renew(self, rows_B: Slots) -> None:
-        """Hands rows to a new tenant that never used them."""
-        self.generation_N[rows_B] += 1
+        """Forgets how rows were used: their tenant is new."""
         self.priority_N[rows_B] = NEVER
+        known_B = rows_B[rows_B < self._known]
+        lower_rows(*self._heap(), np.ascontiguousarray(known_B), self.priority_N)
 
-    def least(self, rows_R: Slots, count: int) -> Slots:
-        """The `count` of rows_R (rising) with the smallest (priority, row)."""
-        if count < len(rows_R):
-            priority_R = self.priority_N[rows_R]
-            bound = np.partition(priority_R, count - 1)[count - 1]
-            rows_R = rows_R[priority_R <= bound]
-        order = np.lexsort((rows_R, self.priority_N[rows_R]))
-        return rows_R[order[:count]]
+    def least(self, alive_N: npt.NDArray[np.bool_], count: int) -> Slots:
+        """Up to `count` rows alive of smallest (priority, row), in that order.
+
+        Takes O(count·log N), and O(log N) once for each row appended or used since the last call.
+        """
+        size = len(alive_N)
+        for region in self.heaps:
+            region.grow(size)
+        new_R = self._known + np.flatnonzero(alive_N[self._known :])
+        heap = self._heap(size)
+        heap[2][self._known :] = -1
+        self._known = size
+        self._size = add_rows(*heap, self._size, new_R, self.priority_N)
+        rows, self._size = least_rows(*heap, self._size, self.priority_N, alive_N, count)
+        return rows
+
+    def _heap(self, size: int | None = None) -> tuple[Slots, npt.NDArray[np.float64], Slots]:
+        size = self._known if size is None else size
+        rows, keys, places = (region.view(size) for region in self.heaps)
+        return rows, keys, places

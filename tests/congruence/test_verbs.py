@@ -144,6 +144,7 @@ configs = st.builds(
     records=st.sampled_from([{}, RECORDS]),
     index=indexes,
     optimizer=optimizers,
+    storage=st.sampled_from(["memory", "mapped"]),
 ).map(lambda config: MemoryConfig.from_dict(config.to_dict() | {"lookup": list(config.records)}))
 
 

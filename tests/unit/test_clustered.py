@@ -254,7 +254,9 @@ def test_a_reopened_store_searches_as_before(tmp_path: Path) -> None:
     assert described[0].probe >= 1
     with memstore.open(tmp_path) as store:
         memory = store.memory("m")
-        assert memory.describe().shards == described
+        # The pages that a table was touched in are not those that it is read into.
+        alike = [dataclasses.replace(shard, row_bytes=0) for shard in memory.describe().shards]
+        assert alike == [dataclasses.replace(shard, row_bytes=0) for shard in described]
         again = memory.search(queries, 10)
         assert again.slots_QK.tolist() == found.slots_QK.tolist()
         again = memory.search(queries, 10, SearchOptions(recall_target=0.5))

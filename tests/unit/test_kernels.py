@@ -19,6 +19,7 @@ from memstore.kernels.group import group_equal
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_products, best_rows
+from memstore.kernels.sequence import quiet
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array
 from memstore.shard import optimizers
@@ -32,7 +33,7 @@ KINDS = get_args(OptimizerKind)
 
 def score(queries_QD: Array, keys_ND: Array, rows_QC: Array) -> Array:
     scores_QC = np.full(rows_QC.shape, np.nan, queries_QD.dtype)
-    score_rows(queries_QD, keys_ND, rows_QC, scores_QC)
+    score_rows(queries_QD, keys_ND, quiet(len(keys_ND)), rows_QC, scores_QC)
     return scores_QC
 
 
@@ -489,8 +490,10 @@ def test_best_rows_is_its_twin(dtype: Any, seed: int, k: int, whole: bool) -> No
     rows = np.where((rows >= 0) & alive[rows], rows, NO_SLOT)
     rows, tier = drop_repeats(rows, tier)
     twin = top_k(rows, score(queries, keys, rows), k, tier)
-    groups = peaks(products)
-    *found, scored = best_rows(queries, keys, alive, sealed, fresh, products, groups, slack, k)
+    groups, marks = peaks(products), quiet(40)
+    *found, scored = best_rows(
+        queries, keys, marks, alive, sealed, fresh, products, groups, slack, k
+    )
     assert [part.tolist() for part in found] == [part.tolist() for part in twin]
     assert scored.tolist() == [len(set(r[(r >= 0) & (r < 25)])) + len(fresh) for r in rows]
 

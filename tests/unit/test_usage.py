@@ -15,6 +15,7 @@ import memstore
 from memstore import Memory, MemoryConfig, MemstoreError, SearchOptions, UsageConfig
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, Unsupported, WrongShape
 from memstore.kernels.blend import blend_rows
+from memstore.kernels.sequence import quiet
 
 D, ROWS = 3, 12
 
@@ -60,7 +61,7 @@ def test_the_kernel_is_its_twin(data: st.DataObject, dtype: Any) -> None:
     weights, erase = rng.random(count).astype(dtype), rng.random((count, D)).astype(dtype)
     add = rng.standard_normal((count, D)).astype(dtype)
     expected = blended(table.astype(np.float64), rows, weights, erase, add)
-    moved = blend_rows(table, rows, weights, erase, add)
+    moved = blend_rows(table, quiet(len(table)), rows, weights, erase, add)
     np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
     assert moved.shape == (count,)
     assert (moved >= 0).all()
@@ -105,6 +106,27 @@ def test_discounted_usage_is_the_sum_of_the_decayed_weights(uses: list) -> None:
         plain[row] += discount ** (now - step) * weight
     kept = np.exp(usage.priority_N + now * np.log(discount))
     np.testing.assert_allclose(kept, plain, rtol=1e-9, atol=1e-12)
+
+
+@given(st.data(), st.sampled_from(["last_step", "discounted"]))
+def test_the_least_used_are_those_of_a_sort(data: st.DataObject, kind: Any) -> None:
+    from memstore.shard.usage import Usage
+
+    usage, alive = Usage(UsageConfig(kind=kind, discount=0.5)), np.zeros(0, bool)
+    for step in range(data.draw(st.integers(1, 12))):
+        rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+        alive = np.concatenate([alive, rng.random(rng.integers(0, 9)) < 0.8])
+        usage.grow(len(alive))
+        live = np.flatnonzero(alive)
+        if len(live):
+            used = rng.choice(live, int(rng.integers(0, 6)))
+            usage.touch(used, int(rng.integers(0, step + 1)), rng.random(len(used)))
+            usage.renew(rng.permutation(live)[: rng.integers(0, 3)])
+            alive[rng.choice(live, int(rng.integers(0, 2)))] = False
+        if rng.random() < 0.7:
+            count, live = int(rng.integers(0, 12)), np.flatnonzero(alive)
+            sort = live[np.lexsort((live, usage.priority_N[live]))][:count]
+            assert usage.least(alive, count).tolist() == sort.tolist()
 
 
 def test_discounted_usage_chooses_whom_to_replace(stored: Callable[..., Memory]) -> None:
