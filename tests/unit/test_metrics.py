@@ -39,6 +39,7 @@ def filled(store: Store, name: str = "words", rows: int = 4_000) -> Memory:
     memory = store.create(name, CLUSTERED)
     keys = np.random.default_rng(0).standard_normal((rows, 8), np.float32)
     memory.append(keys, records={"kind": np.arange(rows) % 2})
+    memory.reindex()
     return memory
 
 
