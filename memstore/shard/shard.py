@@ -61,7 +61,7 @@ class Shard:
         self.records = RecordHeap(config.schema, config.lookup)
         self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._answers = filters.KeptAnswers()
-        self._erasures = 0
+        self._lives = 0
         self._writer = threading.RLock()
 
     def reserve(self, rows_B: Slots) -> None:
@@ -126,7 +126,7 @@ class Shard:
         with self._change():
             self.rows.kill(rows_B)
             self.index.killed(rows_B)
-            self._erasures += 1
+            self._lives += 1
 
     def reindex(self) -> None:
         with self._writer:
@@ -215,11 +215,12 @@ class Shard:
     @property
     def _stamp(self) -> tuple[int, int]:
         """Changes whenever a record or the set of live rows does; not with a step or a key."""
-        return self.records.version, self._erasures
+        return self.records.version, self._lives
 
     def _answer(self, tree: Filter, stamp: tuple[int, int], view: RowView) -> Callable[[], Passing]:
         """How to find which rows pass now. stamp: taken before the rows and records are."""
-        kept = self._answers.get(tree, stamp)
+        key = (*stamp, len(view.alive_N))
+        kept = self._answers.get(tree, key)
         if kept is not None:
             return lambda: kept
         alive_N = view.alive_N.copy()
@@ -227,7 +228,7 @@ class Shard:
 
         def evaluate() -> Passing:
             found = filters.passing(tree, chunks, where_N, alive_N)
-            self._answers.put(tree, stamp, found)
+            self._answers.put(tree, key, found)
             return found
 
         return evaluate
@@ -366,6 +367,7 @@ class Shard:
             if records is not None:
                 self.records.put(rows_B, records)
             yield
+            self._lives += before is not None
         except BaseException:
             if before is not None:
                 self.records.put_back(rows_B, before)

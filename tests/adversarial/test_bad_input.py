@@ -51,7 +51,7 @@ from memstore.errors import (
     WrongType,
 )
 from memstore.shard import checkpoint
-from memstore.shard.rows import RowTable
+from memstore.shard.rows import RowView
 from tests.congruence.oracle import fingerprint, live_slots
 
 ROWS, ERASED = 40, 2
@@ -1140,17 +1140,19 @@ def test_an_exact_search_beside_an_append_that_moves_the_table(
 ) -> None:
     with memstore.open(tmp_path) as store:
         memory = store.create("m", MemoryConfig(dim=3, index="exact"))
+        monkeypatch.setattr("memstore.shard.region.RESERVED_ROWS", 0)
         memory.append(keys(5))
         memory.erase([0])
-        live_rows = RowTable.live_rows
+        live_rows, appended = RowView.live_rows, []
 
-        def append_first(table: RowTable) -> Any:
+        def append_first(view: RowView) -> Any:
             monkeypatch.undo()
-            memory.append(keys(5_000))
-            return live_rows(table)
+            appended.append(memory.append(keys(5_000)))
+            return live_rows(view)
 
-        monkeypatch.setattr(RowTable, "live_rows", append_first)
+        monkeypatch.setattr(RowView, "live_rows", append_first)
         assert memory.search(keys(), 4).counts_Q.tolist() == [4]
+        assert appended
 
 
 @pytest.fixture

@@ -230,7 +230,10 @@ def test_no_read_waits_for_a_mutation(
             "erase": lambda: memory.erase(some),
         }
 
+        new = SearchOptions(filter=record("n") == 9)
+
         def reads() -> None:
+            memory.search(keys, 3, new)  # whose answer is kept
             for exact in (False, True):
                 for tree in (None, record("n") == 2):
                     found = memory.search(np.eye(4), 3, SearchOptions(exact=exact, filter=tree))
@@ -251,6 +254,7 @@ def test_no_read_waits_for_a_mutation(
                 go_on.set()
                 writer.join()
         reads()
+        assert memory.search(keys, 3, new).counts_Q.tolist() == [3 * (verb == "append")] * 4
 
 
 def test_a_writer_that_fails_holds_no_row(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
