@@ -15,12 +15,17 @@ from memstore.errors import InvalidArgument
 DType = Literal["float32", "float64"]
 IndexKind = Literal["none", "exact", "clustered"]
 Codec = Literal["flat", "fp16", "sq8"]
+Maintenance = Literal["background", "inline"]
 UsageKind = Literal["last_step", "discounted"]
 OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "rowwise_adam", "adamw"]
 
 LEAST, MOST = 1e-20, 1e15
 """Range of eps and of norms: their squares and quotients stay finite in float32, and where the
 square of a gradient vanishes there, a step is still no longer than lr."""
+
+DRIFT_LIMIT = 0.3
+"""Default of `IndexConfig.drift_limit`: up to about a third of its norm a row is found no worse for
+the place that it was sealed at."""
 
 COLUMN_TYPES: Mapping[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -114,6 +119,14 @@ class IndexConfig(_Config):
         from the rows, so `sq8` (a byte a dimension) costs little recall.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
+    maintenance: who seals, merges and clusters anew. `background`: threads of the memory, while
+        reads and mutations go on; where a shard has more than four times `fresh_limit` fresh
+        rows, mutations that may add some wait. `inline`: the mutation that passes the limit,
+        before it returns: repeatable, since the same calls give the same index.
+    patience_s: seconds that a mutation waits for a sealing to end before it raises `Overloaded`;
+        0 raises at once.
+    drift_limit: ‖now − as sealed‖ / ‖as sealed‖ of a row, bounded by the way that it went, beyond
+        which an update makes it fresh; 0.01 to 100, None is never.
     """
 
     kind: IndexKind = "clustered"
@@ -122,6 +135,9 @@ class IndexConfig(_Config):
     probe: int | None = None
     codec: Codec = "sq8"
     fresh_limit: int = 8_192
+    maintenance: Maintenance = "background"
+    patience_s: float = 30.0
+    drift_limit: float | None = DRIFT_LIMIT
 
     def __post_init__(self) -> None:
         _one_of("index kind", self.kind, IndexKind)
@@ -135,6 +151,10 @@ class IndexConfig(_Config):
         if self.recall_target is not None:
             check_recall_target(self.recall_target, self.probe)
         _at_least("fresh_limit", self.fresh_limit, 1)
+        _one_of("maintenance", self.maintenance, Maintenance)
+        _at_least("patience_s", self.patience_s, 0, whole=False)
+        if self.drift_limit is not None:
+            _within("drift_limit", self.drift_limit, 0.01, 100)
 
 
 @dataclass(frozen=True, kw_only=True)

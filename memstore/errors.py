@@ -10,6 +10,7 @@ MemstoreError
 ├── UnknownMemory (LookupError)      no memory of that name in the store
 ├── MemoryExists                     the name is taken
 ├── MemoryInUse                      another memory is encoded from this one
+├── Overloaded                       the index is behind; nothing was changed, try again later
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -20,7 +21,7 @@ MemstoreError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MemstoreError(Exception):
@@ -78,6 +79,19 @@ class MemoryExists(MemstoreError):
 
 class MemoryInUse(MemstoreError):
     """Another memory is encoded from this one."""
+
+
+class Overloaded(MemstoreError):
+    """The index is behind with sealing; nothing was changed.
+
+    retry_after_s: seconds after which there should be room, by what sealing has cost so far.
+    """
+
+    retryable = True
+
+    def __init__(self, problem: str, *, retry_after_s: float, **facts: Any) -> None:
+        super().__init__(problem, hint=f"try again in {retry_after_s:.1f} s", **facts)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(MemstoreError):

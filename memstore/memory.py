@@ -6,6 +6,7 @@ in a call, D key width, V value width, S shards.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -149,10 +150,15 @@ class LookupResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a mutation did: rows changed, and rows left alone on purpose."""
+    """What a mutation did: rows changed, and rows left alone on purpose.
+
+    delay_s: seconds that it waited before, because too many rows were fresh; where it is not 0,
+    the caller writes faster than the index is sealed.
+    """
 
     applied: int
     skipped: int = 0
+    delay_s: float = dataclasses.field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +172,32 @@ class Refreshed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobDescription:
+    """What a kind of job on the index has cost since the memory was opened.
+
+    kind: `seal` encodes fresh rows into a segment, `merge` joins segments, `measure` measures
+    recall, `cluster` clusters and encodes all rows.  runs, failed: how often it ended, and how
+    often with an error.  rows, seconds: worked on and taken, by those that did not fail.
+    """
+
+    kind: str
+    runs: int = 0
+    failed: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardDescription:
     """The state of one shard; sizes in bytes, versions as in `SearchResult`.
 
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise.  recall: recall@10 measured with it when the index was
     built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
+    drift: the largest bound of ‖now − as sealed‖ / ‖as sealed‖ of a sealed row.  drifted: the
+    share of sealed rows past `drift_limit`; past its default where it is off.  sealed_age: row
+    versions since the rows were last clustered, and the oldest copies encoded.  jobs: what they
+    cost; overloaded: mutations refused for too many fresh rows.
     """
 
     rows: int
@@ -190,6 +216,11 @@ class ShardDescription:
     probe: int = 0
     recall: float | None = None
     recall_asked: bool = False
+    drift: float = 0.0
+    drifted: float = 0.0
+    sealed_age: int = 0
+    jobs: tuple[JobDescription, ...] = dataclasses.field(default=(), compare=False)
+    overloaded: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

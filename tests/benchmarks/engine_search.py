@@ -53,7 +53,7 @@ def measure(rows: int, bound: float) -> Iterator[Figure]:
     seen, asked = queries[:2_048], queries[2_048:]
     with tempfile.TemporaryDirectory() as folder, memstore.open(folder) as store:
         faiss.omp_set_num_threads(os.cpu_count() or 1)
-        memory = store.create("m", MemoryConfig(dim=WIDTH, index=IndexConfig()))
+        memory = store.create("m", MemoryConfig(dim=WIDTH, index=IndexConfig(maintenance="inline")))
         live, keys_ND = _changed(memory, keys, seen, rows)
         state = memory.describe().shards[0]
         faiss.omp_set_num_threads(1)
