@@ -22,6 +22,7 @@ from memstore.index.drift import Sealing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.index.two_tier import EMPTY, TwoTierIndex, Version, Work
+from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array, Slots
 
 GROWTH = 4
@@ -79,12 +80,13 @@ def wants_merging(version: Version) -> bool:
 def wants_measuring(index: TwoTierIndex, live: int) -> bool:
     """Whether recall is worth measuring again: other rows, or real queries at last."""
     version = index.version
-    if version.codebook is None:
+    sealed = live - len(version.fresh_F)
+    if version.codebook is None or sealed <= 0:
         return False
     recall = version.codebook.recall
     if recall is None or (index.recent.enough() and not recall.asked):
         return True
-    return live > MEASURED_GROWTH * recall.rows or version.unmeasured > MEASURED_AGAIN * live
+    return sealed > MEASURED_GROWTH * recall.rows or version.unmeasured > MEASURED_AGAIN * sealed
 
 
 def wants_clustering(index: TwoTierIndex, live: int) -> bool:
@@ -154,6 +156,7 @@ def measure(index: TwoTierIndex, source: Source) -> int:
         if book is None or not len(sealed_R):
             return 0
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
+        known = _renewed(known, book, version.segments, source.read)
         recall = tuning.measure(book, version.segments, source.read, known)
         with source.writers:
             now = index.version
@@ -187,6 +190,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         book, known = _train(index, source.read, live_R)
         sealing = Sealing(source.read, source.travel)
         segments = [clustered.seal(book, sealing, live_R)]
+        known = _renewed(known, book, tuple(segments), source.read)
         recall = tuning.measure(book, tuple(segments), source.read, known)
         book = book.with_recall(recall)
         encoded, owed_R = 0, live_R[:0]
@@ -236,6 +240,24 @@ def _train(index: TwoTierIndex, read: Reader, live_R: Slots) -> tuple[Codebook, 
     old = index.version.codebook
     book = clustered.train(config, sample_RD, len(live_R), seed, reduction, clusters, old)
     return book, known
+
+
+def _renewed(
+    known: tuning.Truth, book: Codebook, segments: tuple[Segment, ...], read: Reader
+) -> tuning.Truth:
+    """The same queries and their best rows as the rows are now.
+
+    To search all rows takes a while, in which they move on: the best of before score less now,
+    and more would seem to be found than is. So those that took their places are looked for, among
+    what the index proposes out of very many lists.
+    """
+    probe = max(book.clusters // tuning.WIDEST, 32)
+    other_QC = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
+    rows_QC = np.concatenate([known.rows_QK, other_QC], axis=1)
+    (rows_QC,) = drop_repeats(rows_QC)
+    scores_QC = tuning.scores(known.queries_QD, read, rows_QC)
+    rows_QK, _ = top_k(rows_QC, scores_QC, tuning.K)
+    return replace(known, rows_QK=rows_QK)
 
 
 def _promise(index: TwoTierIndex, book: Codebook) -> tuple[int, float] | None:

@@ -1,8 +1,9 @@
 """Runs the jobs of a shard's index: in the background, or by the mutation that makes them due.
 
-Two threads at most, each alive only while it has something to do: one seals, merges and measures,
-which takes a moment, the other clusters, which takes long; so that no writer has to wait for a
-clustering. A job that fails is logged, leaves the old version serving, and is tried again later.
+Two threads at most, each alive only while it has something to do: one seals and merges, which
+takes a moment, the other measures and clusters, which takes long; so that no writer has to wait
+for a clustering. A job that fails is logged, leaves the old version serving, and is tried again
+later.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import atexit
 import contextlib
 import dataclasses
 import logging
-import os
-import sys
 import threading
 import time
 import weakref
@@ -34,9 +33,6 @@ SLICE = 65_536
 
 SHARE = 4
 """One core in so many is used by a job that nobody waits for."""
-
-NICE = 10
-"""How far threads in the background stand back, by the scale of nice(1)."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Seconds until a failed job is tried again: at first, and at last after doubling."""
@@ -137,12 +133,11 @@ class Maintainer:
     # In the thread of a mutation.
 
     def _inline(self) -> None:
-        index, source = self.index, self._source
-        if not jobs.wants_clustering(index, len(source.live())):
-            self._run("seal", lambda: jobs.seal(index, source))
-            self._tidy()
-        if jobs.wants_clustering(index, len(source.live())):
-            self._run("cluster", lambda: jobs.cluster(index, source))
+        if not self._wants_clustering():
+            self._seal()
+            self._merge()
+            self._measure()
+        self._cluster()
 
     @property
     def _most(self) -> int:
@@ -176,8 +171,6 @@ class Maintainer:
 
     def _work(self, role: str) -> None:
         cores = faiss.omp_get_max_threads()
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             while self._has_work(role):
                 # The number of threads is one of this thread's own.
@@ -202,9 +195,15 @@ class Maintainer:
     def _try(self, role: str) -> None:
         try:
             if role == "seal":
-                self._seal_once()
+                if self._long_due():
+                    self._start("cluster")
+                self._seal(SLICE)
+                self._merge()
             else:
-                self._cluster_once()
+                with self._clustering:
+                    self._measure()
+                    self._cluster()
+                self._start("seal")
         except _Stopped:
             pass
         except (RuntimeError, MemoryError):
@@ -216,39 +215,38 @@ class Maintainer:
             self._moved.notify_all()
 
     def _due(self, role: str) -> bool:
-        index = self.index
-        clustering = jobs.wants_clustering(index, len(self._source.live()))
         if role == "cluster":
-            return clustering
-        sealing = jobs.wants_sealing(index) and index.version.codebook is not None
-        return sealing or jobs.wants_merging(index.version) or (clustering and not self._clusters)
+            return self._long_due()
+        sealing = jobs.wants_sealing(self.index) and self.index.version.codebook is not None
+        merging = jobs.wants_merging(self.index.version)
+        return sealing or merging or ("cluster" not in self._threads and self._long_due())
 
-    @property
-    def _clusters(self) -> bool:
-        return "cluster" in self._threads
+    def _long_due(self) -> bool:
+        live = len(self._source.live())
+        return jobs.wants_measuring(self.index, live) or jobs.wants_clustering(self.index, live)
 
-    def _seal_once(self) -> None:
-        index, source = self.index, self._source
-        if jobs.wants_clustering(index, len(source.live())):
-            self._start("cluster")
-        if jobs.wants_sealing(index) and index.version.codebook is not None:
-            self._run("seal", lambda: jobs.seal(index, source, SLICE))
+    def _wants_clustering(self) -> bool:
+        return jobs.wants_clustering(self.index, len(self._source.live()))
+
+    def _seal(self, most: int | None = None) -> None:
+        if jobs.wants_sealing(self.index) and self.index.version.codebook is not None:
+            self._run("seal", lambda: jobs.seal(self.index, self._source, most))
             with self._moved:
                 self._moved.notify_all()
-        self._tidy()
 
-    def _tidy(self) -> None:
-        index, source = self.index, self._source
-        if jobs.wants_merging(index.version):
-            self._run("merge", lambda: jobs.merge(index, source))
-        if jobs.wants_measuring(index, len(source.live())):
-            self._run("measure", lambda: jobs.measure(index, source))
+    def _merge(self) -> None:
+        if jobs.wants_merging(self.index.version):
+            self._run("merge", lambda: jobs.merge(self.index, self._source))
 
-    def _cluster_once(self) -> None:
-        with self._clustering:
-            if self._due("cluster"):
-                self._run("cluster", lambda: jobs.cluster(self.index, self._source))
-        self._start("seal")
+    def _measure(self) -> None:
+        live = len(self._source.live())
+        clustering = jobs.wants_clustering(self.index, live)
+        if jobs.wants_measuring(self.index, live) and not clustering:
+            self._run("measure", lambda: jobs.measure(self.index, self._source))
+
+    def _cluster(self) -> None:
+        if self._wants_clustering():
+            self._run("cluster", lambda: jobs.cluster(self.index, self._source))
 
     def _run(self, kind: str, job: Callable[[], int]) -> None:
         began = time.monotonic()

@@ -236,7 +236,7 @@ def live_slots(memory: Memory) -> Slots:
 
 def settle(memory: Memory) -> None:
     """Waits until the index of a memory has nothing to do in the background."""
-    base = getattr(memory, "base", memory)
+    base: Any = getattr(memory, "base", memory)
     base.settle()
 
 
