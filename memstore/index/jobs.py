@@ -31,9 +31,9 @@ GROWTH = 4
 MOST_BEYOND = 0.05
 """Share of the sealed rows that may be longer than the reach of the reduction."""
 
-RECALL_LOST = 0.01
-"""Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew. It is
-two standard errors of what is measured."""
+RECALL_LOST = 0.02
+"""Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew: four
+standard errors of what is measured."""
 
 MEASURED_GROWTH, MEASURED_AGAIN = 1.5, 0.2
 """Recall measured on n rows is measured again when there are so many times n, or when so large a
