@@ -244,6 +244,10 @@ class Memory(Protocol):
     Every verb checks its arguments before it changes anything. Within a shard a mutation is
     applied whole or not at all; between shards nothing is promised. A caller reads its own
     writes: what `append`, `write`, `update` and `erase` did is seen by the next read.
+
+    Who writes faster than the index is sealed in the background is slowed: `append`, `write` of
+    keys, `blend`, `update` of keys and `allocate` wait before they apply anything, and raise
+    `Overloaded` where that does not help. What has a result says how long it waited.
     """
 
     @property
@@ -374,7 +378,10 @@ class Memory(Protocol):
         ...
 
     def reindex(self) -> None:
-        """Builds the index anew from the rows as they are now."""
+        """Builds the index anew from the rows as they are now, before it returns.
+
+        Searches and mutations go on meanwhile; what they change is in the new index too.
+        """
         ...
 
     def refresh(self, limit: int | None = None) -> Refreshed:

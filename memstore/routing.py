@@ -355,8 +355,8 @@ class RoutedMemory:
 
     def settle(self) -> None:
         """Waits until the background has nothing to do."""
-        for shard in self.shards:
-            shard.maintainer.settle()
+        while not all(shard.maintainer.settle() for shard in self.shards):
+            continue
 
     def _check_open(self) -> None:
         if self._retired is not None:

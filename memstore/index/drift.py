@@ -50,6 +50,11 @@ class Drift:
         self.sealed_N = np.empty(0, np.float64)
         self.norm_N = np.empty(0, np.float32)
 
+    @property
+    def counts(self) -> bool:
+        """Whether any row may be past its bound."""
+        return self.limit is not None and len(self.sealed_N) > 0
+
     def sealed(self, sealing: Sealing) -> None:
         """Counts from here on for the rows that were read."""
         for rows_B, travel_B, norm_B in zip(
@@ -74,9 +79,9 @@ class Drift:
 
     def bounds(self, travel_N: Array) -> Array:
         """The bound of each row that is sealed, float64, in order of row."""
-        size = min(len(travel_N), len(self.sealed_N))
-        rows = np.flatnonzero(np.isfinite(self.sealed_N[:size]))
-        gone = travel_N[rows] - self.sealed_N[rows]
+        sealed_N = self.sealed_N[: len(travel_N)]
+        rows = np.flatnonzero(np.isfinite(sealed_N))
+        gone = travel_N[rows] - sealed_N[rows]
         norms = np.maximum(self.norm_N[rows], np.finfo(np.float32).tiny)
         bounds: Array = gone / norms
         return bounds
@@ -85,5 +90,6 @@ class Drift:
         size = int(rows_B.max(initial=-1)) + 1
         if size > len(self.sealed_N):
             more = max(size, 2 * len(self.sealed_N)) - len(self.sealed_N)
-            self.sealed_N = np.append(self.sealed_N, np.full(more, np.inf))
+            # In this order: who reads beside it finds a length wherever a row is sealed.
             self.norm_N = np.append(self.norm_N, np.zeros(more, np.float32))
+            self.sealed_N = np.append(self.sealed_N, np.full(more, np.inf))

@@ -35,9 +35,8 @@ RECALL_LOST = 0.02
 """Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew: four
 standard errors of what is measured."""
 
-MEASURED_GROWTH, MEASURED_AGAIN = 1.5, 0.2
-"""Recall measured on n rows is measured again when there are so many times n, or when so large a
-share of them was sealed since."""
+MEASURED_AGAIN = 0.5
+"""Recall measured on n rows is measured again when so large a share of n was sealed since."""
 
 MAX_SEGMENTS, TIER = 4, 4
 """Segments a query visits at most, and how many times as many rows each holds as all that are
@@ -86,7 +85,7 @@ def wants_measuring(index: TwoTierIndex, live: int) -> bool:
     recall = version.codebook.recall
     if recall is None or (index.recent.enough() and not recall.asked):
         return True
-    return sealed > MEASURED_GROWTH * recall.rows or version.unmeasured > MEASURED_AGAIN * sealed
+    return version.unmeasured > MEASURED_AGAIN * recall.rows
 
 
 def wants_clustering(index: TwoTierIndex, live: int) -> bool:

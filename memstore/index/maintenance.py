@@ -26,7 +26,9 @@ from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, JobDescription, Slots
 
 OVERFLOW = 4
-"""Times `fresh_limit` that rows may be fresh before mutations wait."""
+"""Times `fresh_limit` that rows may be fresh before mutations wait. Among 100,000 rows of 128 a
+search of 16 queries takes about twice as long with 32,768 fresh rows as with none, and three times
+as long with 65,536."""
 
 SLICE = 65_536
 """Rows sealed at a time in the background: under a second, after which waiting writers look."""
@@ -118,9 +120,8 @@ class Maintainer:
 
     def settle(self, timeout_s: float = 60.0) -> bool:
         """Waits until nothing is to be done in the background; returns whether it is so."""
-        until = time.monotonic() + timeout_s
         with self._moved:
-            return self._moved.wait_for(lambda: not self._threads, until - time.monotonic())
+            return self._moved.wait_for(lambda: not self._threads, timeout_s)
 
     def stop(self) -> None:
         """Ends the threads, at the next block of rows that they would read."""

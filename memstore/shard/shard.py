@@ -1,7 +1,8 @@
 """A shard: the unit of placement, log and recovery. It holds the slots with `slot % shards == i`.
 
-Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Readers wait
-for no sealing; they wait while rows change, and while a column is first made ready for `lookup`.
+Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Nobody waits
+for the jobs of the index, but while one swaps in what it built. Readers wait while rows change, and
+while a column is first made ready for `lookup`.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Shard:
         with self._writer:
             with self._table:
                 changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
-                if key_grads_BD is not None:
+                if key_grads_BD is not None and self.index.drift.counts:
                     self.index.drifted(rows_B, self.rows.travel_N[rows_B])
             self.maintainer.mutated()
         return changed

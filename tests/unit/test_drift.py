@@ -139,8 +139,9 @@ def test_drift_and_age_are_kept_by_a_checkpoint(tmp_path: Path) -> None:
         described = state(memory)
         assert described.sealed_age == 2
     with memstore.open(tmp_path) as store:
-        memory = store.memory("m")
-        assert isinstance(memory, RoutedMemory)
+        again = store.memory("m")
+        assert isinstance(again, RoutedMemory)
+        memory = again
         assert state(memory) == described
         assert fresh(memory) == [5]
         push(memory, [3], 0.2)
