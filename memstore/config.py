@@ -24,9 +24,9 @@ LEAST, MOST = 1e-20, 1e15
 square of a gradient vanishes there, a step is still no longer than lr."""
 
 DRIFT_LIMIT = 0.3
-"""Default of `IndexConfig.drift_limit`. 30,000 rows that moved half their norm in 41 steps were found
-as in an index built then with limits of 0.2, 0.3 and 0.5, and 4 % less with none; 0.5 sealed half
-as many rows as 0.3, but leaves no room where rows move further at once."""
+"""Default of `IndexConfig.drift_limit`. 30,000 rows that moved half their norm in 41 steps were
+found as in an index built then with limits of 0.2, 0.3 and 0.5, and 4 % less with none; 0.5 sealed
+half as many rows as 0.3, but leaves no room where rows move further at once."""
 
 COLUMN_TYPES: Mapping[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -121,9 +121,9 @@ class IndexConfig(_Config):
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
     maintenance: who seals, merges and clusters anew. `background`: threads of the memory, while
-        reads and mutations go on; where a shard has more than four times `fresh_limit` fresh
-        rows, mutations that may add some wait. `inline`: the mutation that passes the limit,
-        before it returns: repeatable, since the same calls give the same index.
+        reads and mutations go on; where a shard, once clustered, has more than four times
+        `fresh_limit` fresh rows, mutations that may add some wait. `inline`: the mutation that
+        passes the limit, before it returns: repeatable, the same calls give the same index.
     patience_s: seconds that a mutation waits for a sealing to end before it raises `Overloaded`;
         0 raises at once.
     drift_limit: ‖now − as sealed‖ / ‖as sealed‖ of a row, bounded by the way that it went, beyond

@@ -63,7 +63,7 @@ class Maintainer:
         self._stopped = False
         # Of two clusterings the later one holds what the earlier one does.
         self._clustering = threading.Lock()
-        self._caller = 0
+        self._callers = 0
 
     @property
     def costs(self) -> tuple[JobDescription, ...]:
@@ -74,7 +74,8 @@ class Maintainer:
         if not jobs.wants_sealing(self.index):
             return
         if self.index.config.maintenance == "background":
-            self._start("seal")
+            # Before the first clustering there is nothing to seal rows into.
+            self._start("cluster" if self.index.version.codebook is None else "seal")
             return
         # Where it fails the mutation took effect all the same, and the next one tries again.
         with contextlib.suppress(RuntimeError, MemoryError):
@@ -111,12 +112,14 @@ class Maintainer:
 
         A clustering that runs in the background already gives up, since this one has newer rows.
         """
-        self._caller += 1
+        with self._moved:
+            self._callers += 1
         try:
             with self._clustering:
                 self._run("cluster", lambda: jobs.cluster(self.index, self._source))
         finally:
-            self._caller -= 1
+            with self._moved:
+                self._callers -= 1
 
     def settle(self, timeout_s: float = 60.0) -> bool:
         """Waits until nothing is to be done in the background; returns whether it is so."""
@@ -145,7 +148,6 @@ class Maintainer:
         return OVERFLOW * self.index.config.fresh_limit
 
     def _over(self) -> bool:
-        # Before the first clustering there is nothing to seal rows into.
         version, config = self.index.version, self.index.config
         behind = len(version.fresh_F) > self._most and version.codebook is not None
         return behind and config.maintenance == "background"
@@ -271,7 +273,7 @@ class Maintainer:
 
         def reading(rows_R: Slots) -> Array:
             here = threading.current_thread()
-            if here is self._threads.get("cluster") and (self._stopped or self._caller):
+            if here is self._threads.get("cluster") and (self._stopped or self._callers):
                 raise _Stopped
             if here is self._threads.get("seal") and self._stopped:
                 raise _Stopped
