@@ -281,9 +281,8 @@ def test_a_job_that_fails_leaves_the_old_version_and_is_tried_again(
         return real(*arguments)
 
     monkeypatch.setattr(clustered, name, failing)
-    if kind == "cluster":  # every row is another: they are clustered anew
-        memory.write(np.arange(100), keys(100, 1))
-    memory.append(keys(40, 2))
+    # Five times as many rows as were clustered are clustered anew.
+    memory.append(keys(400 if kind == "cluster" else 40, 2))
     eventually(lambda: job(memory, kind).failed > 0)
     assert state(memory).clusters == before.clusters
     check(memory)
