@@ -35,7 +35,7 @@ RECALL_LOST = 0.02
 """Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew: four
 standard errors of what is measured."""
 
-MEASURED_AGAIN = 0.5
+MEASURED_AGAIN = 0.25
 """Recall measured on n rows is measured again when so large a share of n was sealed since."""
 
 MAX_SEGMENTS, TIER = 4, 4
