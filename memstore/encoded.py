@@ -87,6 +87,7 @@ class EncodedMemory:
         table = checks.records(records, self.config.schema, None)
         assert table is not None
         self._check_values(table)
+        self.base.admit()
         with self.base.frozen():
             if self.base.next_slot == 0:
                 self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
@@ -107,6 +108,7 @@ class EncodedMemory:
         self.base.check_known(slots_B)
         assert table is not None
         self._check_values(table)
+        self.base.admit()
         with self.base.frozen():
             return self.base.write(slots_B, self._encode(table), None, table, step=step)
 
@@ -262,6 +264,8 @@ class EncodedMemory:
                 # A part erased under a fact leaves the fact as it was last encoded.
                 whole_B &= part.alive(records[column].to_numpy())
             keys_BD = self._encode(records.filter(pa.array(whole_B)))
+            if not drifts:
+                self.base.admit()
             self.base.put(slots_B[whole_B], keys_BD, None, None, drifts=drifts)
             encoded += len(keys_BD)
         return encoded

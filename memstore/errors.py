@@ -13,6 +13,7 @@ MemstoreError
 ├── MemoryInUse                      another memory is encoded from this one
 ├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
 │   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
+├── Overloaded                       the index is behind; nothing was changed, try again later
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -24,7 +25,7 @@ MemstoreError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MemstoreError(Exception):
@@ -94,6 +95,19 @@ class DeviceError(MemstoreError, RuntimeError):
 
 class OutOfDeviceMemory(DeviceError, MemoryError):
     """A GPU is full, or what a shard may fill of it."""
+
+
+class Overloaded(MemstoreError):
+    """The index is behind with sealing; nothing was changed.
+
+    retry_after_s: seconds after which there should be room, by what sealing has cost so far.
+    """
+
+    retryable = True
+
+    def __init__(self, problem: str, *, retry_after_s: float, **facts: Any) -> None:
+        super().__init__(problem, hint=f"try again in {retry_after_s:.1f} s", **facts)
+        self.retry_after_s = retry_after_s
 
 
 class StoreError(MemstoreError):

@@ -6,6 +6,7 @@ in a call, D key width, V value width, S shards.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -209,10 +210,15 @@ class LookupResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a mutation did: rows changed, and rows left alone on purpose."""
+    """What a mutation did: rows changed, and rows left alone on purpose.
+
+    delay_s: seconds that it waited before, because too many rows were fresh; where it is not 0,
+    the caller writes faster than the index is sealed.
+    """
 
     applied: int
     skipped: int = 0
+    delay_s: float = dataclasses.field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +232,22 @@ class Refreshed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobDescription:
+    """What a kind of job on the index has cost since the memory was opened.
+
+    kind: `seal` encodes fresh rows into a segment, `merge` joins segments, `measure` measures
+    recall, `cluster` clusters and encodes all rows.  runs, failed: how often it ended, and how
+    often with an error.  rows, seconds: worked on and taken, by those that did not fail.
+    """
+
+    kind: str
+    runs: int = 0
+    failed: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardDescription:
     """The state of one shard; sizes in bytes, versions as in `SearchResult`.
 
@@ -236,6 +258,10 @@ class ShardDescription:
     search visits unless told otherwise.  recall: recall@10 measured with it when the index was
     built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
     device_bytes: about what copies of the sealed rows take on a GPU.
+    drift: the largest bound of ‖now − as sealed‖ / ‖as sealed‖ of a sealed row.  drifted: the
+    share of sealed rows past `drift_limit`; past its default where it is off.  sealed_age: row
+    versions since the rows were last clustered, and the oldest copies encoded.  jobs: what they
+    cost; overloaded: mutations refused for too many fresh rows.
     """
 
     rows: int
@@ -255,6 +281,11 @@ class ShardDescription:
     recall: float | None = None
     recall_asked: bool = False
     device_bytes: int = 0
+    drift: float = 0.0
+    drifted: float = 0.0
+    sealed_age: int = 0
+    jobs: tuple[JobDescription, ...] = dataclasses.field(default=(), compare=False)
+    overloaded: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +309,10 @@ class Memory(Protocol):
     Every verb checks its arguments before it changes anything. Within a shard a mutation is
     applied whole or not at all; between shards nothing is promised. A caller reads its own
     writes: what `append`, `write`, `update` and `erase` did is seen by the next read.
+
+    Who writes faster than the index is sealed in the background is slowed: `append`, `write` of
+    keys, `blend`, `update` of keys and `allocate` wait before they apply anything, and raise
+    `Overloaded` where that does not help. What has a result says how long it waited.
     """
 
     @property
@@ -408,7 +443,10 @@ class Memory(Protocol):
         ...
 
     def reindex(self) -> None:
-        """Builds the index anew from the rows as they are now."""
+        """Builds the index anew from the rows as they are now, before it returns.
+
+        Searches and mutations go on meanwhile; what they change is in the new index too.
+        """
         ...
 
     def refresh(self, limit: int | None = None) -> Refreshed:

@@ -79,6 +79,7 @@ class RoutedMemory:
         values_BV = self._values(values, len(keys_BD), required=True)
         table = checks.records(records, self._config.schema, len(keys_BD))
         step = checks.step_number(step)
+        self.admit()
         with self._mutation:
             self._check_open()
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
@@ -108,11 +109,12 @@ class RoutedMemory:
             table = checks.records(records, self._config.schema, len(slots_B))
         if keys_BD is None and values_BV is None and table is None:
             raise InvalidArgument("nothing to write", expected="keys, values or records")
+        delay_s = 0.0 if keys_BD is None else self.admit()
         with self._mutation:
             self.check_known(slots_B)
             self.put(slots_B, keys_BD, values_BV, table)
             self._touch(slots_B, step, None)
-        return Applied(applied=len(slots_B))
+        return Applied(applied=len(slots_B), delay_s=delay_s)
 
     def blend(
         self,
@@ -132,6 +134,7 @@ class RoutedMemory:
         erase_BD = checks.share("erase", self._matrix("erase", erase, width, count))
         add_BD = self._matrix("add", add, width, count)
         step = checks.step_number(step)
+        delay_s = self.admit()
         with self._mutation:
             self.check_known(slots_B)
             checks.reach(self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1)))
@@ -141,7 +144,7 @@ class RoutedMemory:
             for shard, at, rows in self._split(slots_B):
                 shard.blend(rows, weights_B[at], erase_BD[at], add_BD[at])
             self._touch(slots_B, step, weights_B)
-        return Applied(applied=len(slots_B), skipped=count - len(slots_B))
+        return Applied(applied=len(slots_B), skipped=count - len(slots_B), delay_s=delay_s)
 
     def update(
         self,
@@ -163,6 +166,8 @@ class RoutedMemory:
         checks.decay(rate, self._config.optimizer_config.weight_decay)
         for grads_BX in (key_grads_BD, value_grads_BV):
             checks.step(grads_BX, rate)
+        drifts = key_grads is not None and self._config.index_config.drift_limit is not None
+        delay_s = self.admit() if drifts else 0.0
         changed, skipped = 0, 0
         with self._mutation:
             self.check_known(slots_B)
@@ -175,7 +180,7 @@ class RoutedMemory:
             for shard, at, rows in self._split(slots_B):
                 keys, values = _at(key_grads_BD, at), _at(value_grads_BV, at)
                 changed += shard.update(rows, keys, values, rate)
-        return Applied(applied=changed, skipped=skipped)
+        return Applied(applied=changed, skipped=skipped, delay_s=delay_s)
 
     def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
         slots_B = checks.slots(slots)
@@ -200,6 +205,7 @@ class RoutedMemory:
         n = checks.positive("n", n)
         step = checks.step_number(step)
         table = checks.records(records, self._config.schema, n)
+        self.admit()
         with self._mutation:
             self._check_open()
             slots_B = self._least_used(n)
@@ -327,10 +333,9 @@ class RoutedMemory:
         )
 
     def reindex(self) -> None:
-        with self._mutation:
-            self._check_open()
-            for shard in self.shards:
-                shard.reindex()
+        self._check_open()
+        for shard in self.shards:
+            shard.reindex()
 
     def refresh(self, limit: int | None = None) -> Refreshed:
         raise Unsupported(
@@ -356,6 +361,22 @@ class RoutedMemory:
         """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
         with self._mutation:
             self._retired = reason
+        for shard in self.shards:
+            shard.maintainer.stop()
+
+    def admit(self) -> float:
+        """Waits until rows may become fresh in every shard; returns for how many seconds.
+
+        Raises `Overloaded` where it waits in vain. What comes in between is not counted: of
+        callers that wait at once all go on.
+        """
+        self._check_open()
+        return sum(shard.maintainer.admit() for shard in self.shards)
+
+    def settle(self) -> None:
+        """Waits until the background has nothing to do."""
+        while not all(shard.maintainer.settle() for shard in self.shards):
+            continue
 
     def _check_open(self) -> None:
         if self._retired is not None:

@@ -38,7 +38,7 @@ from memstore.memory import Memory
 from memstore.routing import RoutedMemory
 from memstore.shard import checkpoint
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 

@@ -93,7 +93,8 @@ class Run:
                 vocabulary(),
                 dim=recipe.dim,
                 shards=recipe.shards,
-                index=IndexConfig(probe=recipe.probe),
+                # A seed gives the same run only where the index is kept by the calls themselves.
+                index=IndexConfig(probe=recipe.probe, maintenance="inline"),
                 seed=recipe.seed,
                 progress=progress,
             )

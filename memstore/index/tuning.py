@@ -179,14 +179,14 @@ def measure(
 ) -> Recall:
     """Measures recall by probe: the share of K found that score no less than the true K-th."""
     queries_QD = known.queries_QD
-    floor_Q1 = _scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
+    floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
     # Where there are fewer than K rows at all, every row is to be found.
     wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
     probes, recalls, errors = [], [], []
     probe = 1
     while True:
         rows_QC = clustered.propose(codebook, segments, queries_QD, K, probe)
-        right_QC = (_scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
+        right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
         recall_Q = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
         probes.append(probe)
         recalls.append(float(recall_Q.mean()))
@@ -198,7 +198,8 @@ def measure(
         probe *= 2
 
 
-def _scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:
+def scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:
+    """Inner products of queries with the rows named, as they are now; −inf for `NO_SLOT`."""
     found_U, at_QC = np.unique(rows_QC, return_inverse=True)
     keys_UD = np.zeros((len(found_U), queries_QD.shape[1]), np.float32)
     keys_UD[found_U >= 0] = read(found_U[found_U >= 0])

@@ -1,6 +1,7 @@
 """Two tiers propose candidates: sealed segments of a clustered index, and fresh rows, exactly.
 
-Readers take one immutable `Version` by reference; sealing builds the next beside it.
+Readers take one immutable `Version` by reference; the jobs (`memstore.index.jobs`) build the next
+beside it and swap it in. What is written meanwhile is noted, and stays fresh in the next.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import faiss
@@ -19,6 +20,7 @@ from memstore.errors import DeviceError
 from memstore.index import clustered, devices, sampling, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
+from memstore.index.drift import Drift
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
@@ -26,9 +28,6 @@ from memstore.kernels.near import Operand
 from memstore.memory import Array, SearchOptions, Slots
 
 logger = logging.getLogger(__name__)
-
-GROWTH = 4
-"""A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
 
 SCAN_ROWS = 2_048
 """Where no more rows pass, all of them are scored: under half a millisecond for a query."""
@@ -38,27 +37,26 @@ SCAN_COST = 8
 with 10^6 rows of 64 it is about 20 for one query and 2 for each of a batch of 64, which shares
 the scan; between them, the scan is preferred, since it loses no row."""
 
-MEASURED_GROWTH = 1.5
-"""Recall measured on n rows is measured again when there are so many times n."""
-
-MAX_SEGMENTS = 4
-"""Segments a query visits; beyond it the youngest are merged."""
-
-MOST_BEYOND = 0.05
-"""Share of the sealed rows that may be longer than the reach of the reduction."""
-
-FEWEST_TUNED = 4_096
-"""Rows below which a plain clustering serves: there is little to gain."""
-
 
 @dataclass(frozen=True)
 class Version:
-    """What one search sees. fresh_F: rows not sealed as they are, rising."""
+    """What one search sees, and since when.
+
+    fresh_F: rows not sealed as they are, rising.  built: the number of the version in which
+    the rows were last clustered, and row_version that of the rows then.  encoded, unmeasured: rows
+    sealed since then, and since recall was last measured.  promise: a probe, and the recall
+    measured with it when the rows were last clustered.
+    """
 
     number: int
     codebook: clustered.Codebook | None
     segments: tuple[Segment, ...]
     fresh_F: Slots
+    built: int = 0
+    row_version: int = 0
+    encoded: int = 0
+    unmeasured: int = 0
+    promise: tuple[int, float] | None = None
 
     @property
     def clusters(self) -> int:
@@ -82,6 +80,20 @@ class Fresh:
 EMPTY = Version(0, None, (), np.empty(0, np.int64))
 
 
+@dataclass(eq=False)
+class Work:
+    """What the index was when a job began, and which rows were written or erased since."""
+
+    version: Version
+    live_R: Slots
+    changed: list[Slots] = field(default_factory=list)
+
+    def take(self) -> Slots:
+        """The rows changed since the last call, rising; the caller keeps writers off."""
+        changed, self.changed = self.changed, []
+        return np.unique(np.concatenate([np.empty(0, np.int64), *changed]))
+
+
 class TwoTierIndex:
     """The index of one shard. One thread writes; any number propose."""
 
@@ -90,7 +102,9 @@ class TwoTierIndex:
         self.seed = seed
         self.version = EMPTY
         self.room = devices.room(config)
-        self._recent = tuning.Recent(width)
+        self.drift = Drift(config.drift_limit)
+        self._works: list[Work] = []
+        self.recent = tuning.Recent(width)
         self._fresh: Fresh | None = None
 
     @property
@@ -101,11 +115,6 @@ class TwoTierIndex:
         bits = sum(segment.valid.nbytes for segment in self.version.segments)
         return int(self.version.sealed * code_bytes + bits)
 
-    @property
-    def wants_sealing(self) -> bool:
-        clustered_kind = self.config.kind == "clustered"
-        return clustered_kind and len(self.version.fresh_F) > self.config.fresh_limit
-
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
         if self.config.kind == "clustered":
@@ -115,6 +124,21 @@ class TwoTierIndex:
         """Takes rows out of both tiers."""
         if self.config.kind == "clustered":
             self._retire(rows_B, np.setdiff1d(self.version.fresh_F, rows_B, assume_unique=True))
+
+    def drifted(self, rows_B: Slots, travel_B: Array) -> None:
+        """Puts those of some rows into the fresh tier that have gone too far since sealed."""
+        far = self.drift.past(rows_B, travel_B)
+        if len(far):
+            self.wrote(far)
+
+    def begin(self, live_R: Slots) -> Work:
+        """Notes what changes from now on, until `end`; both with writers kept off."""
+        work = Work(self.version, live_R)
+        self._works.append(work)
+        return work
+
+    def end(self, work: Work) -> None:
+        self._works.remove(work)
 
     def scans(self, version: Version, passing: Passing, options: SearchOptions) -> bool:
         """Whether so few rows pass that scoring all of them is cheaper than the lists."""
@@ -132,7 +156,7 @@ class TwoTierIndex:
 
     def asked(self) -> Array:
         """Some of the queries asked lately, float32 `[≤ 256, D]`."""
-        return self._recent.take()
+        return self.recent.take()
 
     def propose(
         self,
@@ -146,10 +170,10 @@ class TwoTierIndex:
 
         passing: propose no other rows.
         """
+        queries_QD = _float32(queries_QD)
+        self.recent.saw(queries_QD)
         if version.codebook is None:
             return np.empty((len(queries_QD), 0), np.int64)
-        queries_QD = _float32(queries_QD)
-        self._recent.saw(queries_QD)
         probe = self._visited(version, version.codebook, options, passing)
         return clustered.propose(version.codebook, version.segments, queries_QD, k, probe, passing)
 
@@ -206,54 +230,6 @@ class TwoTierIndex:
             fresh = self._fresh = Fresh(version, row_version, rows)
         return fresh
 
-    def seal(self, read: Reader, live_R: Slots) -> None:
-        """Encodes the fresh rows into a segment, or clusters all live rows where that pays."""
-        version, codebook = self.version, self.version.codebook
-        rows_R = version.fresh_F
-        copies = version.sealed + len(rows_R)
-        if codebook is None or len(live_R) > GROWTH * codebook.rows or copies > 2 * len(live_R):
-            self.rebuild(read, live_R)
-            return
-        segment = clustered.seal(codebook, read, rows_R)
-        segments = clustered.merge((*version.segments, segment), MAX_SEGMENTS)
-        if sum(s.beyond for s in segments) > MOST_BEYOND * copies:
-            self.rebuild(read, live_R)
-            return
-        if self._outdated(codebook.recall, len(live_R)):
-            known = tuning.truth(read, live_R, self._recent, self.seed)
-            codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
-        self.version = Version(version.number + 1, codebook, segments, rows_R[:0])
-
-    def rebuild(self, read: Reader, live_R: Slots) -> None:
-        """Clusters and seals all of `live_R`; nothing is fresh afterwards."""
-        number = self.version.number + 1
-        config, seed = self.config, self.seed
-        if config.kind != "clustered" or not len(live_R):
-            self.version = replace(EMPTY, number=number)
-            return
-        reduction = Reduction()
-        clusters = config.clusters or clustered.choose_clusters(len(live_R))
-        known = tuning.truth(read, live_R, self._recent, seed)
-        if config.recall_target is not None and len(live_R) >= FEWEST_TUNED:
-            reduction, clusters = tuning.choose(
-                config, read, live_R, known, config.recall_target, seed
-            )
-        size = clustered.sample_size(len(live_R), clusters)
-        sample_R = np.sort(np.random.default_rng(seed).choice(live_R, size, replace=False))
-        codebook = clustered.train(
-            config,
-            _float32(read(sample_R)),
-            len(live_R),
-            seed,
-            reduction,
-            clusters,
-            self.version.codebook,
-        )
-        codebook = replace(codebook, room=self.room)
-        segments = (clustered.seal(codebook, read, live_R),)
-        codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
-        self.version = Version(number, codebook, segments, live_R[:0])
-
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
         version = self.version
@@ -265,7 +241,14 @@ class TwoTierIndex:
             "trained_rows": np.array(codebook.rows),
             "centroids": codebook.centroids_CE,
             "reduction": np.array([codebook.reduction.alpha, codebook.reduction.reach]),
+            "since": np.array(
+                [version.built, version.row_version, version.encoded, version.unmeasured]
+            ),
+            "sealed_travel": self.drift.sealed_N,
+            "sealed_norm": self.drift.norm_N,
         }
+        if version.promise is not None:
+            arrays["promise"] = np.array(version.promise)
         if codebook.recall is not None:
             recall = codebook.recall
             arrays |= {"probes": recall.probes_P, "asked": np.array(recall.asked)}
@@ -316,7 +299,23 @@ class TwoTierIndex:
                 recall,
                 self.room,
             )
-            self.version = Version(number, codebook, self._copied(segments), tiers["fresh"])
+            promise = None
+            if "promise" in tiers:
+                promise = int(tiers["promise"][0]), float(tiers["promise"][1])
+            built, row_version, encoded, unmeasured = tiers["since"].tolist()
+            self.drift.sealed_N = tiers["sealed_travel"]
+            self.drift.norm_N = tiers["sealed_norm"]
+            self.version = Version(
+                number,
+                codebook,
+                self._copied(segments),
+                tiers["fresh"],
+                built=built,
+                row_version=row_version,
+                encoded=encoded,
+                unmeasured=unmeasured,
+                promise=promise,
+            )
 
     def _copied(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         """Segments from a disk, on the device if they fit: there is no index before to serve."""
@@ -326,13 +325,10 @@ class TwoTierIndex:
             logger.warning("%s; the host searches instead", error)
             return segments
 
-    def _outdated(self, recall: clustered.Recall | None, rows: int) -> bool:
-        """Whether recall is worth measuring again: more rows, or real queries at last."""
-        if recall is None:
-            return True
-        return rows > MEASURED_GROWTH * recall.rows or (self._recent.enough() and not recall.asked)
-
     def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
+        for work in self._works:
+            work.changed.append(rows_B.copy())
+        self.drift.forget(rows_B)
         segments = tuple(segment.without(rows_B) for segment in self.version.segments)
         self.version = replace(self.version, segments=segments, fresh_F=fresh_F)
 

@@ -9,7 +9,6 @@ made ready for its first `lookup`.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from memstore.config import MemoryConfig
+from memstore.config import DRIFT_LIMIT, MemoryConfig
 from memstore.filters import Filter
 from memstore.index import exact
+from memstore.index.jobs import Source
+from memstore.index.maintenance import Maintainer
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.near import peaks
@@ -32,8 +33,6 @@ from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescri
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
-
-logger = logging.getLogger(__name__)
 
 MOST_LAID_OUT = 65_536
 """Fresh rows whose products with a batch of queries are kept side by side."""
@@ -63,6 +62,15 @@ class Shard:
         self._answers = filters.KeptAnswers()
         self._lives = 0
         self._writer = threading.RLock()
+        source = Source(
+            read=self._keys,
+            live=self.rows.live_rows,
+            alive=self.rows.is_alive,
+            writers=self._writer,
+            travel=lambda rows_R: self.rows.travel_N[rows_R],
+            version=lambda: self.rows.version,
+        )
+        self.maintainer = Maintainer(self.index, source, f"shard {number}")
 
     def reserve(self, rows_B: Slots) -> None:
         """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
@@ -84,7 +92,7 @@ class Shard:
                 self.rows.put(rows_B, keys_BD, values_BV)
                 if keys_BD is not None and not drifts:
                     self.index.wrote(rows_B)
-            self._seal()
+            self.maintainer.mutated()
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """Writes keys sparsely, in call order; the rows are found by what they are now."""
@@ -92,7 +100,7 @@ class Shard:
             with self._change():
                 self.rows.blend(rows_B, weights_B, erase_BD, add_BD)
                 self.index.wrote(rows_B)
-            self._seal()
+            self.maintainer.mutated()
 
     def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
         with self._change():
@@ -104,7 +112,7 @@ class Shard:
             with self._change(), self._records_first(rows_B, records):
                 self.rows.renew(rows_B)
                 self.index.wrote(rows_B)
-            self._seal()
+            self.maintainer.mutated()
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
         """Up to `count` live rows of smallest (usage, row), and their priorities."""
@@ -119,8 +127,13 @@ class Shard:
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
     ) -> int:
         """Takes one optimizer step; returns the number of distinct rows changed."""
-        with self._change():
-            return self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
+        with self._writer:
+            with self._change():
+                changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
+                if key_grads_BD is not None and self.index.drift.counts:
+                    self.index.drifted(rows_B, self.rows.travel_N[rows_B])
+            self.maintainer.mutated()
+        return changed
 
     def erase(self, rows_B: Slots) -> None:
         with self._change():
@@ -129,8 +142,8 @@ class Shard:
             self._lives += 1
 
     def reindex(self) -> None:
-        with self._writer:
-            self.index.rebuild(self._keys, self.rows.live_rows())
+        """Clusters all rows anew; mutations go on meanwhile, but for a moment."""
+        self.maintainer.cluster()
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """Proposes, then scores the candidates from the rows as they are now."""
@@ -327,6 +340,8 @@ class Shard:
         book = version.codebook
         probe = 0 if book is None else min(self.index.probe(book), book.clusters)
         recall = None if book is None else book.recall
+        drift_R = self.index.drift.bounds(self.rows.travel_N[:size])
+        limit = self.index.drift.limit or DRIFT_LIMIT
         return ShardDescription(
             rows=live,
             erased=size - live,
@@ -344,6 +359,11 @@ class Shard:
             probe=probe,
             recall=None if recall is None else recall.at(probe),
             recall_asked=recall is not None and recall.asked,
+            drift=float(drift_R.max(initial=0.0)),
+            drifted=float((drift_R > limit).mean()) if len(drift_R) else 0.0,
+            sealed_age=0 if book is None else row_version - version.row_version,
+            jobs=self.maintainer.costs,
+            overloaded=self.maintainer.overloaded,
             device_bytes=0 if self.index.room is None else self.index.room.bytes,
         )
 
@@ -372,15 +392,6 @@ class Shard:
             if before is not None:
                 self.records.put_back(rows_B, before)
             raise
-
-    def _seal(self) -> None:
-        if not self.index.wants_sealing:
-            return
-        try:
-            self.index.seal(self._keys, self.rows.live_rows())
-        except (RuntimeError, MemoryError) as error:
-            # The mutation took effect; its rows stay fresh, and the next one tries again.
-            logger.warning("shard %d could not be sealed: %s", self.number, error)
 
     def _keys(self, rows_R: Slots) -> Array:
         return self.rows.view.keys(np.ascontiguousarray(rows_R))

@@ -64,7 +64,7 @@ def build(
     *,
     dim: int,
     shards: int = 1,
-    index: IndexConfig = IndexConfig(),
+    index: IndexConfig = IndexConfig(maintenance="inline"),
     optimizer: OptimizerConfig = OptimizerConfig(),
     initial: Initial = Initial(),
     seed: int = 0,

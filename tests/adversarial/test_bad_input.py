@@ -52,6 +52,7 @@ from memstore.errors import (
 )
 from memstore.shard import checkpoint
 from memstore.shard.rows import RowView
+from memstore.store import FORMAT
 from tests.congruence.oracle import fingerprint, live_slots
 
 ROWS, ERASED = 40, 2
@@ -82,7 +83,7 @@ def records(rows: int = 1, **columns: Any) -> dict[str, Any]:
 def fill(store: Store, shards: int = 1) -> None:
     """Makes a memory with everything, and facts over two memories of parts."""
     rng = np.random.default_rng(0)
-    index = IndexConfig(clusters=2, codec="flat", fresh_limit=16)
+    index = IndexConfig(clusters=2, codec="flat", fresh_limit=5, maintenance="inline")
     config = MemoryConfig(
         dim=3,
         value_dim=2,
@@ -93,8 +94,7 @@ def fill(store: Store, shards: int = 1) -> None:
         optimizer=OptimizerConfig(kind="adagrad"),
     )
     memory = store.create("m", config)
-    for _ in range(2):
-        rows = ROWS // 2
+    for rows in (ROWS - 6, 6):
         memory.append(rng.normal(size=(rows, 3)), rng.normal(size=(rows, 2)), records(rows))
     memory.update(np.arange(5), keys(5), values(5))
     memory.erase(np.array([ERASED]))
@@ -620,6 +620,17 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
         (IndexConfig, {"recall_target": 0.9, "probe": 3}),
         (IndexConfig, {"fresh_limit": 0}),
         pytest.param(IndexConfig, {"fresh_limit": None}),
+        (IndexConfig, {"maintenance": "never"}),
+        (IndexConfig, {"maintenance": None}),
+        (IndexConfig, {"patience_s": -1}),
+        (IndexConfig, {"patience_s": float("inf")}),
+        (IndexConfig, {"patience_s": float("nan")}),
+        (IndexConfig, {"drift_limit": 0.0}),
+        (IndexConfig, {"drift_limit": -0.3}),
+        (IndexConfig, {"drift_limit": 101}),
+        (IndexConfig, {"drift_limit": float("nan")}),
+        (IndexConfig, {"drift_limit": "0.3"}),
+        (IndexConfig, {"drift_limit": True}),
         (IndexConfig, {"codec": "pq"}),
         (OptimizerConfig, {"kind": "adamax"}),
         (OptimizerConfig, {"lr": -1.0}),
@@ -1046,7 +1057,8 @@ def test_a_foreign_manifest_is_refused(copy: Path, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 3}, {"format": 0}, {"format": "1"}, {"format": None}]
+    "change",
+    [{"format": wrong} for wrong in (FORMAT + 1, FORMAT - 1, 0, str(FORMAT), None)],
 )
 def test_another_format_is_refused(copy: Path, change: dict[str, Any]) -> None:
     manifest = files.read_json(copy / MANIFEST)

@@ -234,6 +234,12 @@ def live_slots(memory: Memory) -> Slots:
     return found.slots_QK[0, : found.counts_Q[0]]
 
 
+def settle(memory: Memory) -> None:
+    """Waits until the index of a memory has nothing to do in the background."""
+    base: Any = getattr(memory, "base", memory)
+    base.settle()
+
+
 def fingerprint(memory: Memory) -> dict[str, Any]:
     """Whatever a caller could see of a memory, bit for bit."""
     slots = live_slots(memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
-from memstore.index import clustered, tuning
+from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.clustered import Recall
 from memstore.index.k_means import k_means
@@ -172,14 +173,24 @@ def test_recall_finds_the_probe_of_a_target() -> None:
     assert recall.at(2) == 0.7
 
 
+def source(keys: Array) -> jobs.Source:
+    """Rows that nobody changes."""
+    return jobs.Source(
+        read=lambda rows: keys[rows],
+        live=lambda: np.arange(len(keys)),
+        alive=lambda rows: rows < len(keys),
+        writers=contextlib.nullcontext(),
+    )
+
+
 def _build(
     keys: Array, queries: Array | None = None, seed: int = 0, **config: float
 ) -> TwoTierIndex:
     index = TwoTierIndex(IndexConfig.from_dict(config), keys.shape[1], seed)
     if queries is not None:
         for start in range(0, len(queries), 8):
-            index._recent.saw(queries[start : start + 8])
-    index.rebuild(lambda rows: keys[rows], np.arange(len(keys)))
+            index.recent.saw(queries[start : start + 8])
+    jobs.cluster(index, source(keys))
     return index
 
 
@@ -219,7 +230,7 @@ def test_the_index_is_measured_again_once_real_queries_came() -> None:
     for start in range(0, 512, 8):
         index.propose(index.version, queries[start : start + 8], 10, SearchOptions())
     index.wrote(np.arange(10))
-    index.seal(lambda rows: keys[rows], np.arange(len(keys)))
+    jobs.measure(index, source(keys))
     assert index.version.codebook.recall.asked
 
 
@@ -232,11 +243,14 @@ def test_longer_rows_later_are_clustered_anew() -> None:
     index.version = dataclasses.replace(index.version, codebook=old)
     grown = np.concatenate([keys, 1_000 * keys[:40]])
     index.wrote(np.arange(400, 410))
-    index.seal(lambda rows: grown[rows], np.arange(410))
+    jobs.seal(index, source(grown[:410]))
+    assert not jobs.wants_clustering(index, 410)
     assert index.version.codebook is old
     assert index.version.segments[1].beyond == int((lengths(grown[400:410]) > reach).sum())
     index.wrote(np.arange(410, 440))
-    index.seal(lambda rows: grown[rows], np.arange(440))
+    jobs.seal(index, source(grown))
+    assert jobs.wants_clustering(index, 440)
+    jobs.cluster(index, source(grown))
     assert index.version.codebook is not old
     assert len(index.version.segments) == 1
 
@@ -244,7 +258,9 @@ def test_longer_rows_later_are_clustered_anew() -> None:
 def test_a_reopened_store_searches_as_before(tmp_path: Path) -> None:
     keys, queries = mixture(6_000, 300, width=16)
     with memstore.open(tmp_path) as store:
-        memory = store.create("m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=4_096)))
+        memory = store.create(
+            "m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=4_096, maintenance="inline"))
+        )
         memory.append(keys)
         memory.erase(np.arange(100))
         found = memory.search(queries, 10)
@@ -290,7 +306,9 @@ def test_fresh_rows_too_many_to_lay_out_are_found_all_the_same(
 ) -> None:
     keys, queries = mixture(3_000, 20, width=16)
     with memstore.open(tmp_path) as store:
-        memory = store.create("m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=2_000)))
+        memory = store.create(
+            "m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=2_000, maintenance="inline"))
+        )
         memory.append(keys[:2_500])
         memory.append(keys[2_500:])
         laid_out = memory.search(queries, 10)

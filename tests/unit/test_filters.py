@@ -288,6 +288,7 @@ def test_the_filtered_lists_keep_their_recall(tmp_path: Path) -> None:
     with memstore.open(tmp_path) as store:
         memory = store.create("m", MemoryConfig(dim=16, records={"n": "int64"}))
         memory.append(keys, records={"n": rng.integers(0, 10, 50_000)})
+        memory.reindex()
         queries, half = keys[:64], SearchOptions(filter=field("n") < 5)
         found = memory.search(queries, 10, half)
         assert (found.scored_Q < 5_000).all()

@@ -1,0 +1,289 @@
+"""The jobs that keep an index right while rows change: seal, merge, measure, cluster.
+
+A job takes the index as it is, builds beside it while rows go on changing, and swaps in what it
+built while writers are kept off for a moment. Rows that were written, erased or drifted off since
+it began are stale in what it built, and fresh if they are there. Nothing here is timed: the same
+calls and the same seed give the same index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+
+from memstore.index import clustered, tuning
+from memstore.index.clustered import Codebook, Reader, Recall
+from memstore.index.drift import Sealing
+from memstore.index.reductions import Reduction
+from memstore.index.segment import Segment
+from memstore.index.two_tier import EMPTY, TwoTierIndex, Version, Work
+from memstore.kernels.topk import drop_repeats, top_k
+from memstore.memory import Array, Slots
+
+GROWTH = 4
+"""A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
+
+MOST_BEYOND = 0.05
+"""Share of the sealed rows that may be longer than the reach of the reduction."""
+
+RECALL_LOST = 0.02
+"""Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew: four
+standard errors of what is measured."""
+
+MEASURED_AGAIN = 0.25
+"""Recall measured on n rows is measured again when so large a share of n was sealed since."""
+
+MAX_SEGMENTS, TIER = 4, 4
+"""Segments a query visits at most, and how many times as many rows each holds as all that are
+younger; else those are joined to it. So a row is joined about log n times, not once a sealing."""
+
+FEWEST_TUNED = 4_096
+"""Rows below which a plain clustering serves: there is little to gain."""
+
+ROUNDS = 3
+"""Times that a clustering encodes what was written while it ran, before it is swapped in."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a shard as jobs read them.
+
+    read, travel: keys of rows, and how far each has gone.  live: the rows that are there, rising.
+    alive: which of some rows are there.  version: the number of the rows' version.  writers: held,
+    keeps off all that changes rows.
+    """
+
+    read: Reader
+    live: Callable[[], Slots]
+    alive: Callable[[Slots], Array]
+    writers: AbstractContextManager[object]
+    travel: Reader = lambda rows_R: np.zeros(len(rows_R))
+    version: Callable[[], int] = lambda: 0
+
+
+def wants_sealing(index: TwoTierIndex) -> bool:
+    return index.config.kind == "clustered" and (
+        len(index.version.fresh_F) > index.config.fresh_limit
+    )
+
+
+def wants_merging(version: Version) -> bool:
+    return _settled(version) < len(version.segments) - 1
+
+
+def wants_measuring(index: TwoTierIndex, live: int) -> bool:
+    """Whether recall is worth measuring again: other rows, or real queries at last."""
+    version = index.version
+    sealed = live - len(version.fresh_F)
+    if version.codebook is None or sealed <= 0:
+        return False
+    recall = version.codebook.recall
+    if recall is None or (index.recent.enough() and not recall.asked):
+        return True
+    return version.unmeasured > MEASURED_AGAIN * recall.rows
+
+
+def wants_clustering(index: TwoTierIndex, live: int) -> bool:
+    """Whether there are too many rows for the codebook, too many others, or too few found."""
+    version = index.version
+    book, fresh = version.codebook, len(version.fresh_F)
+    if book is None:
+        return wants_sealing(index)
+    if live > GROWTH * book.rows or version.encoded + fresh > live:
+        return True
+    if sum(s.beyond for s in version.segments) > MOST_BEYOND * version.sealed:
+        return True
+    if version.promise is None or book.recall is None:
+        return False
+    probe, recall = version.promise
+    return book.recall.at(probe) < recall - RECALL_LOST
+
+
+def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
+    """Encodes fresh rows, at most so many, into a segment; returns how many."""
+    with _working(index, source) as work:
+        book, rows_R = work.version.codebook, work.version.fresh_F[:most]
+        if book is None or not len(rows_R):
+            return 0
+        sealing = Sealing(source.read, source.travel)
+        segment = clustered.seal(book, sealing, rows_R)
+        with source.writers:
+            now, changed = index.version, work.take()
+            if now.built != work.version.built:
+                return 0  # These rows were clustered anew with all others.
+            index.drift.sealed(sealing)
+            index.drift.forget(changed)
+            sealed_R = np.setdiff1d(rows_R, changed, assume_unique=True)
+            index.version = replace(
+                now,
+                number=now.number + 1,
+                segments=(*now.segments, segment.without(changed)),
+                fresh_F=np.setdiff1d(now.fresh_F, sealed_R, assume_unique=True),
+                encoded=now.encoded + len(rows_R),
+                unmeasured=now.unmeasured + len(rows_R),
+            )
+            index.drifted(sealed_R, source.travel(sealed_R))
+        return len(rows_R)
+
+
+def merge(index: TwoTierIndex, source: Source) -> int:
+    """Joins the youngest segments, without what is stale; returns the rows of the new one."""
+    with _working(index, source) as work:
+        first = _settled(work.version)
+        young = work.version.segments[first:]
+        if len(young) < 2:
+            return 0
+        joined = reduce(Segment.joined, young)
+        with source.writers:
+            now = index.version
+            if now.built == work.version.built:
+                segments = (*now.segments[:first], joined.without(work.take()))
+                index.version = replace(now, number=now.number + 1, segments=segments)
+        return len(joined)
+
+
+def measure(index: TwoTierIndex, source: Source) -> int:
+    """Measures recall by probe on the sealed rows; returns how many there are."""
+    with _working(index, source) as work:
+        version, book = work.version, work.version.codebook
+        sealed_R = np.setdiff1d(work.live_R, version.fresh_F, assume_unique=True)
+        if book is None or not len(sealed_R):
+            return 0
+        known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
+        known = _renewed(known, book, version.segments, source.read)
+        recall = tuning.measure(book, version.segments, source.read, known)
+        with source.writers:
+            now = index.version
+            if now.built == version.built and now.codebook is not None:
+                promise = now.promise
+                if book.recall is None or book.recall.asked != recall.asked:
+                    promise = _promise(index, book.with_recall(recall))
+                index.version = replace(
+                    now,
+                    number=now.number + 1,
+                    codebook=now.codebook.with_recall(recall),
+                    unmeasured=now.unmeasured - version.unmeasured,
+                    promise=promise,
+                )
+        return len(sealed_R)
+
+
+def cluster(index: TwoTierIndex, source: Source) -> int:
+    """Clusters and encodes all rows; returns how many there were.
+
+    Nothing is fresh afterwards but what was written meanwhile. Much of that is encoded before.
+    """
+    with _working(index, source) as work:
+        live_R, row_version = work.live_R, source.version()
+        if index.config.kind != "clustered" or not len(live_R):
+            with source.writers:
+                number = index.version.number + 1
+                fresh_F = _there(work.take(), source)
+                index.version = replace(EMPTY, number=number, fresh_F=fresh_F, built=number)
+            return 0
+        book, known = _train(index, source.read, live_R)
+        sealing = Sealing(source.read, source.travel)
+        segments = [clustered.seal(book, sealing, live_R)]
+        known = _renewed(known, book, tuple(segments), source.read)
+        recall = tuning.measure(book, tuple(segments), source.read, known)
+        book = book.with_recall(recall)
+        encoded, owed_R = 0, live_R[:0]
+        for _ in range(ROUNDS):
+            with source.writers:
+                changed = work.take()
+            segments = [segment.without(changed) for segment in segments]
+            owed_R = np.union1d(owed_R, changed)
+            there_R = _there(owed_R, source)
+            outgrown = len(source.live()) > GROWTH * book.rows
+            if len(there_R) <= index.config.fresh_limit or outgrown:
+                break
+            segments.append(clustered.seal(book, sealing, there_R))
+            encoded += len(there_R)
+            owed_R = np.setdiff1d(owed_R, there_R, assume_unique=True)
+        with source.writers:
+            changed = np.union1d(owed_R, work.take())
+            index.drift.forget(np.arange(len(index.drift.sealed_N)))
+            index.drift.sealed(sealing)
+            index.drift.forget(changed)
+            number = index.version.number + 1
+            index.version = Version(
+                number,
+                book,
+                tuple(segment.without(changed) for segment in segments),
+                _there(changed, source),
+                built=number,
+                row_version=row_version,
+                encoded=encoded,
+                unmeasured=encoded,
+                promise=_promise(index, book),
+            )
+            index.drifted(live_R, source.travel(live_R))
+        return len(live_R)
+
+
+def _train(index: TwoTierIndex, read: Reader, live_R: Slots) -> tuple[Codebook, tuning.Truth]:
+    config, seed = index.config, index.seed
+    reduction = Reduction()
+    clusters = config.clusters or clustered.choose_clusters(len(live_R))
+    known = tuning.truth(read, live_R, index.recent, seed)
+    if config.recall_target is not None and len(live_R) >= FEWEST_TUNED:
+        reduction, clusters = tuning.choose(config, read, live_R, known, config.recall_target, seed)
+    size = clustered.sample_size(len(live_R), clusters)
+    sample_R = np.sort(np.random.default_rng(seed).choice(live_R, size, replace=False))
+    sample_RD = np.ascontiguousarray(read(sample_R), np.float32)
+    old = index.version.codebook
+    book = clustered.train(config, sample_RD, len(live_R), seed, reduction, clusters, old)
+    return replace(book, room=index.room), known
+
+
+def _renewed(
+    known: tuning.Truth, book: Codebook, segments: tuple[Segment, ...], read: Reader
+) -> tuning.Truth:
+    """The same queries and their best rows as the rows are now.
+
+    To search all rows takes a while, in which they move on: the best of before score less now,
+    and more would seem to be found than is. So those that took their places are looked for, among
+    what the index proposes out of very many lists.
+    """
+    probe = max(book.clusters // tuning.WIDEST, 32)
+    other_QC = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
+    rows_QC = np.concatenate([known.rows_QK, other_QC], axis=1)
+    (rows_QC,) = drop_repeats(rows_QC)
+    scores_QC = tuning.scores(known.queries_QD, read, rows_QC)
+    rows_QK, _ = top_k(rows_QC, scores_QC, tuning.K)
+    return replace(known, rows_QK=rows_QK)
+
+
+def _promise(index: TwoTierIndex, book: Codebook) -> tuple[int, float] | None:
+    recall: Recall | None = book.recall
+    probe = min(index.probe(book), book.clusters)
+    return None if recall is None else (probe, recall.at(probe))
+
+
+def _there(rows_R: Slots, source: Source) -> Slots:
+    return rows_R[source.alive(rows_R)]
+
+
+def _settled(version: Version) -> int:
+    """The number of old segments that stay as they are; the last one is never among them."""
+    sizes = [len(segment) - segment.stale for segment in version.segments]
+    for first in range(len(sizes) - 1):
+        if first + 1 >= MAX_SEGMENTS or sizes[first] < TIER * sum(sizes[first + 1 :]):
+            return first
+    return len(sizes) - 1
+
+
+@contextlib.contextmanager
+def _working(index: TwoTierIndex, source: Source) -> Iterator[Work]:
+    with source.writers:
+        work = index.begin(source.live())
+    try:
+        yield work
+    finally:
+        with source.writers:
+            index.end(work)
