@@ -306,8 +306,8 @@ class MemoryConfig(_Config):
     usage: what least used means.
     storage: `memory` keeps rows in main memory; `mapped` keeps keys, values and optimizer state
         in files of the store's folder, which the system reads and writes by page, for tables
-        larger than memory: row by row at random some ten times slower. Neither is durable before
-        a checkpoint.
+        larger than memory: rows are written at random several times slower. Neither is durable
+        before a checkpoint.
     """
 
     dim: int
