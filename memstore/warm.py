@@ -14,7 +14,8 @@ from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, O
 from memstore.memory import SearchOptions
 from memstore.routing import RoutedMemory
 
-ROWS = 512
+FEW, ROWS = 64, 512
+"""Rows that are multiplied as they are, and so many that matrix units are asked, if there are."""
 
 
 def warm(configs: Iterable[MemoryConfig]) -> None:
@@ -42,7 +43,9 @@ def _call_each_verb(config: MemoryConfig) -> None:
     )
     memory = RoutedMemory("warm", plain)
     keys_ND = np.random.default_rng(0).standard_normal((ROWS, plain.dim)).astype(config.dtype)
-    slots_N = memory.append(keys_ND, keys_ND)
+    slots_N = memory.append(keys_ND[:FEW], keys_ND[:FEW])
+    memory.search(keys_ND, 4, SearchOptions(exact=True))
+    slots_N = np.concatenate([slots_N, memory.append(keys_ND[FEW:], keys_ND[FEW:])])
     memory.update(slots_N, keys_ND, keys_ND)
     memory.blend(slots_N[:1], [0.5], np.abs(np.tanh(keys_ND[:1])), keys_ND[:1])
     memory.search(keys_ND, 4, SearchOptions(exact=True))

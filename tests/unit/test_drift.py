@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -142,7 +143,8 @@ def test_drift_and_age_are_kept_by_a_checkpoint(tmp_path: Path) -> None:
         again = store.memory("m")
         assert isinstance(again, RoutedMemory)
         memory = again
-        assert state(memory) == described
+        # Of the rows, pages that were touched are counted: fewer after they were read anew.
+        assert replace(state(memory), row_bytes=0) == replace(described, row_bytes=0)
         assert fresh(memory) == [5]
         push(memory, [3], 0.2)
         assert fresh(memory) == [3, 5]
