@@ -87,10 +87,11 @@ class SearchOptions:
 class SearchResult:
     """The slots of highest inner product, best first; equal scores in order of slot.
 
-    slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK in the memory's dtype, −inf
-    there: inner products with the rows as they were at `row_versions_S`.  proposal_QK uint8, a
-    `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S, index_versions_S
-    int64: what was searched, a number a shard that rises with every mutation and sealing.
+    slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK, −inf there: inner products
+    with the rows as they were at `row_versions_S`, in the memory's dtype, or in float32 where
+    that is narrower.  proposal_QK uint8, a `Proposal`.  scored_Q int64: rows scored for a query.
+    row_versions_S, index_versions_S int64: what was searched, a number a shard that rises with
+    every mutation and sealing.
     """
 
     slots_QK: Slots

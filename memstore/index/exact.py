@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from memstore.kernels.half import wide
 from memstore.memory import NO_SLOT, Array, Slots
 
 BLOCK_QUERIES = 1_024
@@ -38,7 +39,7 @@ def propose(queries_QD: Array, keys_ND: Array, rows_R: Slots | None, k: int) -> 
     of, rows, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [best_QK[:0, 0:0].ravel()]
     for start in range(0, count, BLOCK_ROWS):
         span = slice(start, min(start + BLOCK_ROWS, count))
-        block_RD = keys_ND[span] if rows_R is None else keys_ND[rows_R[span]]
+        block_RD = wide(keys_ND[span] if rows_R is None else keys_ND[rows_R[span]])
         largest = max(largest, float(np.linalg.norm(block_RD, axis=1).max()))
         scores_QR = queries_QD @ block_RD.T
         if zero_Q.any():

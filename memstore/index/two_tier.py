@@ -20,6 +20,7 @@ from memstore.index.clustered import Reader
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
+from memstore.kernels.half import wide
 from memstore.memory import Array, SearchOptions, Slots
 
 GROWTH = 4
@@ -159,7 +160,7 @@ class TwoTierIndex:
         """Copies the fresh rows, or gives the last copy where no row changed since."""
         fresh = self._fresh
         if fresh is None or fresh.version is not version or fresh.row_version != row_version:
-            keys_FD = np.take(keys_ND, version.fresh_F, axis=0)
+            keys_FD = wide(np.take(keys_ND, version.fresh_F, axis=0))
             longest = float(lengths(keys_FD).max(initial=0.0))
             fresh = self._fresh = Fresh(version, row_version, keys_FD, longest)
         return fresh

@@ -6,21 +6,30 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.half import widened
+from memstore.kernels.keep import Keeper, draw, keep, read
 from memstore.memory import Array, Slots
 
 
 @numba.njit(nogil=True, cache=True)
 def blend_rows(
-    table_ND: Array, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array
+    table_ND: Array,
+    keeper: Keeper,
+    rows_B: Slots,
+    weights_B: Array,
+    erase_BD: Array,
+    add_BD: Array,
 ) -> npt.NDArray[np.float64]:
     """x ← x·(1 − w·e) + w·a, in call order; returns how far each one moved its row."""
     moved_B = np.empty(len(rows_B))
     for b in range(len(rows_B)):
         row, weight = rows_B[b], weights_B[b]
+        drawn = draw(keeper, row)
         total = 0.0
         for d in range(table_ND.shape[1]):
-            before = table_ND[row, d]
-            table_ND[row, d] = before * (1 - weight * erase_BD[b, d]) + weight * add_BD[b, d]
-            total += (table_ND[row, d] - before) ** 2
+            held = widened(table_ND[row, d])
+            before = read(table_ND, row, d, keeper)
+            after = before * (1 - weight * erase_BD[b, d]) + weight * add_BD[b, d]
+            total += (keep(table_ND, row, d, after, keeper, drawn) - held) ** 2
         moved_B[b] = np.sqrt(total)
     return moved_B

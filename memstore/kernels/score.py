@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from memstore.kernels.half import widened
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -15,16 +16,17 @@ def inner_product(query_D: Array, key_D: Array, lanes: Array) -> Array:
     """⟨query_D, key_D⟩; lanes is room for `LANES` numbers of their dtype.
 
     Sixteen lanes are summed side by side, then folded in halves; no step may be reordered or
-    fused, so a score depends on the two vectors alone.
+    fused, so a score depends on the two vectors alone. The elements of a packed float16 or
+    bfloat16 key are taken as float32, exactly.
     """
     width = query_D.shape[0]
     whole = width - width % LANES
     lanes[:] = 0
     for d in range(0, whole, LANES):
         for lane in range(LANES):
-            lanes[lane] += query_D[d + lane] * key_D[d + lane]
+            lanes[lane] += query_D[d + lane] * widened(key_D[d + lane])
     for d in range(whole, width):
-        lanes[d - whole] += query_D[d] * key_D[d]
+        lanes[d - whole] += query_D[d] * widened(key_D[d])
     half = LANES // 2
     while half > 0:
         for lane in range(half):

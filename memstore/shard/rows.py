@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import MemoryConfig
+from memstore.dtypes import LOW, storage
 from memstore.kernels.blend import blend_rows
+from memstore.kernels.half import packed, wide
+from memstore.kernels.keep import Chance, Keeper, Master
 from memstore.memory import Array, Slots
 from memstore.shard import optimizers
 from memstore.shard.usage import Usage
@@ -24,14 +27,14 @@ class RowTable:
     of its changes. The difference of two readings bounds how far the key moved between them.
     """
 
-    def __init__(self, config: MemoryConfig) -> None:
+    def __init__(self, config: MemoryConfig, number: int = 0) -> None:
         self.config = config
+        self.number = number
         self.size = 0
         self.version = 0
-        self.keys_ND = np.empty((0, config.dim), config.dtype)
-        self.values_NV = (
-            None if config.value_dim is None else np.empty((0, config.value_dim), config.dtype)
-        )
+        dtype, width = storage(config.dtype), config.value_dim
+        self.keys_ND = np.empty((0, config.dim), dtype)
+        self.values_NV = None if width is None else np.empty((0, width), dtype)
         self.alive_N = np.zeros(0, bool)
         self.travel_N = np.zeros(0, np.float64)
         self.state: dict[str, Array] = {}
@@ -63,7 +66,8 @@ class RowTable:
             self._grow(int(rows_B.max()) + 1)
         if keys_BD is not None:
             old_B = self.alive_N[rows_B]
-            change_BD = keys_BD[old_B].astype(np.float64) - self.keys_ND[rows_B[old_B]]
+            change_BD = wide(keys_BD[old_B]).astype(np.float64)
+            change_BD -= wide(self.keys_ND[rows_B[old_B]])
             self.travel_N[rows_B[old_B]] += np.linalg.norm(change_BD, axis=1)
             self.keys_ND[rows_B] = keys_BD
         if values_BV is not None and self.values_NV is not None:
@@ -73,7 +77,9 @@ class RowTable:
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
-        moved_B = blend_rows(self.keys_ND, rows_B, weights_B, erase_BD, add_BD)
+        keeper = self._keeper("key", self.keys_ND)
+        table_ND = packed(self.keys_ND)
+        moved_B = blend_rows(table_ND, keeper, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
         self.version += 1
 
@@ -106,12 +112,18 @@ class RowTable:
         config = self.config.optimizer_config
         if key_grads_BD is not None:
             state = self._state("key", self.keys_ND)
-            rows_U, moved_U = optimizers.step(config, self.keys_ND, state, rows_B, key_grads_BD, lr)
+            keeper = self._keeper("key", self.keys_ND)
+            rows_U, moved_U = optimizers.step(
+                config, self.keys_ND, state, rows_B, key_grads_BD, lr, keeper
+            )
             self.travel_N[rows_U] += moved_U
             changed = len(rows_U)
         if value_grads_BV is not None and self.values_NV is not None:
             state = self._state("value", self.values_NV)
-            rows_U, _ = optimizers.step(config, self.values_NV, state, rows_B, value_grads_BV, lr)
+            keeper = self._keeper("value", self.values_NV)
+            rows_U, _ = optimizers.step(
+                config, self.values_NV, state, rows_B, value_grads_BV, lr, keeper
+            )
             changed = len(rows_U)
         self.version += 1
         return changed
@@ -142,6 +154,19 @@ class RowTable:
             new = optimizers.new_state(self.config.optimizer_config, table_ND)
             self.state |= {f"{part}_{name}": array for name, array in new.items()}
         return {name: self.state[f"{part}_{name}"] for name in names}
+
+    def _keeper(self, part: str, table_ND: Array) -> Keeper:
+        """How the keys or the values are kept; what that takes is made on first use."""
+        if table_ND.dtype not in LOW:
+            return None
+        config = self.config.optimizer_config
+        name = f"{part}_{'master' if config.master else 'drawn'}"
+        if name not in self.state:
+            self.state[name] = optimizers.new_keeping(config, table_ND)
+        if config.master:
+            return Master(self.state[name])
+        seed = np.uint64(2 * config.seed + (part == "value"))
+        return Chance(self.state[name], seed, self.config.shards, self.number)
 
     def _grow(self, size: int) -> None:
         if size > len(self.keys_ND):

@@ -21,6 +21,7 @@ from memstore.filters import Filter
 from memstore.index import exact
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
+from memstore.kernels.half import packed, wide
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_rows
 from memstore.kernels.topk import drop_repeats, top_k
@@ -50,7 +51,7 @@ class Shard:
     def __init__(self, config: MemoryConfig, number: int) -> None:
         self.config = config
         self.number = number
-        self.rows = RowTable(config)
+        self.rows = RowTable(config, number)
         self.records = RecordHeap(config.schema, config.lookup)
         self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._answers = filters.KeptAnswers()
@@ -159,7 +160,7 @@ class Shard:
             rows_QC[gone_QC] = NO_SLOT
             if tree is not None and self._stamp != stamp:
                 self._refuse(tree, rows_QC)
-            score_rows(queries_QD, self.rows.keys_ND, rows_QC, scores_QC)
+            score_rows(queries_QD, packed(self.rows.keys_ND), rows_QC, scores_QC)
             row_version = self.rows.version
         rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
@@ -232,7 +233,7 @@ class Shard:
         with self._table:
             rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
                 queries_QD,
-                self.rows.keys_ND,
+                packed(self.rows.keys_ND),
                 self.rows.alive_N[: self.rows.size],
                 sealed_QC,
                 version.fresh_F,
@@ -328,7 +329,8 @@ class Shard:
 
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:
-            return np.take(self.rows.keys_ND, rows_R, axis=0)
+            keys_RD = np.take(self.rows.keys_ND, rows_R, axis=0)
+        return wide(keys_RD)
 
 
 def _replaced(
