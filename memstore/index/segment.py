@@ -37,12 +37,20 @@ class Segment:
         pointer = faiss.swig_ptr
         lists.add_core(len(keys_RD), pointer(keys_RD), pointer(rows_R), pointer(lists_R), None)
 
+    @staticmethod
+    def reserve(lists: faiss.IndexIVF, counts_C: Slots) -> None:
+        """Makes room for so many rows in each list, all of them empty yet, and for no more."""
+        held = faiss.downcast_InvertedLists(lists.invlists)
+        for number in np.flatnonzero(counts_C).tolist():
+            held.resize(number, int(counts_C[number]))
+            held.resize(number, 0)
+
     @classmethod
     def over(cls, lists: faiss.IndexIVF, rows_R: Slots, beyond: int = 0) -> Segment:
         """Takes over lists that hold these rows."""
-        valid = np.zeros((int(rows_R.max(initial=-1)) >> 3) + 1, np.uint8)
-        np.bitwise_or.at(valid, rows_R >> 3, _masks(rows_R))
-        return cls(lists, valid, beyond=beyond)
+        held_N = np.zeros(int(rows_R.max(initial=-1)) + 1, bool)
+        held_N[rows_R] = True
+        return cls(lists, np.packbits(held_N, bitorder="little"), beyond=beyond)
 
     def __len__(self) -> int:
         """Rows held, stale ones included."""

@@ -29,6 +29,7 @@ from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescri
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable
+from memstore.trim import give_back
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Shard:
     def reindex(self) -> None:
         with self._writer:
             self.index.rebuild(self._keys, self.rows.live_rows())
+        give_back()
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """Proposes, then scores the candidates from the rows as they are now."""
@@ -321,11 +323,14 @@ class Shard:
     def _seal(self) -> None:
         if not self.index.wants_sealing:
             return
+        before = self.index.version.codebook
         try:
             self.index.seal(self._keys, self.rows.live_rows())
         except (RuntimeError, MemoryError) as error:
             # The mutation took effect; its rows stay fresh, and the next one tries again.
             logger.warning("shard %d could not be sealed: %s", self.number, error)
+        if before is not None and self.index.version.codebook is not before:
+            give_back()
 
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:
