@@ -211,6 +211,7 @@ class TwoTierIndex:
         segments = (clustered.seal(codebook, read, live_R),)
         codebook = codebook.with_recall(tuning.measure(codebook, segments, read, known))
         self.version = Version(number, codebook, segments, live_R[:0])
+        self._fresh = None  # it holds the version before, and with it a whole index
 
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
