@@ -163,11 +163,12 @@ class OptimizerConfig(_Config):
     max_norm: largest norm of a row after its step, to which it is scaled down; None or 0 is off.
         Neither may lie outside 1e-20 to 1e15.
 
-    Rows of float16 and bfloat16 are stepped in float32 and then rounded, beyond the largest
-    number to that number, so that steps far smaller than what they can tell apart still add up:
-    master: False rounds to one of the two neighbours by chance, the nearer the likelier, which
-        costs 4 bytes a row. True adds up in a float32 copy, 4 bytes an element, and rounds that
-        to the nearest; no other dtype has it.
+    Rows of float16 and bfloat16 are stepped, and blended, in float32 and then rounded, beyond the
+    largest number to that number, so that changes far smaller than what they can tell apart still
+    add up:
+    master: False rounds to one of the two neighbours by chance, the nearer the likelier (Gupta et
+        al. 2015), which costs 4 bytes a row. True adds up in a float32 copy, 4 bytes an element,
+        and rounds that to the nearest; no other dtype has it.
     seed: of that chance, ≥ 0: it depends on (seed, slot, how often the row was rounded).
     """
 

@@ -108,9 +108,9 @@ class Rows:
     """Rows and records by address, in the order asked for.
 
     slots_B int64.  generations_B int64: which tenant of its slot each row is.  keys_BD and
-    values_BV are copies in the memory's dtype; values_BV is None where the key is the value; both
-    are None where `vectors=False` was asked for.  records has B rows and the columns asked for,
-    or is None.
+    values_BV are copies in the memory's dtype, bfloat16 that of `ml_dtypes`; values_BV is None
+    where the key is the value; both are None where `vectors=False` was asked for.  records has B
+    rows and the columns asked for, or is None.
     """
 
     slots_B: Slots

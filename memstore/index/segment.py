@@ -70,6 +70,7 @@ class Segment:
         """Both in one, without what is stale; lists are joined, nothing is assigned again."""
         lists, others = self._cleaned(), other._cleaned()
         lists.merge_from(others, 0)
+        lists = faiss.clone_index(lists)  # grown lists hold room for half as much again
         valid = np.zeros(max(len(self.valid), len(other.valid)), np.uint8)
         valid[: len(self.valid)] |= self.valid
         valid[: len(other.valid)] |= other.valid

@@ -323,14 +323,12 @@ class Shard:
     def _seal(self) -> None:
         if not self.index.wants_sealing:
             return
-        before = self.index.version.codebook
         try:
             self.index.seal(self._keys, self.rows.live_rows())
         except (RuntimeError, MemoryError) as error:
             # The mutation took effect; its rows stay fresh, and the next one tries again.
             logger.warning("shard %d could not be sealed: %s", self.number, error)
-        if before is not None and self.index.version.codebook is not before:
-            give_back()
+        give_back()
 
     def _keys(self, rows_R: Slots) -> Array:
         with self._table:
