@@ -10,33 +10,49 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from memstore.dtypes import FLOAT16, LOW
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
 from memstore.filters import Compare, Filter
+from memstore.kernels.half import wide
 from memstore.memory import NO_SLOT, Array, Records, Slots
 
 LARGEST = 1e15
 """Magnitude that no number given may pass: sums of 10^8 products of two such stay finite in
 float32, so neither a score nor a cluster can overflow."""
 
+LARGEST_FLOAT16 = 65_504.0
+"""Nor that one, the largest float16, where rows are of it."""
 
-def matrix(name: str, value: Any, *, width: int, dtype: str, rows: int | None = None) -> Array:
-    """Returns `value` as a C-contiguous `[rows, width]` array of `dtype`, finite throughout."""
+
+def largest(dtype: npt.DTypeLike) -> float:
+    """Magnitude that no number of a row may pass."""
+    return LARGEST_FLOAT16 if dtype == FLOAT16 else LARGEST
+
+
+def matrix(
+    name: str, value: Any, *, width: int, dtype: npt.DTypeLike, rows: int | None = None
+) -> Array:
+    """Returns `value` as a C-contiguous `[rows, width]` array of `dtype`, finite throughout.
+
+    What `dtype` cannot hold exactly is rounded to the nearest, ties to even.
+    """
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise WrongShape(f"{name} is not a matrix", got=str(error)) from error
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiu" and array.dtype not in LOW:
         raise WrongType(f"{name} has the wrong dtype", got=array.dtype, expected=dtype)
     if array.ndim != 2 or array.shape[1] != width or (rows is not None and len(array) != rows):
         expected = f"({'rows' if rows is None else rows}, {width})"
         raise WrongShape(f"{name} has the wrong shape", got=array.shape, expected=expected)
     # NaN fails every comparison, so one look at the ends finds it too.
-    if array.size and not (array.min() >= -LARGEST and array.max() <= LARGEST):
-        row = int(np.argmin((np.abs(array) <= LARGEST).all(axis=1)))
+    most, numbers = largest(dtype), wide(array)
+    if array.size and not (numbers.min() >= -most and numbers.max() <= most):
+        row = int(np.argmin((np.abs(numbers) <= most).all(axis=1)))
         raise NotFinite(
             f"{name} holds NaN, infinity or a number too large to score",
             got=f"it in row {row}",
-            expected=f"numbers of magnitude ≤ {LARGEST:g}",
+            expected=f"numbers of magnitude ≤ {most:g}",
         )
     return np.ascontiguousarray(array, dtype)
 
@@ -131,11 +147,13 @@ def step(grads_BX: Array | None, lr: float) -> None:
         )
 
 
-def reach(magnitude: float) -> None:
-    """Raises `NotFinite` if rows might come out larger than `LARGEST`."""
-    if magnitude > LARGEST:
+def reach(magnitude: float, dtype: npt.DTypeLike) -> None:
+    """Raises `NotFinite` if rows might come out larger than `largest`."""
+    if magnitude > largest(dtype):
         raise NotFinite(
-            "the rows would be too large to score", got=f"{magnitude:g}", expected=f"≤ {LARGEST:g}"
+            "the rows would be too large to score",
+            got=f"{magnitude:g}",
+            expected=f"≤ {largest(dtype):g}",
         )
 
 
@@ -246,7 +264,7 @@ def _akin(got: pa.DataType, wanted: pa.DataType) -> bool:
     return any(family(got) and family(wanted) for family in families)
 
 
-def vector(name: str, value: Any, *, dtype: str, rows: int) -> Array:
+def vector(name: str, value: Any, *, dtype: npt.DTypeLike, rows: int) -> Array:
     """Returns `value` as `[rows]` of `dtype`, finite throughout."""
     try:
         array = np.asarray(value)

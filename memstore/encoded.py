@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from memstore import checks
 from memstore.config import MemoryConfig
+from memstore.dtypes import storage
 from memstore.errors import InvalidArgument, UnknownSlot, Unsupported
+from memstore.kernels.half import narrow, wide
 from memstore.memory import (
     Applied,
     Array,
@@ -207,7 +209,7 @@ class EncodedMemory:
         live = moved[part.alive(moved)]
         keys_BD = part.gather(live).keys_BD
         assert keys_BD is not None
-        norms_B = np.linalg.norm(keys_BD, axis=1)
+        norms_B = np.linalg.norm(wide(keys_BD), axis=1)
         drift_P[live] = moved_P[live] / np.maximum(norms_B, np.finfo(np.float32).tiny)
         drift_P[drift_P < NEGLIGIBLE_DRIFT] = 0.0
         return drift_P
@@ -266,15 +268,18 @@ class EncodedMemory:
             keys_BD = self._encode(records.filter(pa.array(whole_B)))
             if not drifts:
                 self.base.admit()
-            self.base.put(slots_B[whole_B], keys_BD, None, None, drifts=drifts)
+            # A sum past the largest number of a narrow dtype is refused when it is appended;
+            # parts that were trained that far since are no reason to refuse a refresh.
+            kept_BD = narrow(keys_BD, storage(self.config.dtype))
+            self.base.put(slots_B[whole_B], kept_BD, None, None, drifts=drifts)
             encoded += len(keys_BD)
         return encoded
 
     def _encode(self, records: pa.Table) -> Array:
-        """The keys of records: the sum of the rows that their key columns name."""
+        """The keys of records: the sum of the rows that their key columns name, not yet rounded."""
         keys_BD: Array | None = None
         for column, part in self._parts.items():
-            rows_BD = self._part_rows(column, part, records[column].to_numpy())
+            rows_BD = wide(self._part_rows(column, part, records[column].to_numpy()))
             keys_BD = rows_BD if keys_BD is None else keys_BD + rows_BD
         assert keys_BD is not None
         return keys_BD

@@ -147,11 +147,12 @@ class SearchResult:
     """The slots of highest inner product, best first; equal scores in order of slot.
 
     K is the k asked for, or with `union` and the samples the most candidates of a query, if more.
-    slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK in the memory's dtype, −inf
-    there: inner products with the rows as they were when they were scored, each of them whole.
-    proposal_QK uint8, a `Proposal`.  scored_Q int64: rows scored for a query.  row_versions_S,
-    index_versions_S int64: what was searched, a number a shard that rises with every mutation and
-    sealing. Every mutation up to it was seen; of those that came meanwhile, some rows may be.
+    slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK, −inf there: inner products
+    with the rows as they were when they were scored, each of them whole, in the memory's dtype, or
+    in float32 where that is narrower.  proposal_QK uint8, a `Proposal`.  scored_Q int64: rows
+    scored for a query.  row_versions_S, index_versions_S int64: what was searched, a number a shard
+    that rises with every mutation and sealing. Every mutation up to it was seen; of those that came
+    meanwhile, some rows may be.
     """
 
     slots_QK: Slots
@@ -168,9 +169,9 @@ class Rows:
     """Rows and records by address, in the order asked for.
 
     slots_B int64.  generations_B int64: which tenant of its slot each row is.  keys_BD and
-    values_BV are copies in the memory's dtype; values_BV is None where the key is the value; both
-    are None where `vectors=False` was asked for.  records has B rows and the columns asked for,
-    or is None.
+    values_BV are copies in the memory's dtype, bfloat16 that of `ml_dtypes`; values_BV is None
+    where the key is the value; both are None where `vectors=False` was asked for.  records has B
+    rows and the columns asked for, or is None.
     """
 
     slots_B: Slots

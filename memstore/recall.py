@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from memstore import checks
+from memstore.dtypes import counting, storage
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, MemstoreError, StoreClosed
 from memstore.memory import Array, Memory, SearchOptions
@@ -69,8 +70,8 @@ def recent_queries(memory: Memory) -> Array:
     base = memory.base if isinstance(memory, EncodedMemory) else memory
     if isinstance(base, RoutedMemory):
         # Every shard is asked the same.
-        return base.shards[0].index.asked().astype(base.config.dtype)
-    return np.empty((0, memory.config.dim), memory.config.dtype)
+        return base.shards[0].index.asked().astype(counting(storage(base.config.dtype)))
+    return np.empty((0, memory.config.dim), counting(storage(memory.config.dtype)))
 
 
 class RecallWatch:

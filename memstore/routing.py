@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from memstore import checks, widening
 from memstore.config import MemoryConfig
+from memstore.dtypes import counting, storage
 from memstore.errors import InvalidArgument, MemstoreError, Unsupported, WrongShape
+from memstore.kernels.half import wide
 from memstore.kernels.topk import top_k
 from memstore.memory import (
     NO_SLOT,
@@ -47,6 +49,7 @@ class RoutedMemory:
         """folder: where the rows lie that `storage="mapped"` keeps out of memory."""
         self._name = name
         self._config = config
+        self._dtype = storage(config.dtype)
         self.next_slot = next_slot
         self.shards = [Shard(config, i, folder) for i in range(config.shards)]
         # One mutation at a time over all shards, so that what was checked still holds when done.
@@ -129,7 +132,7 @@ class RoutedMemory:
         slots_B = checks.slots(slots)
         count, width = len(slots_B), self._config.dim
         weights_B = checks.share(
-            "weights", checks.vector("weights", weights, dtype=self._config.dtype, rows=count)
+            "weights", checks.vector("weights", weights, dtype=counting(self._dtype), rows=count)
         )
         erase_BD = checks.share("erase", self._matrix("erase", erase, width, count))
         add_BD = self._matrix("add", add, width, count)
@@ -137,7 +140,8 @@ class RoutedMemory:
         delay_s = self.admit()
         with self._mutation:
             self.check_known(slots_B)
-            checks.reach(self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1)))
+            most = self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1))
+            checks.reach(most, self._dtype)
             kept = self._of_generation(slots_B, generations)
             slots_B, weights_B = slots_B[kept], weights_B[kept]
             erase_BD, add_BD = erase_BD[kept], add_BD[kept]
@@ -419,7 +423,7 @@ class RoutedMemory:
     def _largest(self, slots_B: Slots) -> float:
         """The largest magnitude in the keys of some slots."""
         keys = [shard.vectors(rows)[0] for shard, _, rows in self._split(slots_B)]
-        return max((float(np.abs(part).max(initial=0.0)) for part in keys), default=0.0)
+        return max((float(np.abs(wide(part)).max(initial=0.0)) for part in keys), default=0.0)
 
     def _of_generation(self, slots_B: Slots, generations: SlotsLike | None) -> Array:
         """Which slots still have the tenant that the caller means, bool `[B]`."""
@@ -519,7 +523,7 @@ class RoutedMemory:
     ) -> Array:
         if len(parts) == 1:
             return arrays[0]
-        whole = np.empty((sum(len(at) for _, at, _ in parts), width), self._config.dtype)
+        whole = np.empty((sum(len(at) for _, at, _ in parts), width), self._dtype)
         for (_, at, _), array in zip(parts, arrays, strict=True):
             whole[at] = array
         return whole
@@ -543,10 +547,11 @@ class RoutedMemory:
         return value
 
     def _matrix(self, name: str, value: Any, width: int, rows: int | None = None) -> Array:
-        return checks.matrix(name, value, width=width, dtype=self._config.dtype, rows=rows)
+        """Numbers to count with, not to keep."""
+        return checks.matrix(name, value, width=width, dtype=counting(self._dtype), rows=rows)
 
     def _keys(self, keys: Array, rows: int | None = None) -> Array:
-        return self._matrix("keys", keys, self._config.dim, rows)
+        return checks.matrix("keys", keys, width=self._config.dim, dtype=self._dtype, rows=rows)
 
     def _values(
         self, values: Array | None, rows: int, *, required: bool = False, name: str = "values"
@@ -560,7 +565,8 @@ class RoutedMemory:
             )
         if values is None:
             raise InvalidArgument(f"{name} are missing", expected=f"({rows}, {width})")
-        return self._matrix(name, values, width, rows)
+        dtype = self._dtype if name == "values" else counting(self._dtype)
+        return checks.matrix(name, values, width=width, dtype=dtype, rows=rows)
 
 
 def _first_rows(first_Q: Slots | None, number: int, count: int) -> Slots | None:

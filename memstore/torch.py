@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from memstore.errors import InvalidArgument
+from memstore.kernels.half import wide
 from memstore.memory import NO_SLOT, Memory, SearchOptions, Slots
 
 
@@ -55,10 +56,14 @@ class RowTable:
         return _spread(keys_BD, slots != NO_SLOT)
 
     def pairs(self, slots_B: Slots) -> tuple[Tensor, Tensor]:
-        """Returns keys `[B, D]` and values `[B, V]`; the same tensor where the key is the value."""
+        """Returns keys `[B, D]` and values `[B, V]`; the same tensor where the key is the value.
+
+        Those of float16 and bfloat16 come as float32, so that their gradients are of it.
+        """
         rows = self.memory.gather(slots_B)
-        keys_BD = torch.from_numpy(rows.keys_BD)
-        values_BV = None if rows.values_BV is None else torch.from_numpy(rows.values_BV)
+        assert rows.keys_BD is not None
+        keys_BD = torch.from_numpy(wide(rows.keys_BD))
+        values_BV = None if rows.values_BV is None else torch.from_numpy(wide(rows.values_BV))
         if torch.is_grad_enabled():
             keys_BD.requires_grad_()
             if values_BV is not None:

@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 
 from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, OptimizerKind
+from memstore.dtypes import counting, storage
 from memstore.memory import SearchOptions
 from memstore.routing import RoutedMemory
 
@@ -42,7 +43,11 @@ def _call_each_verb(config: MemoryConfig) -> None:
         index=IndexConfig(clusters=1, probe=1),
     )
     memory = RoutedMemory("warm", plain)
-    keys_ND = np.random.default_rng(0).standard_normal((ROWS, plain.dim)).astype(config.dtype)
+    keys_ND = (
+        np.random.default_rng(0)
+        .standard_normal((ROWS, plain.dim))
+        .astype(counting(storage(config.dtype)))
+    )
     slots_N = memory.append(keys_ND[:FEW], keys_ND[:FEW])
     memory.search(keys_ND, 4, SearchOptions(exact=True))
     slots_N = np.concatenate([slots_N, memory.append(keys_ND[FEW:], keys_ND[FEW:])])

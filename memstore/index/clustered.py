@@ -144,10 +144,20 @@ def seal(codebook: Codebook, read: Reader, rows_R: Slots) -> Segment:
     """Encodes rows into the lists of their clusters."""
     lists = faiss.clone_index(codebook.empty)
     beyond = 0
+    # Read twice, so that each list is made as long as it will be: one that grows holds half as
+    # much again on average, and leaves behind what it grew out of.
+    list_R = np.empty(len(rows_R), np.int32)
+    start = 0
     for rows_B, keys_BD in blocks(read, rows_R):
-        lists_B = codebook.assign(codebook.reduction.rows(keys_BD))
+        list_R[start : start + len(rows_B)] = codebook.assign(codebook.reduction.rows(keys_BD))
         beyond += codebook.reduction.beyond(keys_BD)
+        start += len(rows_B)
+    Segment.reserve(lists, np.bincount(list_R, minlength=codebook.clusters))
+    start = 0
+    for rows_B, keys_BD in blocks(read, rows_R):
+        lists_B = list_R[start : start + len(rows_B)].astype(np.int64)
         Segment.add(lists, keys_BD, rows_B, lists_B)
+        start += len(rows_B)
     return Segment.over(lists, rows_R, beyond).on(codebook.room)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from memstore.kernels.half import wide
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.select import collect, prune
 from memstore.kernels.sequence import Marks, quiet
-from memstore.kernels.whole import are_whole, marks_of, take_rows
+from memstore.kernels.whole import are_whole, copies, marks_of
 from memstore.memory import NO_SLOT, Array, Slots
 
 BLOCK_QUERIES = 1_024
@@ -59,11 +60,13 @@ def _propose(
         end = min(start + BLOCK_ROWS, count)
         block_R = np.arange(start, end) if rows_R is None else rows_R[start:end]
         before = marks_of(marks, start, end)
-        rows = Operand(keys_ND[start:end] if rows_R is None else take_rows(keys_ND, marks, block_R))
+        rows = Operand(
+            wide(keys_ND[start:end] if rows_R is None else copies(keys_ND, marks, block_R))
+        )
         near_RQ, slack_Q = rows.products(queries_QD), rows.slack(queries_QD)
         if rows_R is None and not are_whole(marks, start, before):
             # Some rows changed under the product: copies of them do not.
-            rows = Operand(take_rows(keys_ND, marks, block_R))
+            rows = Operand(wide(copies(keys_ND, marks, block_R)))
             near_RQ, slack_Q = rows.products(queries_QD), rows.slack(queries_QD)
         peaks_GQ = peaks(near_RQ)
         done = 0

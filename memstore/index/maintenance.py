@@ -24,6 +24,7 @@ from memstore.index import jobs
 from memstore.index.jobs import Source
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, JobDescription, Slots
+from memstore.trim import give_back
 
 OVERFLOW = 4
 """Times `fresh_limit` that rows may be fresh before mutations wait. Among 100,000 rows of 128 a
@@ -260,6 +261,7 @@ class Maintainer:
             self._costs[kind] = dataclasses.replace(cost, failed=cost.failed + 1)
             logger.warning("job %s of %s failed: %s", kind, self.name, error)
             raise
+        give_back()
         cost = self._costs[kind]
         self._costs[kind] = dataclasses.replace(
             cost,

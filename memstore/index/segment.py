@@ -41,12 +41,20 @@ class Segment:
         pointer = faiss.swig_ptr
         lists.add_core(len(keys_RD), pointer(keys_RD), pointer(rows_R), pointer(lists_R), None)
 
+    @staticmethod
+    def reserve(lists: faiss.IndexIVF, counts_C: Slots) -> None:
+        """Makes room for so many rows in each list, all of them empty yet, and for no more."""
+        held = faiss.downcast_InvertedLists(lists.invlists)
+        for number in np.flatnonzero(counts_C).tolist():
+            held.resize(number, int(counts_C[number]))
+            held.resize(number, 0)
+
     @classmethod
     def over(cls, lists: faiss.IndexIVF, rows_R: Slots, beyond: int = 0) -> Segment:
         """Takes over lists that hold these rows."""
-        valid = np.zeros((int(rows_R.max(initial=-1)) >> 3) + 1, np.uint8)
-        np.bitwise_or.at(valid, rows_R >> 3, _masks(rows_R))
-        return cls(lists, valid, beyond=beyond)
+        held_N = np.zeros(int(rows_R.max(initial=-1)) + 1, bool)
+        held_N[rows_R] = True
+        return cls(lists, np.packbits(held_N, bitorder="little"), beyond=beyond)
 
     def on(self, room: Room | None) -> Segment:
         """The same, searched where there is room; raises `DeviceError`."""
@@ -70,6 +78,7 @@ class Segment:
         """Both in one, without what is stale; lists are joined, nothing is assigned again."""
         lists, others = self._cleaned(), other._cleaned()
         lists.merge_from(others, 0)
+        lists = faiss.clone_index(lists)  # grown lists hold room for half as much again
         valid = np.zeros(max(len(self.valid), len(other.valid)), np.uint8)
         valid[: len(self.valid)] |= self.valid
         valid[: len(other.valid)] |= other.valid

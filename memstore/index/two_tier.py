@@ -72,7 +72,7 @@ class Version:
 class Fresh:
     """Copies of the fresh keys, as of one row version."""
 
-    version: Version
+    fresh_F: Slots
     row_version: int
     rows: Operand
 
@@ -225,9 +225,13 @@ class TwoTierIndex:
     def fresh(self, version: Version, read: Reader, row_version: int) -> Fresh:
         """Copies the fresh rows, or gives the last copy where no row changed since."""
         fresh = self._fresh
-        if fresh is None or fresh.version is not version or fresh.row_version != row_version:
+        if (
+            fresh is None
+            or fresh.fresh_F is not version.fresh_F
+            or fresh.row_version != row_version
+        ):
             rows = Operand(read(version.fresh_F))
-            fresh = self._fresh = Fresh(version, row_version, rows)
+            fresh = self._fresh = Fresh(version.fresh_F, row_version, rows)
         return fresh
 
     def save(self, folder: Path) -> list[str]:

@@ -32,8 +32,11 @@ from numba.core.compiler import CompileResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "memory.py")
-"""What the code of a kernel may depend on: all kernels, and the constants of `memory`."""
+SOURCES = (
+    *sorted(Path(__file__).parent.glob("*.py")),
+    *(Path(__file__).parents[1] / name for name in ("memory.py", "dtypes.py")),
+)
+"""What the code of a kernel may depend on: all kernels, and the constants that they use."""
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

@@ -12,11 +12,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-from numba.extending import overload, register_jitable
 
 from memstore.kernels.compiling import compiled
+from memstore.kernels.half import widened
 from memstore.memory import Array
 
 GROUP = 16
@@ -56,7 +55,7 @@ class Operand:
         return len(self._keys_RD)
 
     def products(self, queries_QD: Array) -> Array:
-        """Inner products `[R, Q]`, in the dtype of the rows or as the bits of bfloat16, uint16."""
+        """Inner products `[R, Q]`, in the dtype of the rows or as the bits of bfloat16, int16."""
         if self._half is None:
             product_RQ: Array = self._keys_RD @ queries_QD.T
             return product_RQ
@@ -64,7 +63,7 @@ class Operand:
         import torch
 
         with _openmp().limit(limits=1):
-            bits_RQ: Array = torch.mm(self._half, queries.t()).view(torch.uint16).numpy()
+            bits_RQ: Array = torch.mm(self._half, queries.t()).view(torch.int16).numpy()
         return bits_RQ
 
     def slack(self, queries_QD: Array) -> Array:
@@ -116,7 +115,7 @@ def _tensor(bits_RD: Array) -> Any:
 def rounded(keys_RD: Array) -> tuple[Array, float, float]:
     """float32 rows as the bits of bfloat16, to nearest even; what that loses at most of the
     length of a row, as a share of it; and the largest length, rounded up."""
-    bits_RD = np.empty(keys_RD.shape, np.uint16)
+    bits_RD = np.empty(keys_RD.shape, np.int16)
     worst, longest = np.float32(0), np.float32(0)
     for r in range(keys_RD.shape[0]):
         lost, whole = np.float32(0), np.float32(0)
@@ -124,7 +123,7 @@ def rounded(keys_RD: Array) -> tuple[Array, float, float]:
             number = np.float32(keys_RD[r, d])
             bits = number.view(np.uint32)
             bits = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-            bits_RD[r, d] = bits >> np.uint32(16)
+            bits_RD[r, d] = np.int16(bits >> np.uint32(16))
             rest = number - np.uint32(bits & np.uint32(0xFFFF0000)).view(np.float32)
             lost += rest * rest
             whole += number * number
@@ -134,30 +133,9 @@ def rounded(keys_RD: Array) -> tuple[Array, float, float]:
     return bits_RD, np.sqrt(worst) * 1.001, np.sqrt(longest) * 1.001
 
 
-def value(number: Any) -> Any:
-    """A product as a number that can be compared: bits of bfloat16 as float32."""
-    return _widened(number) if isinstance(number, np.uint16) else number
-
-
-@overload(value)
-def _value(number: Any) -> Any:
-    def widened(number: Any) -> Any:
-        return _widened(number)
-
-    def same(number: Any) -> Any:
-        return number
-
-    return widened if number == numba.uint16 else same
-
-
-@register_jitable
-def _widened(number: Any) -> Any:
-    return np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
-
-
 def peaks(near_RQ: Array) -> Array:
     """The highest product with each query in every `GROUP` rows, `[G, Q]`."""
-    dtype = np.float32 if near_RQ.dtype == np.uint16 else near_RQ.dtype
+    dtype = np.float32 if near_RQ.dtype == np.int16 else near_RQ.dtype
     peaks_GQ = np.empty((-(-len(near_RQ) // GROUP), near_RQ.shape[1]), dtype)
     _peaks(near_RQ, peaks_GQ)
     return peaks_GQ
@@ -171,5 +149,5 @@ def _peaks(near_RQ: Array, peaks_GQ: Array) -> None:
         for r in range(g * GROUP, min(len(near_RQ), (g + 1) * GROUP)):
             near_Q = near_RQ[r]
             for q in range(len(near_Q)):
-                number = value(near_Q[q])
+                number = widened(near_Q[q])
                 peak_Q[q] = number if number > peak_Q[q] else peak_Q[q]

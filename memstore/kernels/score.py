@@ -15,11 +15,15 @@ from memstore.memory import Array, Slots
 
 LANES = 16
 
+NARROW = (types.uint16, types.int16)
+"""The bits of float16 and of bfloat16, as `kernels.half` has them."""
+
 
 def _inner_product(typing: Any, query_D: Any, keys_ND: Any, row: Any) -> Any:
-    if query_D.layout != "C" or keys_ND.layout != "C" or query_D.dtype != keys_ND.dtype:
+    number, stored, half = query_D.dtype, keys_ND.dtype, LANES // 2
+    fits = stored == number or (stored in NARROW and number == types.float32)
+    if query_D.layout != "C" or keys_ND.layout != "C" or not fits:
         return None
-    number, half = query_D.dtype, LANES // 2
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         real, whole_number = context.get_value_type(number), context.get_value_type(types.intp)
@@ -31,9 +35,25 @@ def _inner_product(typing: Any, query_D: Any, keys_ND: Any, row: Any) -> Any:
         nothing = ir.Constant(lanes, [0.0] * LANES)
         sums = cgutils.alloca_once_value(builder, nothing)  # type: ignore[no-untyped-call]
 
-        def load(data: Any, place: Any) -> Any:
-            address = builder.bitcast(builder.gep(data, [place]), lanes.as_pointer())
-            return builder.load(address, align=number.bitwidth // 8)
+        def load(data: Any, place: Any, dtype: Any) -> Any:
+            many = ir.VectorType(context.get_value_type(dtype), LANES)
+            address = builder.bitcast(builder.gep(data, [place]), many.as_pointer())
+            return widen(builder.load(address, align=dtype.bitwidth // 8), dtype, many)
+
+        def widen(bits: Any, dtype: Any, shape: Any) -> Any:
+            """float16 and bfloat16, in one number or many, as float32."""
+            many = isinstance(shape, ir.VectorType)
+
+            def like(element: Any) -> Any:
+                return ir.VectorType(element, LANES) if many else element
+
+            if dtype == types.uint16:
+                return builder.fpext(builder.bitcast(bits, like(ir.HalfType())), like(real))
+            if dtype == types.int16:
+                whole = like(ir.IntType(32))
+                places = ir.Constant(whole, [16] * LANES if many else 16)
+                return builder.bitcast(builder.shl(builder.zext(bits, whole), places), like(real))
+            return bits
 
         def add(product: Any) -> None:
             builder.store(builder.fadd(builder.load(sums), product), sums)
@@ -41,10 +61,12 @@ def _inner_product(typing: Any, query_D: Any, keys_ND: Any, row: Any) -> Any:
         rest = builder.srem(width, count)
         whole = builder.sub(width, rest)
         with cgutils.for_range_slice(builder, count.type(0), whole, count) as (place, _):
-            add(builder.fmul(load(query.data, place), load(key, place)))
+            add(builder.fmul(load(query.data, place, number), load(key, place, stored)))
         with cgutils.for_range(builder, rest) as loop:
             place = builder.add(whole, loop.index)
-            factors = (builder.load(builder.gep(data, [place])) for data in (query.data, key))
+            bits = builder.load(builder.gep(key, [place]))
+            element = widen(bits, stored, context.get_value_type(stored))
+            factors = builder.load(builder.gep(query.data, [place])), element
             at = builder.trunc(loop.index, ir.IntType(32))
             before = builder.load(sums)
             lane = builder.fadd(builder.extract_element(before, at), builder.fmul(*factors))
@@ -67,7 +89,8 @@ inner_product: Any = intrinsic(_inner_product)
 """`inner_product(query_D, keys_ND, row)` is ⟨query_D, keys_ND[row]⟩; both arrays contiguous.
 
 Sixteen lanes are summed side by side, then folded in halves; no step may be reordered or fused,
-so a score depends on the two vectors alone. Spelt out for LLVM, which does not see that sums in
+so a score depends on the two vectors alone. The elements of a packed float16 or bfloat16 key are
+taken as float32, exactly. Spelt out for LLVM, which does not see that sums in
 an array are not the numbers that they are made of: that took five times as long.
 """
 

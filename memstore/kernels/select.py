@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import fetch_row
-from memstore.kernels.near import GROUP, value
+from memstore.kernels.half import widened
+from memstore.kernels.near import GROUP
 from memstore.kernels.score import inner_product, score_again
 from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
@@ -69,7 +70,7 @@ def best_rows(
                 continue
             for f in range(g * GROUP, min(len(fresh_F), (g + 1) * GROUP)):
                 row = fresh_F[f]
-                if size == k and value(near_FQ[f, q]) + slack < scores[0]:
+                if size == k and widened(near_FQ[f, q]) + slack < scores[0]:
                     continue
                 if row < alive_N.shape[0] and alive_N[row]:
                     mark = mark_of(marks, row)
@@ -157,7 +158,7 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
             if peaks_GQ[g, q] < floor:
                 continue
             for r in range(g * GROUP, min(len(near_RQ), (g + 1) * GROUP)):
-                score = value(near_RQ[r, q])
+                score = widened(near_RQ[r, q])
                 if score >= floor and (size < count or score > scores[0]):
                     size = _keep(rows, scores, tiers, size, r, score, 0)
     return rows_QP, scores_QP
@@ -197,7 +198,7 @@ def collect(
             if peaks_GQ[g, q] + slack < floors[0]:
                 continue
             for r in range(first, min(len(near_RQ), first + GROUP)):
-                score = value(near_RQ[r, q])
+                score = widened(near_RQ[r, q])
                 if score + slack >= floors[0]:
                     found_QC[q, count_Q[q]], most_QC[q, count_Q[q]] = rows_R[r], score + slack
                     count_Q[q] += 1

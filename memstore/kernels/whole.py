@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.kernels.compiling import compiled
+from memstore.kernels.half import packed, widened
 from memstore.kernels.sequence import BLOCK_BITS, Marks, close_row, is_whole, mark_of, open_row
 from memstore.memory import Array, Slots
 
@@ -30,6 +31,12 @@ def are_whole(marks: Marks, start: int, before: Marks) -> bool:
         if not is_whole(marks, (first + i) << BLOCK_BITS, before[i]):
             return False
     return True
+
+
+def copies(table_ND: Array, marks: Marks, rows_B: Slots) -> Array:
+    """Copies of rows of a table of any dtype, `[B, D]`, each as it was at one moment."""
+    copy_BD: Array = take_rows(packed(table_ND), marks, rows_B).view(table_ND.dtype)
+    return copy_BD
 
 
 @compiled()
@@ -99,7 +106,7 @@ def put_rows(
         born += not alive_N[row]
         if alive_N[row]:
             for d in range(keys_BD.shape[1]):
-                change = np.float64(keys_BD[b, d]) - np.float64(keys_ND[row, d])
+                change = np.float64(widened(keys_BD[b, d])) - np.float64(widened(keys_ND[row, d]))
                 total += change * change
         open_row(marks, row)
         for d in range(keys_BD.shape[1]):

@@ -1,6 +1,7 @@
 """A shard in files: written whole into a folder, and read back.
 
-Rows are `.npy` arrays, records an Arrow IPC file, the sealed index faiss files; nothing is
+Rows are `.npy` arrays, those of float16 as the uint16 and those of bfloat16 as the int16 with the
+same bits, records an Arrow IPC file, the sealed index faiss files; nothing is
 pickled. The index is a cache: if its files are bad, it is built again and a warning says so.
 """
 
@@ -15,7 +16,10 @@ import pyarrow as pa
 
 from memstore import files
 from memstore.config import MemoryConfig
+from memstore.dtypes import storage
 from memstore.errors import CorruptFile
+from memstore.kernels.half import packed
+from memstore.memory import Array
 from memstore.shard.shard import Shard
 
 RECORDS = "records.arrow"
@@ -29,7 +33,7 @@ def save(shard: Shard, folder: Path) -> dict[str, Any]:
     with shard.frozen():
         arrays = shard.rows.arrays()
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            np.save(folder / f"{name}.npy", packed(array), allow_pickle=False)
         data = [f"{name}.npy" for name in arrays]
         if shard.config.records:
             table = shard.records.save(shard.rows.live_rows())
@@ -59,7 +63,7 @@ def load(
         files.check(folder / name, expected)
     shard = Shard(config, number, home)
     arrays = {
-        name.removesuffix(".npy"): np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        name.removesuffix(".npy"): _array(config, folder / name)
         for name in entry["data"]
         if name != RECORDS
     }
@@ -70,6 +74,22 @@ def load(
             shard.records.put(live_R, pa.ipc.open_file(source).read_all())
     _load_index(shard, folder, entry, live_R)
     return shard
+
+
+def _array(config: MemoryConfig, path: Path) -> Array:
+    """Reads an array; keys and values of float16 and bfloat16 stand in the file as their bits."""
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if path.stem not in ("keys", "values"):
+        return array
+    dtype = storage(config.dtype)
+    expected = packed(np.empty(0, dtype)).dtype
+    if array.dtype != expected:
+        raise CorruptFile(
+            f"{path} has another dtype",
+            got=array.dtype,
+            expected=f"{expected}, for rows of {config.dtype}",
+        )
+    return array.view(dtype)
 
 
 def _load_index(shard: Shard, folder: Path, entry: dict[str, Any], live_R: Any) -> None:

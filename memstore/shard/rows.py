@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import MemoryConfig
+from memstore.dtypes import LOW, storage
 from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
+from memstore.kernels.half import packed
+from memstore.kernels.keep import Chance, Keeper, Master
 from memstore.kernels.sequence import Marks
-from memstore.kernels.whole import put_rows, take_rows, take_tenants
+from memstore.kernels.whole import copies, put_rows, take_tenants
 from memstore.memory import Array, Slots
 from memstore.shard import optimizers
 from memstore.shard.region import Region
@@ -54,11 +57,14 @@ class RowView:
 
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
-        return take_rows(self.keys_ND, self.marks, rows_B)
+        return copies(self.keys_ND, self.marks, rows_B)
 
     def tenants(self, rows_B: Slots) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Copies of keys, values and generations; the three of a row are of one moment."""
-        return take_tenants(self.keys_ND, self.values_NV, self.generation_N, self.marks, rows_B)
+        keys_BD, values_BV, generations_B = take_tenants(
+            packed(self.keys_ND), packed(self.values_NV), self.generation_N, self.marks, rows_B
+        )
+        return keys_BD.view(self.keys_ND.dtype), values_BV.view(self.keys_ND.dtype), generations_B
 
 
 class RowTable:
@@ -67,11 +73,13 @@ class RowTable:
     travel_N float64: the way a row's key has gone since it was appended, the sum of the lengths
     of its changes. The difference of two readings bounds how far the key moved between them.
     version: counts the mutations; raised by the shard once readers can see all of one.
+    number: which shard's these are.
     folder: where the files of a memory with `storage="mapped"` lie; None is the system's own.
     """
 
-    def __init__(self, config: MemoryConfig, folder: Path | None = None) -> None:
+    def __init__(self, config: MemoryConfig, number: int = 0, folder: Path | None = None) -> None:
         self.config = config
+        self.number = number
         self.version = 0
         self.live = 0
         self.usage = Usage(config.usage_config)
@@ -115,8 +123,8 @@ class RowTable:
         if len(rows_B):
             self._grow(int(rows_B.max()) + 1)
         self.live += put_rows(
-            self.keys_ND,
-            self.view.values_NV,
+            packed(self.keys_ND),
+            packed(self.view.values_NV),
             self.usage.generation_N,
             self.alive_N,
             self.travel_N,
@@ -129,7 +137,9 @@ class RowTable:
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
-        moved_B = blend_rows(self.keys_ND, self.view.marks, rows_B, weights_B, erase_BD, add_BD)
+        self._make("key", self._keeping("key"))
+        table_ND, keeper = packed(self.keys_ND), self._keeper("key")
+        moved_B = blend_rows(table_ND, self.view.marks, keeper, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
 
     def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
@@ -161,16 +171,30 @@ class RowTable:
         config, marks = self.config.optimizer_config, self.view.marks
         for part, grads in (("key", key_grads_BD), ("value", value_grads_BV)):
             if grads is not None:
-                self._make_state(part)
+                self._make(part, self._new_state(part))
         if key_grads_BD is not None:
             rows_U, moved_U = optimizers.step(
-                config, self.keys_ND, self._state("key"), rows_B, key_grads_BD, lr, marks
+                config,
+                self.keys_ND,
+                self._state("key"),
+                rows_B,
+                key_grads_BD,
+                lr,
+                self._keeper("key"),
+                marks,
             )
             self.travel_N[rows_U] += moved_U
             changed = len(rows_U)
         if value_grads_BV is not None and self.values_NV is not None:
             rows_U, _ = optimizers.step(
-                config, self.values_NV, self._state("value"), rows_B, value_grads_BV, lr, marks
+                config,
+                self.values_NV,
+                self._state("value"),
+                rows_B,
+                value_grads_BV,
+                lr,
+                self._keeper("value"),
+                marks,
             )
             changed = len(rows_U)
         return changed
@@ -203,21 +227,47 @@ class RowTable:
 
     def _wide(self, *shape: int, dtype: npt.DTypeLike | None = None) -> Region:
         """A region whose rows may be too many for main memory."""
-        return Region(shape, dtype or self.config.dtype, self._folder)
+        return Region(shape, dtype or storage(self.config.dtype), self._folder)
 
     def _part(self, part_BX: Array | None, rows: int) -> Array:
         if part_BX is None:
-            return np.empty((rows, 0), self.config.dtype)
-        return np.ascontiguousarray(part_BX)
+            return packed(np.empty((rows, 0), storage(self.config.dtype)))
+        return packed(np.ascontiguousarray(part_BX))
 
     def _state(self, part: str) -> dict[str, Array]:
         names = optimizers.LAYOUT[self.config.optimizer_config.kind]
         return {name: self.state[f"{part}_{name}"] for name in names}
 
-    def _make_state(self, part: str) -> None:
-        """Makes the optimizer state of the keys or the values on its first use: no page of it."""
+    def _new_state(self, part: str) -> dict[str, Array]:
+        """What an optimizer step needs besides the rows, for one row."""
         table_ND = self.keys_ND if part == "key" else self.view.values_NV
-        one = optimizers.new_state(self.config.optimizer_config, table_ND[:1])
+        state = optimizers.new_state(self.config.optimizer_config, table_ND[:1])
+        return state | self._keeping(part)
+
+    def _keeping(self, part: str) -> dict[str, Array]:
+        """What keeps narrow keys or values besides themselves, for one row; nothing for others."""
+        table_ND = self.keys_ND if part == "key" else self.view.values_NV
+        if table_ND.dtype not in LOW:
+            return {}
+        config = self.config.optimizer_config
+        name = "master" if config.master else "drawn"
+        return {name: optimizers.new_keeping(config, table_ND[:1])}
+
+    def _keeper(self, part: str) -> Keeper:
+        config = self.config.optimizer_config
+        if f"{part}_master" in self.state:
+            return Master(self.state[f"{part}_master"])
+        if f"{part}_drawn" in self.state:
+            seed = np.uint64(2 * config.seed + (part == "value"))
+            drawn_N = self.state[f"{part}_drawn"]
+            return Chance(drawn_N, seed, self.config.shards, self.number)
+        return None
+
+    def _make(self, part: str, one: Mapping[str, Array]) -> None:
+        """Makes state of the keys or the values on its first use: no page of it.
+
+        one: by name, what one row has of it.
+        """
         if any(f"{part}_{name}" not in self.state for name in one):
             new = {n: self._wide(*array.shape[1:], dtype=array.dtype) for n, array in one.items()}
             for region in new.values():

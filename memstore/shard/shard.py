@@ -25,6 +25,7 @@ from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
+from memstore.kernels.half import packed, wide
 from memstore.kernels.near import peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_rows
@@ -33,6 +34,9 @@ from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescri
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
+
+ATTEMPTS = 3
+"""Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
 
 MOST_LAID_OUT = 65_536
 """Fresh rows whose products with a batch of queries are kept side by side."""
@@ -56,7 +60,7 @@ class Shard:
     def __init__(self, config: MemoryConfig, number: int, folder: Path | None = None) -> None:
         self.config = config
         self.number = number
-        self.rows = RowTable(config, folder)
+        self.rows = RowTable(config, number, folder)
         self.records = RecordHeap(config.schema, config.lookup)
         self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
         self._answers = filters.KeptAnswers()
@@ -146,7 +150,19 @@ class Shard:
         self.maintainer.cluster()
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
-        """Proposes, then scores the candidates from the rows as they are now."""
+        """The best rows as they are now.
+
+        Rows that are erased while it runs are missing from what it finds: then it looks again.
+        """
+        for _ in range(ATTEMPTS):
+            stamp = self._stamp
+            found = self._search(queries_QD, k, options)
+            if stamp == self._stamp or (found.rows_QK[:, -1:] != NO_SLOT).all():
+                break
+        return found
+
+    def _search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
+        """Proposes, then scores the candidates."""
         tree = options.filter
         every_row = options.exact or self.config.index_config.kind != "clustered"
         # Each is at least as new as those taken before it: see the top of the file.
@@ -176,7 +192,7 @@ class Shard:
                 scored_Q[few_Q] = passing.count
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, keys_ND, marks, rows_QC, scores_QC)
+        score_rows(queries_QD, packed(keys_ND), marks, rows_QC, scores_QC)
         if tree is not None and self._stamp != stamp:
             # After the scores: a writer puts records first, so none stands beside an older one.
             self._refuse(tree, rows_QC)
@@ -207,7 +223,7 @@ class Shard:
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         row_version, view = self.rows.version, self.rows.view
         rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, view.keys_ND, view.marks, rows_QC, scores_QC)
+        score_rows(queries_QD, packed(view.keys_ND), view.marks, rows_QC, scores_QC)
         if tree is not None:
             # After the scores: a writer puts records first, so none stands beside an older one.
             self._refuse(tree, rows_QC)
@@ -288,11 +304,11 @@ class Shard:
             found_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             version = replace(version, fresh_F=fresh_F[:0])
-        fresh = self.index.fresh(version, view.keys, row_version).rows
+        fresh = self.index.fresh(version, lambda rows_R: wide(view.keys(rows_R)), row_version).rows
         near_FQ, slack_Q = fresh.products(queries_QD), fresh.slack(queries_QD)
         rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
             queries_QD,
-            view.keys_ND,
+            packed(view.keys_ND),
             view.marks,
             view.alive_N,
             sealed_QC,
@@ -394,7 +410,7 @@ class Shard:
             raise
 
     def _keys(self, rows_R: Slots) -> Array:
-        return self.rows.view.keys(np.ascontiguousarray(rows_R))
+        return wide(self.rows.view.keys(np.ascontiguousarray(rows_R)))
 
 
 def _replaced(

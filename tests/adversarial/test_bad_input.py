@@ -32,7 +32,7 @@ from memstore import (
     field,
     files,
 )
-from memstore.config import OptimizerKind
+from memstore.config import DType, OptimizerKind
 from memstore.errors import (
     CorruptFile,
     InvalidArgument,
@@ -514,7 +514,7 @@ def test_decay_past_zero_is_refused(tmp_path: Path, kind: Any) -> None:
         memory.update([0], keys(1), lr=2.0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", get_args(DType))
 @pytest.mark.parametrize("kind", get_args(OptimizerKind))
 @pytest.mark.parametrize("size", [1e-45, 1e-25, 1e13])
 def test_rows_stay_finite_at_the_edges(tmp_path: Path, kind: Any, dtype: Any, size: float) -> None:
@@ -549,6 +549,8 @@ with memstore.open(path) as store:
         ("float32", "1e18"),
         pytest.param("float32", "3e38"),
         pytest.param("float64", "1e200"),
+        ("float16", "6e4"),
+        ("bfloat16", "1e14"),
     ],
 )
 @pytest.mark.parametrize("kind", ["none", "exact", "clustered"])
@@ -592,7 +594,11 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
         (MemoryConfig, {"dim": 3, "value_dim": 0}),
         (MemoryConfig, {"dim": 3, "shards": 0}),
         pytest.param(MemoryConfig, {"dim": 3, "shards": None}),
-        (MemoryConfig, {"dim": 3, "dtype": "float16"}),
+        (MemoryConfig, {"dim": 3, "dtype": "float8"}),
+        (MemoryConfig, {"dim": 3, "dtype": "float32", "optimizer": {"master": True}}),
+        (OptimizerConfig, {"master": 1.5}),
+        (OptimizerConfig, {"seed": -1}),
+        (OptimizerConfig, {"seed": 2**63}),
         (MemoryConfig, {"dim": 3, "index": "flat"}),
         (MemoryConfig, {"dim": 3, "index": 7}),
         (MemoryConfig, {"dim": 3, "index": {"kind": "exact", "lists": 4}}),

@@ -7,6 +7,8 @@ tensor. One thread; rows are drawn anew for each call, and both take the same on
 
 FBGEMM is not among the peers: pip finds `fbgemm-gpu-cpu` 1.9.0 and installs it beside torch 2.13,
 but there its `fbgemm_gpu_tbe_index_select.so` does not load (undefined symbol).
+
+Rows of float16 and bfloat16, rounded by chance or beside a float32 master, stand beside float32.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 
 import memstore
 from memstore import Memory, MemoryConfig, OptimizerConfig
-from memstore.config import OptimizerKind
+from memstore.config import DType, OptimizerKind
 from memstore.memory import Array
 from tests.benchmarks.runner import Figure, at_least, paired_medians
 
@@ -37,6 +39,9 @@ PEERS: dict[OptimizerKind, str] = {
     "rowwise_adam": "SparseAdam",
 }
 """Adagrad and SparseAdam also stand beside the row-wise kinds, which torch does not have."""
+
+NARROW: list[tuple[DType, bool]] = [("float16", False), ("bfloat16", False), ("bfloat16", True)]
+"""Dtype, and whether there is a master."""
 
 
 def run(quick: bool) -> Iterator[Figure]:
@@ -71,6 +76,34 @@ def run(quick: bool) -> Iterator[Figure]:
             ratio=1 / timed.ratio,
         )
         yield beside if kind not in LEAST_RATIO else at_least(LEAST_RATIO[kind], beside)
+    for kind in ("rowwise_adagrad", "adam"):
+        for dtype, master in NARROW:
+            yield _beside_float32(kind, dtype, master, keys_ND, grads_BD, size)
+
+
+def _beside_float32(
+    kind: OptimizerKind, dtype: DType, master: bool, keys_ND: Array, grads_BD: Array, size: str
+) -> Figure:
+    with tempfile.TemporaryDirectory() as folder, memstore.open(folder) as store:
+        calls = []
+        for name, its_dtype, its_master in (("a", dtype, master), ("b", "float32", False)):
+            optimizer = OptimizerConfig(kind=kind, lr=LR, master=its_master)
+            config = MemoryConfig(dim=WIDTH, dtype=its_dtype, index="none", optimizer=optimizer)
+            memory = store.create(name, config)
+            memory.append(keys_ND)
+            calls.append(_ours(memory, len(keys_ND), grads_BD))
+        timed = paired_medians(calls[0], calls[1], ROUNDS)
+        store.drop("a")
+        store.drop("b")
+    kept = "beside a float32 master" if master else "rounded by chance"
+    return Figure(
+        "update_rate_beside_float32",
+        f"{kind}, {BATCH:,} rows of {WIDTH} in {size}, {dtype} {kept}, one thread; peer float32",
+        BATCH / timed.a_s,
+        "rows/s",
+        BATCH / timed.b_s,
+        ratio=1 / timed.ratio,
+    )
 
 
 def _ours(memory: Memory, rows: int, grads_BD: Array) -> Callable[[], object]:

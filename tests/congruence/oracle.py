@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from memstore import (
@@ -22,6 +23,7 @@ from memstore import (
     Or,
     SearchOptions,
 )
+from memstore.dtypes import LOW, counting, storage
 from memstore.memory import Array, Slots
 
 LANES = 16
@@ -140,9 +142,28 @@ class Oracle:
         return len(set(slots))
 
     def _step(self, row: Row, part: str, grad: Array, lr: float) -> None:
+        """Narrow rows come out as float32: `settle` says to what they were rounded."""
         state = row.state.setdefault(part, {})
-        config = self.config.optimizer_config
-        setattr(row, part, stepped(config, getattr(row, part), state, grad, lr))
+        config, kept = self.config.optimizer_config, getattr(row, part)
+        before = kept.astype(counting(kept.dtype))
+        if config.master and "master" in state:
+            counts = state["master"].astype(kept.dtype) == kept
+            before = np.where(counts, state["master"], before)
+        after = state["master"] = stepped(config, before, state, grad, lr)
+        setattr(row, part, after)
+
+    def settle(self, slots: Sequence[int], memory: Memory) -> None:
+        """Takes over how a memory rounded what was stepped: to one of the two neighbours."""
+        dtype = storage(self.config.dtype)
+        if dtype not in LOW:
+            return
+        rows = memory.gather(np.array(slots, int))
+        gap = 1.01 * float(ml_dtypes.finfo(dtype).eps)
+        for part, rows_BX in (("key", rows.keys_BD), ("value", rows.values_BV)):
+            for slot, row in zip(slots, rows_BX if rows_BX is not None else [], strict=False):
+                twin = getattr(self.rows[slot], part).astype(np.float32)
+                np.testing.assert_allclose(row.astype(np.float32), twin, rtol=gap, atol=1e-5)
+                setattr(self.rows[slot], part, row.copy())
 
     def erase(self, slots: Sequence[int]) -> None:
         for slot in slots:
@@ -163,15 +184,15 @@ class Oracle:
 
     def keys(self, slots: Sequence[int]) -> Array:
         found = [self.rows[slot].key for slot in slots]
-        return np.array(found, self.config.dtype).reshape(-1, self.config.dim)
+        return np.array(found, storage(self.config.dtype)).reshape(-1, self.config.dim)
 
     def values(self, slots: Sequence[int]) -> Array:
         found = [self.rows[slot].value for slot in slots]
-        return np.array(found, self.config.dtype).reshape(-1, self.config.value_dim or 1)
+        return np.array(found, storage(self.config.dtype)).reshape(-1, self.config.value_dim or 1)
 
     def search(self, queries_QD: Array, k: int) -> tuple[list[list[int]], list[list[float]]]:
-        """The k best slots of each query and their scores, in the memory's dtype."""
-        scores_QN = inner_products(queries_QD, self.keys(self.slots))
+        """The k best slots of each query and their scores, in the dtype of the queries."""
+        scores_QN = inner_products(queries_QD, self.keys(self.slots).astype(queries_QD.dtype))
         found = [best(np.array(self.slots), scores_N, k) for scores_N in scores_QN]
         return [slots for slots, _ in found], [scores for _, scores in found]
 
@@ -184,11 +205,12 @@ class EncodedOracle(Oracle):
         self.parts = parts
 
     def encode(self, records: Mapping[str, list]) -> Array:
+        dtype = storage(self.config.dtype)
         columns = [
-            self.parts[memory].keys(records[column])
+            self.parts[memory].keys(records[column]).astype(counting(dtype))
             for column, memory in self.config.encoding_config.key.items()
         ]
-        return np.sum(columns, axis=0, dtype=self.config.dtype)
+        return np.sum(columns, axis=0).astype(dtype)
 
     def encode_again(self, slots: Sequence[int]) -> None:
         for slot in slots:

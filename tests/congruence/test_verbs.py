@@ -37,7 +37,8 @@ from memstore import (
     SearchOptions,
     SearchResult,
 )
-from memstore.config import OptimizerKind
+from memstore.config import DType, OptimizerKind
+from memstore.dtypes import counting, storage
 from memstore.index import two_tier
 from memstore.memory import Array
 from tests.congruence.oracle import (
@@ -138,22 +139,33 @@ optimizers = st.one_of(
         max_norm=st.sampled_from([None, 2.0]),
     ),
 )
+dtypes = st.sampled_from(get_args(DType))
+
+
+def with_master(config: MemoryConfig, master: bool) -> MemoryConfig:
+    """Everything may be looked up; and narrow rows may have a master."""
+    values = config.to_dict() | {"lookup": list(config.records)}
+    values["optimizer"]["master"] = master and config.dtype in ("float16", "bfloat16")
+    return MemoryConfig.from_dict(values)
+
+
 configs = st.builds(
     MemoryConfig,
     dim=st.sampled_from([1, 5, 35]),
     value_dim=st.sampled_from([None, 2]),
-    dtype=st.sampled_from(["float32", "float64"]),
+    dtype=dtypes,
     shards=st.sampled_from([1, 3]),
     records=st.sampled_from([{}, RECORDS]),
     index=indexes,
     optimizer=optimizers,
     storage=st.sampled_from(["memory", "mapped"]),
 ).map(lambda config: MemoryConfig.from_dict(config.to_dict() | {"lookup": list(config.records)}))
+configs = st.builds(with_master, configs, st.booleans())
 
 
 def grid(seed: int, rows: int, width: int, dtype: str) -> Array:
     """Rows of small quarters: sums of products are exact, and equal scores are common."""
-    return (np.random.default_rng(seed).integers(-6, 7, (rows, width)) / 4).astype(dtype)
+    return (np.random.default_rng(seed).integers(-6, 7, (rows, width)) / 4).astype(storage(dtype))
 
 
 def make_records(seed: int, rows: int) -> dict[str, list]:
@@ -197,6 +209,7 @@ def search_widely(
     plain = SearchOptions(exact=kind == "none", filter=tree)
     clusters = more["sample_clusters"] if kind == "clustered" else 0
     options = replace(plain, **more | {"sample_clusters": clusters})
+    settle(memory)
     own, result = memory.search(queries_QD, k, plain), memory.search(queries_QD, k, options)
     check_found(result, scores_QN, slots_N, result.slots_QK.shape[1])
     check_widened(result, own, options, slots_N, k)
@@ -214,6 +227,7 @@ class Verbs(RuleBasedStateMachine):
         self.memory = self.store.create("m", config)
         self.oracle = Oracle(config)
         self.config = config
+        self.dtype = storage(config.dtype)
         self.as_sealed = True
         """Whether no sealed row was updated since it was sealed."""
 
@@ -224,6 +238,9 @@ class Verbs(RuleBasedStateMachine):
 
     def keys(self, seed: int, rows: int) -> Array:
         return grid(seed, rows, self.config.dim, self.config.dtype)
+
+    def queries(self, seed: int, rows: int) -> Array:
+        return grid(seed, rows, self.config.dim, self.config.dtype).astype(counting(self.dtype))
 
     def values(self, seed: int, rows: int) -> Array | None:
         width = self.config.value_dim
@@ -260,11 +277,13 @@ class Verbs(RuleBasedStateMachine):
     @rule(wanted=picks, seed=seeds, lr=st.sampled_from([None, 0.0, 0.5]), both=st.booleans())
     def update(self, wanted: list[int], seed: int, lr: float | None, both: bool) -> None:
         slots = self.pick(wanted)
-        keys, values = self.keys(seed, len(slots)), self.values(seed, len(slots))
-        grads = (keys, values if both else None)
+        keys, values = self.queries(seed, len(slots)), self.values(seed, len(slots))
+        wide = None if values is None else values.astype(counting(self.dtype))
+        grads = (keys, wide if both else None)
         applied = self.memory.update(np.array(slots, int), *grads, lr=lr)
         rate = self.config.optimizer_config.lr if lr is None else lr
         assert applied.applied == self.oracle.update(slots, *grads, rate)
+        self.oracle.settle(slots, self.memory)
         self.as_sealed = False
 
     @rule(wanted=picks)
@@ -280,7 +299,7 @@ class Verbs(RuleBasedStateMachine):
 
     @rule(seed=seeds, queries=st.integers(0, 4), k=ks)
     def search_exactly(self, seed: int, queries: int, k: int) -> None:
-        queries_QD = self.keys(seed, queries)
+        queries_QD = self.queries(seed, queries)
         options = SearchOptions(exact=self.config.index_config.kind != "exact")
         result = self.memory.search(queries_QD, k, options)
         # The scores of the rows as gathered: those of the oracle may differ in the last bit.
@@ -297,7 +316,7 @@ class Verbs(RuleBasedStateMachine):
     @precondition(lambda self: self.config.index_config.kind == "clustered")
     @rule(seed=seeds, k=ks, probe=st.sampled_from([None, 1, 2, EVERY_LIST]))
     def search_lists(self, seed: int, k: int, probe: int | None) -> None:
-        queries_QD = self.keys(seed, 3)
+        queries_QD = self.queries(seed, 3)
         result = self.memory.search(queries_QD, k, SearchOptions(probe=probe))
         slots = self.oracle.slots
         scores_QN = inner_products(queries_QD, self.gathered(slots))
@@ -317,7 +336,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(tree=filters, seed=seeds, k=ks, exact=st.booleans())
     def search_filtered(self, tree: Filter, seed: int, k: int, exact: bool) -> None:
         # So few rows pass that all of them are scored: exact, whatever the index.
-        queries_QD = self.keys(seed, 2)
+        queries_QD = self.queries(seed, 2)
         exact = exact or self.config.index_config.kind == "none"
         result = self.memory.search(queries_QD, k, SearchOptions(exact=exact, filter=tree))
         slots = self.oracle.passing(tree)
@@ -330,7 +349,7 @@ class Verbs(RuleBasedStateMachine):
     @precondition(lambda self: self.config.records and self.config.index_config.kind == "clustered")
     @rule(tree=filters, seed=seeds, k=ks, probe=st.sampled_from([None, 1, EVERY_LIST]))
     def search_filtered_lists(self, tree: Filter, seed: int, k: int, probe: int | None) -> None:
-        queries_QD = self.keys(seed, 3)
+        queries_QD = self.queries(seed, 3)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(two_tier.TwoTierIndex, "scans", lambda *_: False)
             result = self.memory.search(queries_QD, k, SearchOptions(probe=probe, filter=tree))
@@ -351,7 +370,8 @@ class Verbs(RuleBasedStateMachine):
     def gathered(self, slots: list[int]) -> Array:
         keys_ND = self.memory.gather(np.array(slots, int)).keys_BD
         assert keys_ND is not None
-        return keys_ND
+        assert keys_ND.dtype == self.dtype
+        return keys_ND.astype(counting(self.dtype))
 
     @rule(wanted=picks, list_limit=st.sampled_from([None, 1, 2]), vectors=st.booleans())
     def gather(self, wanted: list[int], list_limit: int | None, vectors: bool) -> None:
@@ -364,7 +384,7 @@ class Verbs(RuleBasedStateMachine):
         assert (rows.keys_BD is not None) == vectors
         if vectors:
             assert rows.keys_BD is not None
-            np.testing.assert_allclose(rows.keys_BD, self.oracle.keys(slots), rtol=1e-5, atol=1e-5)
+            self.check_close(rows.keys_BD, self.oracle.keys(slots))
         if columns:
             assert rows.records is not None
             assert rows.records.column_names == columns
@@ -408,7 +428,7 @@ class Verbs(RuleBasedStateMachine):
 
     @rule(seed=seeds)
     def reopen(self, seed: int) -> None:
-        queries_QD = self.keys(seed, 2)
+        queries_QD = self.queries(seed, 2)
         options = SearchOptions(exact=self.config.index_config.kind == "none")
         settle(self.memory)
         before = fingerprint(self.memory), self.memory.search(queries_QD, 7, options)
@@ -428,12 +448,21 @@ class Verbs(RuleBasedStateMachine):
         assert live_slots(self.memory).tolist() == slots
         rows = self.memory.gather(np.array(slots, int))
         assert rows.keys_BD is not None
-        np.testing.assert_allclose(rows.keys_BD, self.oracle.keys(slots), rtol=1e-5, atol=1e-5)
+        self.check_close(rows.keys_BD, self.oracle.keys(slots))
         assert (rows.values_BV is None) == (self.config.value_dim is None)
         if rows.values_BV is not None:
-            np.testing.assert_allclose(
-                rows.values_BV, self.oracle.values(slots), rtol=1e-5, atol=1e-5
-            )
+            self.check_close(rows.values_BV, self.oracle.values(slots))
+
+    def check_close(self, found_BX: Array, expected_BX: Array) -> None:
+        """The rows of the oracle, exactly so where they are narrow."""
+        assert found_BX.dtype == expected_BX.dtype
+        tolerance = 1e-5 if counting(self.dtype) == self.dtype else 0.0
+        np.testing.assert_allclose(
+            found_BX.astype(np.float64),
+            expected_BX.astype(np.float64),
+            rtol=tolerance,
+            atol=tolerance,
+        )
 
 
 class EncodedVerbs(RuleBasedStateMachine):
@@ -441,7 +470,7 @@ class EncodedVerbs(RuleBasedStateMachine):
 
     @initialize(
         shards=st.sampled_from([1, 3]),
-        dtype=st.sampled_from(["float32", "float64"]),
+        dtype=dtypes,
         index=indexes,
         kind=st.sampled_from(["int64", "list<int64>"]),
     )
@@ -478,6 +507,9 @@ class EncodedVerbs(RuleBasedStateMachine):
     def grid(self, seed: int, rows: int) -> Array:
         return grid(seed, rows, 5, self.config.dtype)
 
+    def queries(self, seed: int, rows: int) -> Array:
+        return self.grid(seed, rows).astype(counting(storage(self.config.dtype)))
+
     def make_facts(self, seed: int, rows: int) -> dict[str, list]:
         rng = np.random.default_rng(seed)
         entities, relations = self.parts["entities"].next_slot, self.parts["relations"].next_slot
@@ -508,7 +540,9 @@ class EncodedVerbs(RuleBasedStateMachine):
         change = self.grid(seed, len(slots))
         if step:
             self.memories[name].update(np.array(slots, int), change, lr=0.5)
-            self.parts[name].update(slots, change, None, 0.5)
+            grads = change.astype(counting(change.dtype))
+            self.parts[name].update(slots, grads, None, 0.5)
+            self.parts[name].settle(slots, self.memories[name])
         else:
             self.memories[name].write(np.array(slots, int), change)
             self.parts[name].write(slots, change)
@@ -569,7 +603,7 @@ class EncodedVerbs(RuleBasedStateMachine):
 
     @rule(seed=seeds, k=ks)
     def search(self, seed: int, k: int) -> None:
-        queries_QD = self.grid(seed, 3)
+        queries_QD = self.queries(seed, 3)
         result = self.memories["facts"].search(queries_QD, k, SearchOptions(exact=True))
         expected = self.facts.search(queries_QD, k)
         assert (result.slots_QK.tolist(), result.scores_QK.tolist()) == expected
@@ -577,20 +611,21 @@ class EncodedVerbs(RuleBasedStateMachine):
     @precondition(lambda self: self.config.index_config.kind == "clustered")
     @rule(seed=seeds, k=ks, probe=st.sampled_from([None, EVERY_LIST]))
     def search_lists(self, seed: int, k: int, probe: int | None) -> None:
-        queries_QD = self.grid(seed, 3)
+        queries_QD = self.queries(seed, 3)
         result = self.memories["facts"].search(queries_QD, k, SearchOptions(probe=probe))
-        scores_QN = inner_products(queries_QD, self.facts.keys(self.facts.slots))
+        keys_ND = self.facts.keys(self.facts.slots).astype(queries_QD.dtype)
+        scores_QN = inner_products(queries_QD, keys_ND)
         check_found(result, scores_QN, self.facts.slots, k)
         if probe == EVERY_LIST and self.config.index_config.codec == "flat":
             assert result.scores_QK.tolist() == self.facts.search(queries_QD, k)[1]
 
     @rule(tree=fact_filters, seed=seeds, k=ks)
     def search_filtered(self, tree: Filter, seed: int, k: int) -> None:
-        queries_QD = self.grid(seed, 2)
+        queries_QD = self.queries(seed, 2)
         options = SearchOptions(exact=self.config.index_config.kind == "none", filter=tree)
         result = self.memories["facts"].search(queries_QD, k, options)
         slots = self.facts.passing(tree)
-        scores_QN = inner_products(queries_QD, self.facts.keys(slots))
+        scores_QN = inner_products(queries_QD, self.facts.keys(slots).astype(queries_QD.dtype))
         expected = [best(np.array(slots), scores_N, k) for scores_N in scores_QN]
         assert result.slots_QK.tolist() == [slots for slots, _ in expected]
 

@@ -88,6 +88,18 @@ def put_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
     return made
 
 
+MADE: list[RoutedMemory] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Ends the threads of memories that no store closes: a job that fails is tried for ever."""
+    yield
+    while MADE:
+        for shard in MADE.pop().shards:
+            shard.maintainer.stop()
+
+
 def twins(
     device: str, rows: Array, device_bytes: int | None = None, **settings: Any
 ) -> tuple[RoutedMemory, RoutedMemory]:
@@ -97,6 +109,7 @@ def twins(
         options = {"probe": 4, "clusters": 16, "codec": "flat"} | settings
         index = IndexConfig.from_dict(options | place)
         memory = RoutedMemory("m", MemoryConfig(dim=rows.shape[1], index=index, shards=2))
+        MADE.append(memory)
         memory.append(rows)
         if len(rows) // 2 > index.fresh_limit:
             settle(memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from pathlib import Path
 
 import faiss
@@ -21,6 +22,7 @@ from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, Slots
+from memstore.routing import RoutedMemory
 from memstore.shard import shard
 from tests.benchmarks.data import mixture
 
@@ -289,6 +291,30 @@ def test_no_erased_row_comes_back_however_many_of_the_best_are_gone() -> None:
         found = memory_index.propose(version, queries, 10, SearchOptions(probe=100_000))
         assert not np.isin(found, np.concatenate([top])).any()
         assert ((found >= 0).sum(axis=1) >= 10).all()
+
+
+def test_an_index_that_was_replaced_is_let_go(tmp_path: Path) -> None:
+    keys, queries = rows_of(0, 3_000)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=WIDTH, index=IndexConfig(probe=4)))
+        assert isinstance(memory, RoutedMemory)
+        memory.append(keys)
+        memory.reindex()
+        memory.search(queries, 3)
+        old = weakref.ref(memory.shards[0].index.version.segments[0])
+        memory.reindex()
+        assert old() is None
+
+
+def test_joined_segments_hold_every_row_once() -> None:
+    keys, _ = rows_of(1, 900)
+    codebook = clustered.train(IndexConfig(clusters=8), keys, 900, 0)
+    parts = [clustered.seal(codebook, keys.__getitem__, np.arange(s, s + 300)) for s in (0, 300)]
+    (joined,) = clustered.merge((parts[0].without(np.arange(10)), parts[1]), 1)
+    lists = joined.lists.invlists
+    sizes = [lists.list_size(number) for number in range(8)]
+    ids = [faiss.rev_swig_ptr(lists.get_ids(n), size) for n, size in enumerate(sizes) if size]
+    assert sorted(np.concatenate(ids).tolist()) == list(range(10, 600))
 
 
 def test_recent_queries_replace_the_oldest() -> None:

@@ -521,7 +521,7 @@ def test_rounding_to_bfloat16_is_that_of_torch(seed: int, scale: float) -> None:
     keys = np.random.default_rng(seed).normal(size=(5, 37)).astype(np.float32) * np.float32(scale)
     bits, lost, longest = near.rounded(keys)
     twin = torch.from_numpy(keys).bfloat16()
-    assert bits.tolist() == twin.view(torch.uint16).tolist()
+    assert bits.tolist() == twin.view(torch.int16).tolist()
     rest = np.linalg.norm((keys - twin.float().numpy()).astype(np.float64), axis=1)
     lengths = np.linalg.norm(keys.astype(np.float64), axis=1)
     assert (rest <= lost * lengths).all()
@@ -542,7 +542,7 @@ def test_products_of_matrix_units_keep_their_bound(seed: int, width: int, scale:
     queries_QD = rng.normal(size=(3, width)).astype(np.float32)
     operand = Operand(keys_ND)
     bits_RQ = operand.products(queries_QD)
-    assert bits_RQ.dtype == np.uint16
+    assert bits_RQ.dtype == np.int16
     products_RQ = torch.from_numpy(bits_RQ).view(torch.bfloat16).float().numpy()
     assert peaks(bits_RQ).tolist() == products_RQ.reshape(-1, near.GROUP, 3).max(axis=1).tolist()
     away_Q = np.abs(products_RQ.T - inner_products(queries_QD, keys_ND)).max(axis=1)

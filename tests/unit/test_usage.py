@@ -61,7 +61,7 @@ def test_the_kernel_is_its_twin(data: st.DataObject, dtype: Any) -> None:
     weights, erase = rng.random(count).astype(dtype), rng.random((count, D)).astype(dtype)
     add = rng.standard_normal((count, D)).astype(dtype)
     expected = blended(table.astype(np.float64), rows, weights, erase, add)
-    moved = blend_rows(table, quiet(len(table)), rows, weights, erase, add)
+    moved = blend_rows(table, quiet(len(table)), None, rows, weights, erase, add)
     np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
     assert moved.shape == (count,)
     assert (moved >= 0).all()

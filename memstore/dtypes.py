@@ -1,0 +1,24 @@
+"""The dtypes of rows: what is kept of a number, and what it is counted with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+FLOAT16 = np.dtype(np.float16)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+LOW = (FLOAT16, BFLOAT16)
+
+
+def storage(name: str) -> np.dtype[Any]:
+    """The numpy dtype of rows of a configured dtype."""
+    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
+
+
+def counting(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype of scores, gradients and optimizer state: float32 where rows are narrower."""
+    dtype = np.dtype(dtype)
+    return np.dtype(np.float32) if dtype in LOW else dtype
