@@ -14,6 +14,7 @@ from memstore.dtypes import FLOAT16, LOW
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
 from memstore.filters import Compare, Filter
 from memstore.kernels.half import wide
+from memstore.kernels.magnitude import magnitude
 from memstore.memory import NO_SLOT, Array, Records, Slots
 
 LARGEST = 1e15
@@ -45,9 +46,11 @@ def matrix(
     if array.ndim != 2 or array.shape[1] != width or (rows is not None and len(array) != rows):
         expected = f"({'rows' if rows is None else rows}, {width})"
         raise WrongShape(f"{name} has the wrong shape", got=array.shape, expected=expected)
-    # NaN fails every comparison, so one look at the ends finds it too.
     most, numbers = largest(dtype), wide(array)
-    if array.size and not (numbers.min() >= -most and numbers.max() <= most):
+    if numbers.dtype.kind != "f":
+        numbers = numbers.astype(np.float64)
+    # NaN fails every comparison.
+    if not magnitude(numbers) <= most:
         row = int(np.argmin((np.abs(numbers) <= most).all(axis=1)))
         raise NotFinite(
             f"{name} holds NaN, infinity or a number too large to score",
@@ -137,7 +140,7 @@ def step(grads_BX: Array | None, lr: float) -> None:
     """Raises `NotFinite` if gradients, summed and scaled, might throw a row beyond `LARGEST`."""
     if grads_BX is None or not grads_BX.size:
         return
-    reach = float(max(grads_BX.max(), -grads_BX.min())) * len(grads_BX) * max(lr, 1.0)
+    reach = magnitude(grads_BX) * len(grads_BX) * max(lr, 1.0)
     if reach > LARGEST:
         raise NotFinite(
             "the step is too large",

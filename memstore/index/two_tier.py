@@ -21,10 +21,10 @@ from memstore.index import clustered, devices, sampling, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
+from memstore.index.fresh import Fresh, Notes, copied, joined, without
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
-from memstore.kernels.near import Operand
 from memstore.memory import Array, SearchOptions, Slots
 
 logger = logging.getLogger(__name__)
@@ -68,15 +68,6 @@ class Version:
         return sum(map(len, self.segments))
 
 
-@dataclass(frozen=True)
-class Fresh:
-    """Copies of the fresh keys, as of one row version."""
-
-    fresh_F: Slots
-    row_version: int
-    rows: Operand
-
-
 EMPTY = Version(0, None, (), np.empty(0, np.int64))
 
 
@@ -105,6 +96,7 @@ class TwoTierIndex:
         self.drift = Drift(config.drift_limit)
         self._works: list[Work] = []
         self.recent = tuning.Recent(width)
+        self._notes = Notes()
         self._fresh: Fresh | None = None
 
     @property
@@ -118,12 +110,12 @@ class TwoTierIndex:
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
         if self.config.kind == "clustered":
-            self._retire(rows_B, np.union1d(self.version.fresh_F, rows_B))
+            self._retire(rows_B, joined(self.version.fresh_F, rows_B))
 
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
         if self.config.kind == "clustered":
-            self._retire(rows_B, np.setdiff1d(self.version.fresh_F, rows_B, assume_unique=True))
+            self._retire(rows_B, without(self.version.fresh_F, rows_B))
 
     def drifted(self, rows_B: Slots, travel_B: Array) -> None:
         """Puts those of some rows into the fresh tier that have gone too far since sealed."""
@@ -223,16 +215,15 @@ class TwoTierIndex:
         return codebook.recall.probe(target, codebook.clusters)
 
     def fresh(self, version: Version, read: Reader, row_version: int) -> Fresh:
-        """Copies the fresh rows, or gives the last copy where no row changed since."""
-        fresh = self._fresh
-        if (
-            fresh is None
-            or fresh.fresh_F is not version.fresh_F
-            or fresh.row_version != row_version
-        ):
-            rows = Operand(read(version.fresh_F))
-            fresh = self._fresh = Fresh(version.fresh_F, row_version, rows)
+        """Copies the fresh rows, or gives the last copies where no row changed since."""
+        fresh, fresh_F = self._fresh, version.fresh_F
+        if fresh is None or fresh.fresh_F is not fresh_F or fresh.row_version != row_version:
+            fresh = self._fresh = copied(fresh, self._notes, fresh_F, row_version, read)
         return fresh
+
+    def moved(self, rows_B: Slots) -> None:
+        """Notes that rows changed that are proposed as before."""
+        self._notes.add(rows_B)
 
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
@@ -330,6 +321,7 @@ class TwoTierIndex:
             return segments
 
     def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
+        self._notes.add(rows_B)
         for work in self._works:
             work.changed.append(rows_B.copy())
         self.drift.forget(rows_B)

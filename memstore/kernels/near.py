@@ -16,6 +16,7 @@ import numpy as np
 
 from memstore.kernels.compiling import compiled
 from memstore.kernels.half import widened
+from memstore.kernels.score import inner_product
 from memstore.memory import Array
 
 GROUP = 16
@@ -37,14 +38,16 @@ VANISHING = np.float32(1e-30)
 class Operand:
     """Rows [R, D] laid out for products with queries.
 
+    like: another, whose products are to have the same dtype.
     longest: the largest ‖x‖ among them, rounded up.
     """
 
-    def __init__(self, keys_RD: Array) -> None:
+    def __init__(self, keys_RD: Array, like: Operand | None = None) -> None:
         self._half: Any = None
-        self._keys_RD = keys_RD
+        self._keys_RD = np.ascontiguousarray(keys_RD)
         self._lost = 0.0
-        if keys_RD.dtype == np.float32 and len(keys_RD) >= LEAST_ROWS and has_matrix_units():
+        halved = like is None and keys_RD.dtype == np.float32 and has_matrix_units()
+        if (halved and len(keys_RD) >= LEAST_ROWS) or (like is not None and like.halved):
             bits_RD, self._lost, self.longest = rounded(np.ascontiguousarray(keys_RD))
             self._half = _tensor(bits_RD)
         else:
@@ -54,10 +57,20 @@ class Operand:
     def __len__(self) -> int:
         return len(self._keys_RD)
 
+    @property
+    def halved(self) -> bool:
+        """Whether it multiplies in bfloat16; a query alone is scored as it is."""
+        return self._half is not None
+
     def products(self, queries_QD: Array) -> Array:
         """Inner products `[R, Q]`, in the dtype of the rows or as the bits of bfloat16, int16."""
+        product_RQ: Array
+        if len(queries_QD) == 1:
+            product_RQ = np.empty((len(self), 1), queries_QD.dtype)
+            _score(np.ascontiguousarray(queries_QD[0]), self._keys_RD, product_RQ)
+            return product_RQ
         if self._half is None:
-            product_RQ: Array = self._keys_RD @ queries_QD.T
+            product_RQ = self._keys_RD @ queries_QD.T
             return product_RQ
         queries = _tensor(rounded(np.ascontiguousarray(queries_QD, np.float32))[0])
         import torch
@@ -77,7 +90,7 @@ class Operand:
         share = 2.0 * unit / (1.0 - unit)
         lengths_Q = np.linalg.norm(queries_QD, axis=1)
         slack_Q: Array
-        if self._half is None:
+        if self._half is None or len(queries_QD) == 1:
             slack_Q = share * self.longest * lengths_Q
             return slack_Q
         share = 1.02 * (share + 2 * ROUNDING + self._lost)
@@ -131,6 +144,13 @@ def rounded(keys_RD: Array) -> tuple[Array, float, float]:
         longest = max(longest, whole, VANISHING)
         worst = max(worst, lost / whole if whole > VANISHING else np.float32(ROUNDING**2))
     return bits_RD, np.sqrt(worst) * 1.001, np.sqrt(longest) * 1.001
+
+
+@compiled()
+def _score(query_D: Array, keys_RD: Array, scores_RQ: Array) -> None:
+    """One query: threads that a matrix product would start take longer to meet than to work."""
+    for r in range(keys_RD.shape[0]):
+        scores_RQ[r, 0] = inner_product(query_D, keys_RD, r)
 
 
 def peaks(near_RQ: Array) -> Array:

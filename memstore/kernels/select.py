@@ -32,10 +32,10 @@ def best_rows(
     """Returns rows_QK, scores_QK, proposal_QK, best first, equal scores by row, and scored_Q.
 
     sealed_QC: candidates in any order, repeats and `NO_SLOT` among them; sorted in place.
-    fresh_F: further candidates of every query, none of them in sealed_QC; near_FQ, peaks_GQ:
-    their products, of `kernels.near`, at most slack_Q from what the scoring kernel gives. A fresh
-    row is scored only where it can still be among the best. Dead rows are left out, the others
-    read whole: marks are their sequence numbers.
+    fresh_F: further candidates of every query, none of them in sealed_QC, `NO_SLOT` for none;
+    near_FQ, peaks_GQ: their products, of `kernels.near`, at most slack_Q from what the scoring
+    kernel gives. A fresh row is scored only where it can still be among the best. Dead rows are
+    left out, the others read whole: marks are their sequence numbers.
     scored_Q: sealed candidates scored, and the fresh rows.
     """
     count = queries_QD.shape[0]
@@ -43,6 +43,7 @@ def best_rows(
     scores_QK = np.full((count, k), -np.inf, queries_QD.dtype)
     proposal_QK = np.zeros((count, k), np.uint8)
     scored_Q = np.zeros(count, np.int64)
+    fresh = (fresh_F >= 0).sum()
     for q in range(count):
         query_D = queries_QD[q]
         rows, scores, tiers = rows_QK[q], scores_QK[q], proposal_QK[q]
@@ -63,14 +64,14 @@ def best_rows(
             if not is_whole(marks, row, mark):
                 score = score_again(query_D, keys_ND, marks, row)
             size = _keep(rows, scores, tiers, size, row, score, SEALED)
-        scored_Q[q] += fresh_F.shape[0]
+        scored_Q[q] += fresh
         slack = slack_Q[q]
         for g in range(len(peaks_GQ)):
             if size == k and peaks_GQ[g, q] + slack < scores[0]:
                 continue
             for f in range(g * GROUP, min(len(fresh_F), (g + 1) * GROUP)):
                 row = fresh_F[f]
-                if size == k and widened(near_FQ[f, q]) + slack < scores[0]:
+                if row < 0 or (size == k and widened(near_FQ[f, q]) + slack < scores[0]):
                     continue
                 if row < alive_N.shape[0] and alive_N[row]:
                     mark = mark_of(marks, row)

@@ -18,7 +18,7 @@ from memstore.config import MemoryConfig
 from memstore.dtypes import LOW, storage
 from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
-from memstore.kernels.half import packed
+from memstore.kernels.half import packed, wide
 from memstore.kernels.keep import Chance, Keeper, Master
 from memstore.kernels.sequence import Marks
 from memstore.kernels.whole import copies, put_rows, take_tenants
@@ -58,6 +58,10 @@ class RowView:
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
         return copies(self.keys_ND, self.marks, rows_B)
+
+    def numbers(self, rows_B: Slots) -> Array:
+        """Copies of keys to count with: of narrow ones as float32."""
+        return wide(self.keys(rows_B))
 
     def tenants(self, rows_B: Slots) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Copies of keys, values and generations; the three of a row are of one moment."""

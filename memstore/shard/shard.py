@@ -25,7 +25,7 @@ from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
-from memstore.kernels.half import packed, wide
+from memstore.kernels.half import packed
 from memstore.kernels.near import peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_rows
@@ -94,8 +94,8 @@ class Shard:
         with self._writer:
             with self._change(), self._records_first(rows_B, records):
                 self.rows.put(rows_B, keys_BD, values_BV)
-                if keys_BD is not None and not drifts:
-                    self.index.wrote(rows_B)
+                if keys_BD is not None:
+                    (self.index.moved if drifts else self.index.wrote)(rows_B)
             self.maintainer.mutated()
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
@@ -134,8 +134,10 @@ class Shard:
         with self._writer:
             with self._change():
                 changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
-                if key_grads_BD is not None and self.index.drift.counts:
-                    self.index.drifted(rows_B, self.rows.travel_N[rows_B])
+                if key_grads_BD is not None:
+                    self.index.moved(rows_B)
+                    if self.index.drift.counts:
+                        self.index.drifted(rows_B, self.rows.travel_N[rows_B])
             self.maintainer.mutated()
         return changed
 
@@ -304,15 +306,15 @@ class Shard:
             found_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             version = replace(version, fresh_F=fresh_F[:0])
-        fresh = self.index.fresh(version, lambda rows_R: wide(view.keys(rows_R)), row_version).rows
-        near_FQ, slack_Q = fresh.products(queries_QD), fresh.slack(queries_QD)
+        fresh = self.index.fresh(version, view.numbers, row_version)
+        near_FQ, slack_Q = fresh.products(queries_QD)
         rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
             queries_QD,
             packed(view.keys_ND),
             view.marks,
             view.alive_N,
             sealed_QC,
-            version.fresh_F,
+            fresh.rows_F,
             near_FQ,
             peaks(near_FQ),
             slack_Q,
@@ -410,7 +412,7 @@ class Shard:
             raise
 
     def _keys(self, rows_R: Slots) -> Array:
-        return wide(self.rows.view.keys(np.ascontiguousarray(rows_R)))
+        return self.rows.view.numbers(np.ascontiguousarray(rows_R))
 
 
 def _replaced(

@@ -16,6 +16,7 @@ from memstore.config import OptimizerKind
 from memstore.index import exact
 from memstore.kernels import near
 from memstore.kernels.group import group_equal
+from memstore.kernels.magnitude import magnitude
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_products, best_rows
@@ -506,6 +507,16 @@ def test_best_products_is_its_twin(dtype: Any, seed: int, count: int) -> None:
     twin = np.argsort(-products.T, axis=1, kind="stable")[:, :count]
     assert np.sort(rows, axis=1).tolist() == np.sort(twin, axis=1).tolist()
     assert best_scores.tolist() == np.take_along_axis(products.T, rows, 1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@given(numbers=st.lists(st.floats(width=16, allow_nan=False), max_size=70))
+def test_magnitude_is_its_twin(dtype: Any, numbers: list[float]) -> None:
+    array = np.array(numbers, dtype)
+    assert magnitude(array) == np.abs(array).max(initial=0.0)
+    assert magnitude(array[::2]) == np.abs(array[::2]).max(initial=0.0)
+    for odd in (np.nan, -np.nan):
+        assert np.isnan(magnitude(np.append(array, dtype(odd))))
 
 
 @dtypes
