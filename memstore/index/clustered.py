@@ -22,7 +22,7 @@ from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.kernels.near import Operand, peaks
-from memstore.kernels.select import best_products
+from memstore.kernels.select import best_found, best_products
 from memstore.memory import NO_SLOT, Array, Slots
 
 ROWS_PER_CLUSTER = 48
@@ -190,12 +190,30 @@ def propose(
     passing: Passing | None = None,
 ) -> Slots:
     """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
-    # Codes are coarse: half as many again are re-scored, so that few of the k are lost.
-    count = k + k // 2 + 8
     lists_QP, scores_QP = visited(codebook, queries_QD, probe)
+    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)
+
+
+def overfetched(k: int) -> int:
+    """Candidates for k results: codes are coarse, so half as many again are scored from rows."""
+    return k + k // 2 + 8
+
+
+def best_of(
+    segments: tuple[Segment, ...],
+    queries_QD: Array,
+    count: int,
+    lists_QP: Array,
+    scores_QP: Array,
+    passing: Passing | None,
+) -> Slots:
+    """The `count` rows of all segments whose codes score highest, int64 `[Q, C]`, padded."""
     found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
-    empty_Q0 = np.full((len(queries_QD), 0), NO_SLOT, np.int64)
-    return np.concatenate([empty_Q0, *found], axis=1)
+    rows_QC = np.concatenate([np.full((len(queries_QD), 0), NO_SLOT), *(f[0] for f in found)], 1)
+    if rows_QC.shape[1] <= count:
+        return rows_QC
+    best_QC: Slots = best_found(rows_QC, np.concatenate([f[1] for f in found], axis=1), count)
+    return best_QC
 
 
 def _empty(config: IndexConfig, quantizer: faiss.IndexFlatIP, width: int) -> faiss.IndexIVF:

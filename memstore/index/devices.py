@@ -110,43 +110,48 @@ class Copy:
         lists_QP: Array,
         scores_QP: Array,
         holds: Callable[[Slots], npt.NDArray[np.bool_]] | None,
-    ) -> tuple[Slots, Slots]:
-        """Up to `count` rows a query, int64 `[Q, count]`, −1 padded, and which queries are owed.
+    ) -> tuple[Slots, Array, Slots]:
+        """Up to `count` rows a query, int64 `[Q, count]`, −1 padded, what their codes score,
+        float32, and which queries are owed.
 
         holds: which of some rows may be proposed; None means all of them. More is asked for
         until enough of it may be. Where the device can give no more, the host owes the answer.
         """
         rows_QC = np.full((len(queries_QD), count), -1, np.int64)
+        scores_QC = np.zeros(rows_QC.shape, np.float32)
         owed_Q = np.arange(len(queries_QD))
         if count > MOST or lists_QP.shape[1] > MOST:
-            return rows_QC, owed_Q
+            return rows_QC, scores_QC, owed_Q
         held = int(self._index.ntotal)
         width = min(count if holds is None else count + max(8, count // 4), MOST, held)
         while len(owed_Q):
             try:
-                found_QW = self._search(queries_QD, width, lists_QP, scores_QP, owed_Q)
+                found_QW, near_QW = self._search(queries_QD, width, lists_QP, scores_QP, owed_Q)
             except RuntimeError as error:
                 logger.warning("%s could not search, the host does: %s", self._device.name, error)
-                return rows_QC, owed_Q
+                return rows_QC, scores_QC, owed_Q
             full_Q = found_QW[:, -1] >= 0
             if holds is not None:
                 found_QW[~holds(found_QW)] = -1
                 order_QW = np.argsort(found_QW < 0, axis=1, kind="stable")
                 found_QW = np.take_along_axis(found_QW, order_QW, 1)
+                near_QW = np.take_along_axis(near_QW, order_QW, 1)
             rows_QC[owed_Q, :width] = found_QW[:, :count]
+            scores_QC[owed_Q, :width] = near_QW[:, :count]
             if width == held:
-                return rows_QC, owed_Q[:0]
+                return rows_QC, scores_QC, owed_Q[:0]
             owed_Q = owed_Q[full_Q & (rows_QC[owed_Q, -1] < 0)]
             if width == MOST:
                 break
             width = min(WIDER * width, MOST, held)
-        return rows_QC, owed_Q
+        return rows_QC, scores_QC, owed_Q
 
     def _search(
         self, queries_QD: Array, width: int, lists_QP: Array, scores_QP: Array, asked_Q: Slots
-    ) -> Slots:
-        """The `width` nearest rows of some queries, stale ones among them."""
+    ) -> tuple[Slots, Array]:
+        """The `width` nearest rows of some queries, stale ones among them, and their scores."""
         rows_QW = np.empty((len(asked_Q), width), np.int64)
+        near_QW = np.empty(rows_QW.shape, np.float32)
         parameters = faiss.IVFSearchParameters(nprobe=lists_QP.shape[1])
         pointer = faiss.swig_ptr
         for start in range(0, len(asked_Q), BLOCK_QUERIES):
@@ -154,7 +159,6 @@ class Copy:
             queries_BD, lists_BP, scores_BP = (
                 np.ascontiguousarray(array[block_B]) for array in (queries_QD, lists_QP, scores_QP)
             )
-            found_BW = np.empty((len(block_B), width), np.float32)
             with self._device.searching:
                 self._index.search_preassigned_c(
                     len(block_B),
@@ -162,12 +166,12 @@ class Copy:
                     width,
                     pointer(lists_BP),
                     pointer(scores_BP),
-                    pointer(found_BW),
+                    pointer(near_QW[start : start + BLOCK_QUERIES]),
                     pointer(rows_QW[start : start + BLOCK_QUERIES]),
                     False,
                     parameters,
                 )
-        return rows_QW
+        return rows_QW, near_QW
 
 
 def room(config: IndexConfig) -> Room | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memstore.index.clustered import Codebook, visited
+from memstore.index.clustered import Codebook, best_of, overfetched, visited
 from memstore.index.passing import Passing
 from memstore.index.segment import Segment
 from memstore.kernels.near import peaks
@@ -52,10 +52,7 @@ def propose(
     scores_QC = queries_QD @ codebook.centroids_CE[:, : queries_QD.shape[1]].T
     visited_QP, _ = visited(codebook, queries_QD, probe)
     lists_QP = draw(scores_QC, visited_QP, count, rng)
-    found = [np.full((len(queries_QD), 0), NO_SLOT, np.int64)]
-    if lists_QP.shape[1]:
-        scores_QP = np.take_along_axis(scores_QC, lists_QP, 1)
-        # Codes are coarse, as in a search: half as many again are re-scored.
-        most = k + k // 2 + 8
-        found += [s.search(queries_QD, most, lists_QP, scores_QP, passing) for s in segments]
-    return np.concatenate(found, axis=1)
+    if not lists_QP.shape[1]:
+        return np.full((len(queries_QD), 0), NO_SLOT, np.int64)
+    scores_QP = np.take_along_axis(scores_QC, lists_QP, 1)
+    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)

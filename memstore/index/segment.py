@@ -13,6 +13,8 @@ from memstore.index.passing import Passing
 from memstore.memory import Array, Slots
 
 Bits = npt.NDArray[np.uint8]
+Found = tuple[Slots, Array]
+"""Rows int64, −1 padded, and what their codes score, float32; of a padding no matter what."""
 
 FEW = 10
 """While fewer than one row in so many is stale, what was found is looked through for them."""
@@ -91,8 +93,8 @@ class Segment:
         lists_QP: Array,
         scores_QP: Array,
         passing: Passing | None = None,
-    ) -> Slots:
-        """Up to `count` rows a query out of its assigned lists, int64 `[Q, C]`, −1 padded.
+    ) -> Found:
+        """About `count` rows a query out of its assigned lists, `[Q, C]`.
 
         passing: propose no other rows.
         """
@@ -112,30 +114,29 @@ class Segment:
         # To ask about each row visited costs more than to find a few too many, and then to ask
         # again for the queries that were left with too little.
         more = min(count + max(8, count // 4), len(self))
-        rows_QC = self._visit(queries_QD, more, lists_QP, scores_QP, None)
+        rows_QC, scores_QC = self._visit(queries_QD, more, lists_QP, scores_QP, None)
         full_Q = rows_QC[:, -1] >= 0
         rows_QC[~self._holds(rows_QC)] = -1
         short_Q = np.flatnonzero(full_Q & ((rows_QC >= 0).sum(axis=1) < count))
         if len(short_Q):
-            part = (array[short_Q] for array in (queries_QD, lists_QP, scores_QP))
-            queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
             rows_QC[short_Q] = -1
-            again_SC = self._visit(queries_SD, count, lists_SP, scores_SP, chosen)
-            rows_QC[short_Q, :count] = again_SC
-        return rows_QC
+            rows_QC[short_Q, :count], scores_QC[short_Q, :count] = self._visit(
+                *_of(short_Q, queries_QD, count, lists_QP, scores_QP), chosen
+            )
+        return rows_QC, scores_QC
 
     def _search_copy(
         self, copy: Copy, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array
-    ) -> Slots:
+    ) -> Found:
         """Asks the device, then the host about the queries that the device leaves owed."""
         holds = self._holds if self.stale else None
-        rows_QC, owed_Q = copy.propose(queries_QD, count, lists_QP, scores_QP, holds)
+        rows_QC, scores_QC, owed_Q = copy.propose(queries_QD, count, lists_QP, scores_QP, holds)
         if len(owed_Q):
-            part = (array[owed_Q] for array in (queries_QD, lists_QP, scores_QP))
-            queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
             chosen = faiss.IDSelectorBitmap(self.valid) if self.stale else None
-            rows_QC[owed_Q] = self._visit(queries_SD, count, lists_SP, scores_SP, chosen)
-        return rows_QC
+            rows_QC[owed_Q], scores_QC[owed_Q] = self._visit(
+                *_of(owed_Q, queries_QD, count, lists_QP, scores_QP), chosen
+            )
+        return rows_QC, scores_QC
 
     def _visit(
         self,
@@ -144,7 +145,7 @@ class Segment:
         lists_QP: Array,
         scores_QP: Array,
         chosen: faiss.IDSelector | None,
-    ) -> Slots:
+    ) -> Found:
         probe = lists_QP.shape[1]
         parameters = faiss.IVFSearchParameters(nprobe=probe, sel=chosen)
         rows_QC = np.empty((len(queries_QD), count), np.int64)
@@ -162,7 +163,7 @@ class Segment:
             False,
             parameters,
         )
-        return rows_QC
+        return rows_QC, scores_QC
 
     def _holds(self, rows_QC: Slots) -> npt.NDArray[np.bool_]:
         """Which rows may be proposed from here; a padding −1 may not."""
@@ -175,6 +176,15 @@ class Segment:
         if self.stale:
             lists.remove_ids(faiss.IDSelectorNot(faiss.IDSelectorBitmap(self.valid)))
         return lists
+
+
+def _of(
+    some_Q: Slots, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array
+) -> tuple[Array, int, Array, Array]:
+    """The arguments of a search for some of its queries."""
+    part = (array[some_Q] for array in (queries_QD, lists_QP, scores_QP))
+    queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
+    return queries_SD, count, lists_SP, scores_SP
 
 
 def _masks(rows_R: Slots) -> Bits:

@@ -30,7 +30,7 @@ from memstore.memory import NO_SLOT, Array
 from memstore.routing import RoutedMemory
 from memstore.shard.shard import Shard
 from tests.benchmarks.data import WIDTH, mixture
-from tests.benchmarks.runner import Figure, at_least, at_most
+from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most
 
 K, BATCH, QUERIES = 10, 8_192, 512
 VISITS = 41
@@ -46,7 +46,7 @@ SEARCHED = 16
 RATE = 150_000
 """Rows a second that are offered; the target is to take 100,000."""
 
-TARGET = 0.97
+TARGET = 0.96
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Learning:
     jobs: dict[str, tuple[int, int, float]]
 
 
-def run(quick: bool) -> Iterator[Figure]:
+def run(quick: bool) -> Iterator[Measured]:
     """Runs it once, and says what was the worst of it."""
     rows, moments = (100_000, 6) if quick else (1_000_000, 10)
     done = learn(rows, moments, rebuilt_every=3 if quick else 5)
@@ -106,17 +106,12 @@ def run(quick: bool) -> Iterator[Figure]:
         1e3 * done.idle_p99_s,
     )
     yield at_most(3.0, p99)
+    plot = f"{rows:,} rows of {WIDTH} learn, moved {done.moved:.2f} of the norm"
+    for label, name in (("memstore", "recall"), ("never sealed again", "never")):
+        points = [(float(m.updates), float(getattr(m, name))) for m in done.moments]
+        yield Curve(plot, label, f"updates of {BATCH:,} rows", f"recall@{K}", points)
     for kind, (runs, count, seconds) in done.jobs.items():
         yield Figure(f"job_{kind}", f"{case}; {runs} runs, {count:,} rows", seconds, "s")
-
-
-def series(rows: int = 1_000_000, moments: int = 10) -> dict[str, Array]:
-    """Runs it and gives each quantity of the moments as an array, for a plot over `updates`."""
-    found = learn(rows, moments, rebuilt_every=5).moments
-    return {
-        name: np.array([getattr(moment, name) for moment in found])
-        for name in Moment.__dataclass_fields__
-    }
 
 
 def learn(

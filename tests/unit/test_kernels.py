@@ -19,7 +19,7 @@ from memstore.kernels.group import group_equal
 from memstore.kernels.magnitude import magnitude
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
-from memstore.kernels.select import best_products, best_rows
+from memstore.kernels.select import best_found, best_products, best_rows
 from memstore.kernels.sequence import quiet
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array
@@ -507,6 +507,16 @@ def test_best_products_is_its_twin(dtype: Any, seed: int, count: int) -> None:
     twin = np.argsort(-products.T, axis=1, kind="stable")[:, :count]
     assert np.sort(rows, axis=1).tolist() == np.sort(twin, axis=1).tolist()
     assert best_scores.tolist() == np.take_along_axis(products.T, rows, 1).tolist()
+
+
+@given(seed=seeds, count=st.integers(1, 14))
+def test_best_found_is_its_twin(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.array([rng.choice(40, 12, replace=False) for _ in range(3)])
+    rows[rng.random((3, 12)) < 0.3] = NO_SLOT
+    scores = rng.integers(0, 4, (3, 12)).astype(np.float32)
+    best_rows, _ = top_k(rows, scores, count)
+    assert np.sort(best_found(rows, scores, count)).tolist() == np.sort(best_rows).tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
