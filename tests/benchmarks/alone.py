@@ -12,9 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from memstore import IndexConfig
 from tests.benchmarks.runner import Curve, Figure, Measured, Missing
 
 ONE_THREAD = dict.fromkeys(
@@ -24,15 +22,6 @@ ONE_THREAD = dict.fromkeys(
 KINDS: dict[str, type[Figure] | type[Missing] | type[Curve]] = {
     kind.__name__: kind for kind in (Figure, Missing, Curve)
 }
-
-
-def index_inline(**options: Any) -> IndexConfig:
-    """An index whose upkeep is done inside the calls that cause it, where it can be told so.
-
-    Work in other threads would not be counted against one thread, and would disturb the peers.
-    """
-    told = any(field.name == "maintenance" for field in dataclasses.fields(IndexConfig))
-    return IndexConfig.from_dict(options | ({"maintenance": "inline"} if told else {}))
 
 
 def measured_alone(module: str, *arguments: object) -> Iterator[Measured]:

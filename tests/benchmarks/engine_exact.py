@@ -6,22 +6,18 @@ of bfloat16 the products that propose are theirs; without, they are those of num
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import faiss
 
 import memstore
 from memstore import MemoryConfig
 from memstore.kernels.near import has_matrix_units
+from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.data import WIDTH, mixture
-from tests.benchmarks.runner import Figure, at_least, paired_medians
+from tests.benchmarks.runner import Figure, Measured, at_least, paired_medians
 
 K, BATCH, ROUNDS = 10, 256, 9
 
@@ -29,20 +25,9 @@ LEAST_RATIO = {True: 3.0, False: 1.0}
 """By whether the processor has matrix units."""
 
 
-def run(quick: bool) -> Iterator[Figure]:
-    """Measures in a process of its own: libraries read their number of threads when they load."""
-    command = [sys.executable, "-m", "tests.benchmarks.engine_exact"]
-    with subprocess.Popen(
-        [*command, str(100_000 if quick else 1_000_000)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        for line in child.stdout or ():
-            yield Figure(**json.loads(line))
-    if child.returncode:
-        raise RuntimeError(f"{command} ended with {child.returncode}")
+def run(quick: bool) -> Iterator[Measured]:
+    """Measures in a process of one thread."""
+    yield from measured_alone("tests.benchmarks.engine_exact", 100_000 if quick else 1_000_000)
 
 
 def measure(rows: int) -> Iterator[Figure]:
@@ -75,5 +60,4 @@ def measure(rows: int) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    for figure in measure(int(sys.argv[1])):
-        print(json.dumps(dataclasses.asdict(figure), default=float), flush=True)
+    tell(measure(int(sys.argv[1])))

@@ -27,9 +27,9 @@ import faiss
 import numpy as np
 
 import memstore
-from memstore import MemoryConfig, SearchOptions
+from memstore import IndexConfig, MemoryConfig, SearchOptions
 from memstore.memory import Array, Memory, Slots
-from tests.benchmarks.alone import index_inline, measured_alone, tell
+from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.data import WIDTH, grouped
 from tests.benchmarks.peers.client import Keys, Peer, PeerFailed
 from tests.benchmarks.runner import Curve, Figure, Measured, Missing, Unavailable, at_least, at_most
@@ -198,7 +198,9 @@ def measure(live: int, groups: int) -> Iterator[Measured]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         store = stack.enter_context(memstore.open(folder))
-        config = MemoryConfig(dim=WIDTH, index=index_inline(recall_target=WANTED))
+        config = MemoryConfig(
+            dim=WIDTH, index=IndexConfig(recall_target=WANTED, maintenance="inline")
+        )
         runs = [Run("memstore", Ours(store.create("stream", config)))]
         runs[0].change(steps[0], keys_ND)
         for name, engine, effort, options in _peers(keys_ND, live, Path(folder)):
