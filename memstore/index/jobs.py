@@ -156,7 +156,7 @@ def measure(index: TwoTierIndex, source: Source) -> int:
             return 0
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
         known = _renewed(known, book, version.segments, source.read)
-        recall = tuning.measure(book, version.segments, source.read, known)
+        recall = tuning.measure(book, version.segments, source.read, known, _wanted(index))
         with source.writers:
             now = index.version
             if now.built == version.built and now.codebook is not None:
@@ -190,7 +190,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         sealing = Sealing(source.read, source.travel)
         segments = [clustered.seal(book, sealing, live_R)]
         known = _renewed(known, book, tuple(segments), source.read)
-        recall = tuning.measure(book, tuple(segments), source.read, known)
+        recall = tuning.measure(book, tuple(segments), source.read, known, _wanted(index))
         book = book.with_recall(recall)
         encoded, owed_R = 0, live_R[:0]
         for _ in range(ROUNDS):
@@ -263,6 +263,10 @@ def _promise(index: TwoTierIndex, book: Codebook) -> tuple[int, float] | None:
     recall: Recall | None = book.recall
     probe = min(index.probe(book), book.clusters)
     return None if recall is None else (probe, recall.at(probe))
+
+
+def _wanted(index: TwoTierIndex) -> float:
+    return index.config.recall_target or 0.0
 
 
 def _there(rows_R: Slots, source: Source) -> Slots:

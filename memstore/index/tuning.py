@@ -40,7 +40,7 @@ NEARLY_ALL = 0.99
 """Recall at which measuring ends: further probes are costly, and say little."""
 
 WIDEST = 8
-"""Measuring ends at one list in so many, too, but not before 32."""
+"""Measuring ends at one list in so many, too, but not before 32, nor before what is wanted."""
 
 MOST_CLUSTERS = 4_096
 """Four times the usual number of clusters is tried up to here: training takes the square of it."""
@@ -177,9 +177,17 @@ def choose(
 
 
 def measure(
-    codebook: Codebook, segments: tuple[Segment, ...], read: Reader, known: Truth
+    codebook: Codebook,
+    segments: tuple[Segment, ...],
+    read: Reader,
+    known: Truth,
+    wanted: float = 0.0,
 ) -> Recall:
-    """Measures recall by probe: the share of K found that score no less than the true K-th."""
+    """Measures recall by probe: the share of K found that score no less than the true K-th.
+
+    wanted: recall that is measured up to, at whatever cost: what was not measured to be enough
+    would make a search visit every list.
+    """
     queries_QD = known.queries_QD
     floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
     # Where there are fewer than K rows at all, every row is to be found.
@@ -193,8 +201,9 @@ def measure(
         probes.append(probe)
         recalls.append(float(recall_Q.mean()))
         errors.append(float(recall_Q.std() / np.sqrt(len(recall_Q))))
-        far = probe >= codebook.clusters or probe >= max(codebook.clusters / WIDEST, 32)
-        if far or recalls[-1] - errors[-1] >= NEARLY_ALL:
+        sure = recalls[-1] - errors[-1]
+        far = probe >= max(codebook.clusters / WIDEST, 32) and sure >= wanted
+        if far or probe >= codebook.clusters or sure >= max(NEARLY_ALL, wanted):
             table = (np.array(probes), np.array(recalls), np.array(errors))
             return Recall(*table, known.asked, known.count)
         probe *= 2

@@ -133,6 +133,7 @@ def measure(rows: int) -> Iterator[Measured]:
 
         for target, memory in memories.items():
             told = SearchOptions()
+            _asked(memory, live, asked[:BATCH], told)  # loads what it needs
             rows_QK, seconds = _asked(memory, live, asked, told)
             found, chosen = truth.recall(rows_QK), memory.describe().shards[0]
             words = f"{case}; as it tunes itself for {target}: {_chosen(chosen)}"
