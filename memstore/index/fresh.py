@@ -82,10 +82,11 @@ def copied(
         changed = np.unique(changed)
         kept_F = np.where(_among(kept_F, changed), NO_SLOT, kept_F)
         owed = changed[_among(changed, fresh_F)]
-        # Whatever became fresh was noted: as many rows as there should be are the right ones.
-        whole = np.count_nonzero(kept_F != NO_SLOT) + len(owed) == len(fresh_F)
-        if whole and len(owed) * SHARE <= len(fresh_F) >= len(kept_F) // 2:
-            rows_F = np.concatenate([kept_F, owed])
+        rows_F = np.concatenate([kept_F, owed])
+        few = len(owed) * SHARE <= len(fresh_F) >= len(kept_F) // 2
+        # Readers come in any order, with versions of before and after what was noted, and jobs
+        # move rows between the tiers: the notes say what to read, not which rows are fresh.
+        if few and np.array_equal(np.sort(rows_F[rows_F != NO_SLOT], kind="stable"), fresh_F):
             if len(owed):
                 chunks = (*chunks, Operand(read(owed), like=chunks[0]))
             return Fresh(fresh_F, row_version, rows_F, chunks, changes, seen)

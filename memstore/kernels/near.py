@@ -53,6 +53,8 @@ class Operand:
         else:
             squares_R: Array = np.einsum("rd,rd->r", keys_RD, keys_RD, dtype=np.float64)
             self.longest = float(np.sqrt(squares_R.max(initial=0.0)))
+            if self.longest < VANISHING:
+                self.longest = float(_lengths(keys_RD).max(initial=0.0))
 
     def __len__(self) -> int:
         return len(self._keys_RD)
@@ -88,15 +90,24 @@ class Operand:
         """
         unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
         share = 2.0 * unit / (1.0 - unit)
-        lengths_Q = np.linalg.norm(queries_QD, axis=1)
-        slack_Q: Array
+        lengths_Q = _lengths(queries_QD)
         if self._half is None or len(queries_QD) == 1:
             slack_Q = share * self.longest * lengths_Q
-            return slack_Q
-        share = 1.02 * (share + 2 * ROUNDING + self._lost)
-        slack_Q = share * self.longest * lengths_Q
-        slack_Q += 2.0 * SMALLEST * queries_QD.shape[1] * (lengths_Q + self.longest)
-        return slack_Q
+        else:
+            share = 1.02 * (share + 2 * ROUNDING + self._lost)
+            slack_Q = share * self.longest * lengths_Q
+            slack_Q += 2.0 * SMALLEST * queries_QD.shape[1] * (lengths_Q + self.longest)
+        least = np.finfo(queries_QD.dtype).tiny
+        bound_Q: Array = np.where(lengths_Q > 0, np.maximum(1.001 * slack_Q, least), 0.0)
+        return bound_Q.astype(queries_QD.dtype)
+
+
+def _lengths(rows_RD: Array) -> Array:
+    """‖x‖ of each row, float64; of small ones too, whose squares would vanish."""
+    largest_R = np.abs(rows_RD).max(axis=1, initial=0.0).astype(np.float64)
+    scale_R1 = np.where(largest_R == 0, 1.0, largest_R)[:, None]
+    lengths_R: Array = largest_R * np.linalg.norm(rows_RD / scale_R1, axis=1)
+    return lengths_R
 
 
 @functools.cache

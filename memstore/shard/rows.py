@@ -139,6 +139,11 @@ class RowTable:
             tenants,
         )
 
+        for part, part_BX in (("key", keys_BD), ("value", values_BV)):
+            # What a master has beyond the row is of the row before.
+            if part_BX is not None and f"{part}_master" in self.state:
+                self.state[f"{part}_master"][rows_B] = wide(part_BX)
+
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
         self._make("key", self._keeping("key"))
@@ -272,8 +277,9 @@ class RowTable:
 
         one: by name, what one row has of it.
         """
-        if any(f"{part}_{name}" not in self.state for name in one):
-            new = {n: self._wide(*array.shape[1:], dtype=array.dtype) for n, array in one.items()}
+        lacking = {n: array for n, array in one.items() if f"{part}_{n}" not in self.state}
+        if lacking:
+            new = {n: self._wide(*a.shape[1:], dtype=a.dtype) for n, a in lacking.items()}
             for region in new.values():
                 region.grow(self.size)
             self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}

@@ -12,7 +12,7 @@ from memstore.kernels.half import wide
 from memstore.memory import NO_SLOT, Array, Slots
 
 ROWS, WIDTH = 2_000, 8
-STEPS = ["write", "erase", "move", "seal", "search"]
+STEPS = ["write", "erase", "move", "seal", "unseal", "search", "late search"]
 
 some_rows = st.lists(st.integers(0, ROWS - 1), max_size=40).map(lambda r: np.array(r, np.int64))
 
@@ -51,8 +51,10 @@ def test_copies_in_part_are_those_made_anew(seed: int, steps: list[tuple[str, in
     queries = rng.normal(size=(3, WIDTH)).astype(np.float32)
     notes, fresh_F = Notes(), np.arange(0, 1_200, 3)
     copies: Fresh | None = None
+    older = [fresh_F]
     for version, (step, count) in enumerate([*steps, ("search", 1)]):
         rows = rng.choice(ROWS, count, replace=False)
+        older.append(fresh_F)
         if step == "write":
             notes.add(rows)
             keys[rows] = rng.normal(size=(count, WIDTH))
@@ -66,12 +68,17 @@ def test_copies_in_part_are_those_made_anew(seed: int, steps: list[tuple[str, in
         elif step == "seal":
             # Sealing notes nothing: it changes no row.
             fresh_F = fresh_F[count:].copy()
+        elif step == "unseal":
+            # Nor does a job that brings rows back.
+            fresh_F = joined(fresh_F, rows)
         else:
-            copies = copied(copies, notes, fresh_F, version, lambda r: keys[r])
+            # A reader may be late: it took its version some mutations ago.
+            seen_F = older[-min(count, len(older))] if step == "late search" else fresh_F
+            copies = copied(copies, notes, seen_F, version, lambda r: keys[r])
             assert len(copies.chunks) <= module.MOST_CHUNKS
-            anew = copied(None, notes, fresh_F, version, lambda r: keys[r])
+            anew = copied(None, notes, seen_F, version, lambda r: keys[r])
             found, expected = products_by_row(copies, queries), products_by_row(anew, queries)
-            assert sorted(found) == sorted(expected) == fresh_F.tolist()
+            assert sorted(found) == sorted(expected) == seen_F.tolist()
             for row, numbers in expected.items():
                 np.testing.assert_allclose(found[row], numbers, rtol=0.05, atol=0.2)
 

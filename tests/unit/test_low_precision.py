@@ -34,6 +34,42 @@ STEPS = 10_000
 
 @NAMES
 @pytest.mark.parametrize("master", [False, True])
+def test_the_first_update_leaves_what_blends_made_of_other_rows(
+    tmp_path: Path, dtype: Any, master: bool
+) -> None:
+    optimizer = OptimizerConfig(kind="adam", master=master)
+    store, memory = make(tmp_path, dtype=dtype, optimizer=optimizer)
+    with store:
+        slots = memory.append(np.ones((2, 3), np.float32))
+        small = np.full((1, 3), 1e-4, np.float32)
+        for _ in range(4):
+            memory.blend(slots[:1], [1.0], np.zeros((1, 3), np.float32), small)
+        table = memory.shards[0].rows  # type: ignore[attr-defined]
+        name = "key_master" if master else "key_drawn"
+        before = table.state[name][0].copy()
+        memory.update(slots[1:], np.ones((1, 3), np.float32))
+        assert np.array_equal(table.state[name][0], before)
+        assert np.any(before)
+
+
+@NAMES
+def test_a_write_is_all_that_counts_of_a_row_with_a_master(tmp_path: Path, dtype: Any) -> None:
+    store, memory = make(tmp_path, dtype=dtype, optimizer=OptimizerConfig(kind="sgd", master=True))
+    with store:
+        one, small = np.ones((2, 3), np.float32), np.full((2, 3), 2e-4, np.float32)
+        slots = memory.append(one)
+        for _ in range(2):
+            memory.blend(slots[:1], [1.0], np.zeros((1, 3), np.float32), small[:1])
+        memory.write(slots, one)
+        for _ in range(20):
+            memory.blend(slots, [1.0, 1.0], np.zeros((2, 3), np.float32), small)
+        keys_BD = memory.gather(slots).keys_BD
+        assert keys_BD is not None
+        assert keys_BD[0].tolist() == keys_BD[1].tolist() != [1.0] * 3
+
+
+@NAMES
+@pytest.mark.parametrize("master", [False, True])
 @pytest.mark.parametrize("kind", ["sgd", "adagrad"])
 def test_ten_thousand_steps_of_a_ten_thousandth_arrive(
     tmp_path: Path, dtype: Any, kind: Any, master: bool
