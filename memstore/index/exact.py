@@ -6,7 +6,7 @@ import numpy as np
 
 from memstore.kernels.half import wide
 from memstore.kernels.near import Operand, peaks
-from memstore.kernels.select import collect, prune
+from memstore.kernels.select import collect, prune_all
 from memstore.kernels.sequence import Marks, quiet
 from memstore.kernels.whole import are_whole, copies, marks_of
 from memstore.memory import NO_SLOT, Array, Slots
@@ -78,8 +78,5 @@ def _propose(
                 break
             wider = ((0, 0), (0, found_QC.shape[1]))
             found_QC, most_QC = np.pad(found_QC, wider), np.pad(most_QC, wider)
-    for q in range(queries):
-        count_Q[q] = prune(found_QC[q], most_QC[q], count_Q[q], floors_QK[q, 0])
-    found_QC = found_QC[:, : int(count_Q.max(initial=0))]
-    found_QC[np.arange(found_QC.shape[1]) >= count_Q[:, None]] = NO_SLOT
-    return found_QC
+    prune_all(found_QC, most_QC, floors_QK, count_Q)
+    return found_QC[:, : int(count_Q.max(initial=0))]

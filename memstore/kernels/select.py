@@ -234,3 +234,11 @@ def prune(found: Slots, most: Array, count: int, floor: Array) -> int:
             found[kept], most[kept] = found[c], most[c]
             kept += 1
     return kept
+
+
+@compiled()
+def prune_all(found_QC: Slots, most_QC: Array, floors_QK: Array, count_Q: Slots) -> None:
+    """Prunes the candidates of every query by its floor; behind what is left stands `NO_SLOT`."""
+    for q in range(len(count_Q)):
+        count_Q[q] = prune(found_QC[q], most_QC[q], count_Q[q], floors_QK[q, 0])
+        found_QC[q, count_Q[q] :] = NO_SLOT
