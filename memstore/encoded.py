@@ -17,6 +17,7 @@ import pyarrow as pa
 from memstore import checks
 from memstore.config import MemoryConfig
 from memstore.dtypes import storage
+from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, UnknownSlot, Unsupported
 from memstore.kernels.half import narrow, wide
 from memstore.memory import (
@@ -34,7 +35,6 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.meter import Meter, metered
-from memstore.routing import RoutedMemory
 
 BLOCK = 131_072
 """Slots encoded at a time."""
@@ -50,7 +50,7 @@ NEGLIGIBLE_DRIFT = 1e-6
 class EncodedMemory:
     """A `Memory` over record columns that name rows; it has no row of its own to train."""
 
-    def __init__(self, base: RoutedMemory, memories: Mapping[str, RoutedMemory]) -> None:
+    def __init__(self, base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> None:
         self.base = base
         self._encoding = base.config.encoding_config
         self._parts = {column: memories[name] for column, name in self._encoding.key.items()}
@@ -290,13 +290,13 @@ class EncodedMemory:
             named = named.flatten() if pa.types.is_list(named.type) else named
             self._check_named(column, part, named.to_numpy())
 
-    def _part_rows(self, column: str, part: RoutedMemory, slots_B: Slots) -> Array:
+    def _part_rows(self, column: str, part: EmbeddedMemory, slots_B: Slots) -> Array:
         self._check_named(column, part, slots_B)
         keys_BD = part.gather(slots_B).keys_BD
         assert keys_BD is not None
         return keys_BD
 
-    def _check_named(self, column: str, part: RoutedMemory, slots_B: Slots) -> None:
+    def _check_named(self, column: str, part: EmbeddedMemory, slots_B: Slots) -> None:
         try:
             part.check_known(slots_B)
         except UnknownSlot as error:

@@ -14,11 +14,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import MemstoreError
 from memstore.memory import Memory
 from memstore.meter import BOUNDS_S, unmetered
-from memstore.routing import RoutedMemory
 from memstore.store import Store
 
 try:
@@ -106,7 +106,7 @@ def _numbers(kind: str, item: Any, above: Labels = (), at: int = 0) -> Iterator[
 
 
 def _use(memory: Memory) -> Iterator[Metric]:
-    assert isinstance(memory, RoutedMemory | EncodedMemory)
+    assert isinstance(memory, EmbeddedMemory | EncodedMemory)
     meter = memory.meter
     for verb, calls in meter.calls().items():
         below = itertools.accumulate(calls.counts)

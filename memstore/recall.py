@@ -12,11 +12,11 @@ import numpy as np
 
 from memstore import checks
 from memstore.dtypes import counting, storage
+from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, MemstoreError, StoreClosed
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.meter import MeasuredRecall, unmetered
-from memstore.routing import RoutedMemory
 from memstore.store import Store
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def measure_recall(
         k=k,
         at_s=time.time(),
     )
-    if isinstance(memory, RoutedMemory | EncodedMemory):
+    if isinstance(memory, EmbeddedMemory | EncodedMemory):
         memory.meter.recall = measured
     return measured
 
@@ -68,7 +68,7 @@ def measure_recall(
 def recent_queries(memory: Memory) -> Array:
     """Some of the queries that the index of a memory was asked lately, `[≤ 256, D]`."""
     base = memory.base if isinstance(memory, EncodedMemory) else memory
-    if isinstance(base, RoutedMemory):
+    if isinstance(base, EmbeddedMemory):
         # Every shard is asked the same.
         return base.shards[0].index.asked().astype(counting(storage(base.config.dtype)))
     return np.empty((0, memory.config.dim), counting(storage(memory.config.dtype)))

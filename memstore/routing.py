@@ -1,581 +1,105 @@
-"""Slot → shard: splits a call by shard, fans it out, and merges what comes back."""
+"""Slot → shard: splits the slots of a call by shard, and merges what the shards give back.
+
+Shard i of S holds the slots with `slot % S == i`, each under the row number `slot // S`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from memstore import checks, widening
-from memstore.config import MemoryConfig
-from memstore.dtypes import counting, storage
-from memstore.errors import InvalidArgument, MemstoreError, Unsupported, WrongShape
-from memstore.kernels.half import wide
 from memstore.kernels.topk import top_k
-from memstore.memory import (
-    NO_SLOT,
-    Applied,
-    Array,
-    Description,
-    LookupResult,
-    Numbers,
-    Records,
-    Refreshed,
-    Rows,
-    SearchOptions,
-    SearchResult,
-    Slots,
-    SlotsLike,
-)
-from memstore.meter import Meter, metered
-from memstore.shard.shard import Shard, ShardResult
-
-LEAST_MAX_K = 2_048
-"""A small memory may be asked for this many; a larger one for as many as it ever held."""
+from memstore.memory import NO_SLOT, Array, LookupResult, SearchResult, Slots
+from memstore.shard.shard import ShardResult
 
 
-@metered
-class RoutedMemory:
-    """The embedded `Memory`: checks a call at the boundary, then hands each shard its part."""
+def split(slots_B: Slots, shards: int) -> Iterator[tuple[int, Slots, Slots]]:
+    """For each shard concerned: its number, the positions in the call, rising, the rows there."""
+    if shards == 1:
+        yield 0, np.arange(len(slots_B)), slots_B
+        return
+    home_B = slots_B % shards
+    for shard in range(shards):
+        at = np.flatnonzero(home_B == shard)
+        if len(at):
+            yield shard, at, slots_B[at] // shards
 
-    def __init__(
-        self, name: str, config: MemoryConfig, next_slot: int = 0, folder: Path | None = None
-    ) -> None:
-        """folder: where the rows lie that `storage="mapped"` keeps out of memory."""
-        self._name = name
-        self._config = config
-        self._dtype = storage(config.dtype)
-        self.next_slot = next_slot
-        self.shards = [Shard(config, i, folder) for i in range(config.shards)]
-        # One mutation at a time over all shards, so that what was checked still holds when done.
-        self._mutation = threading.RLock()
-        self._retired: MemstoreError | None = None
-        self.meter = Meter()
 
-    @property
-    def name(self) -> str:
-        return self._name
+def slots_of(rows: Slots, shard: int, shards: int) -> Slots:
+    """The slots of rows of a shard, of any shape; `NO_SLOT` stays."""
+    return np.where(rows == NO_SLOT, NO_SLOT, rows * shards + shard)
 
-    @property
-    def config(self) -> MemoryConfig:
-        return self._config
 
-    @property
-    def version(self) -> int:
-        """Rises with every mutation and sealing."""
-        return sum(shard.rows.version + shard.index.version.number for shard in self.shards)
+def taken(array: Array | None, at: Slots) -> Array | None:
+    """The elements of one part; the array itself where that is the whole call."""
+    return array if array is None or len(at) == len(array) else array[at]
 
-    def append(
-        self,
-        keys: Array | None = None,
-        values: Array | None = None,
-        records: Records | None = None,
-        *,
-        step: int | None = None,
-    ) -> Slots:
-        keys_BD = self._keys(self._required("keys", keys))
-        values_BV = self._values(values, len(keys_BD), required=True)
-        table = checks.records(records, self._config.schema, len(keys_BD))
-        step = checks.step_number(step)
-        self.admit()
-        with self._mutation:
-            self._check_open()
-            slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
-            for shard, _, rows in self._split(slots_B):
-                shard.reserve(rows)
-            self._make_room(len(keys_BD))
-            self.next_slot += len(keys_BD)
-            self.put(slots_B, keys_BD, values_BV, table)
-            self._touch(slots_B, step, None)
-        return slots_B
 
-    def write(
-        self,
-        slots: SlotsLike,
-        keys: Array | None = None,
-        values: Array | None = None,
-        records: Records | None = None,
-        *,
-        step: int | None = None,
-    ) -> Applied:
-        slots_B = checks.slots(slots, unique=True)
-        step = checks.step_number(step)
-        keys_BD = None if keys is None else self._keys(keys, len(slots_B))
-        values_BV = self._values(values, len(slots_B), required=False)
-        table = None
-        if records is not None:
-            table = checks.records(records, self._config.schema, len(slots_B))
-        if keys_BD is None and values_BV is None and table is None:
-            raise InvalidArgument("nothing to write", expected="keys, values or records")
-        delay_s = 0.0 if keys_BD is None else self.admit()
-        with self._mutation:
-            self.check_known(slots_B)
-            self.put(slots_B, keys_BD, values_BV, table)
-            self._touch(slots_B, step, None)
-        return Applied(applied=len(slots_B), delay_s=delay_s)
-
-    def blend(
-        self,
-        slots: SlotsLike,
-        weights: Numbers,
-        erase: Array,
-        add: Array,
-        *,
-        step: int | None = None,
-        generations: SlotsLike | None = None,
-    ) -> Applied:
-        slots_B = checks.slots(slots)
-        count, width = len(slots_B), self._config.dim
-        weights_B = checks.share(
-            "weights", checks.vector("weights", weights, dtype=counting(self._dtype), rows=count)
-        )
-        erase_BD = checks.share("erase", self._matrix("erase", erase, width, count))
-        add_BD = self._matrix("add", add, width, count)
-        step = checks.step_number(step)
-        delay_s = self.admit()
-        with self._mutation:
-            self.check_known(slots_B)
-            most = self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1))
-            checks.reach(most, self._dtype)
-            kept = self._of_generation(slots_B, generations)
-            slots_B, weights_B = slots_B[kept], weights_B[kept]
-            erase_BD, add_BD = erase_BD[kept], add_BD[kept]
-            for shard, at, rows in self._split(slots_B):
-                shard.blend(rows, weights_B[at], erase_BD[at], add_BD[at])
-            self._touch(slots_B, step, weights_B)
-        return Applied(applied=len(slots_B), skipped=count - len(slots_B), delay_s=delay_s)
-
-    def update(
-        self,
-        slots: SlotsLike,
-        key_grads: Array | None = None,
-        value_grads: Array | None = None,
-        lr: float | None = None,
-        *,
-        generations: SlotsLike | None = None,
-    ) -> Applied:
-        slots_B = checks.slots(slots)
-        if key_grads is None and value_grads is None:
-            raise InvalidArgument("nothing to update", expected="key_grads or value_grads")
-        key_grads_BD = None
-        if key_grads is not None:
-            key_grads_BD = self._matrix("key_grads", key_grads, self._config.dim, len(slots_B))
-        value_grads_BV = self._values(value_grads, len(slots_B), name="value_grads")
-        rate = checks.rate(self._config.optimizer_config.lr if lr is None else lr)
-        checks.decay(rate, self._config.optimizer_config.weight_decay)
-        for grads_BX in (key_grads_BD, value_grads_BV):
-            checks.step(grads_BX, rate)
-        drifts = key_grads is not None and self._config.index_config.drift_limit is not None
-        delay_s = self.admit() if drifts else 0.0
-        changed, skipped = 0, 0
-        with self._mutation:
-            self.check_known(slots_B)
-            if generations is not None:
-                kept = self._of_generation(slots_B, generations)
-                skipped = len(slots_B) - int(kept.sum())
-                slots_B = slots_B[kept]
-                key_grads_BD = None if key_grads_BD is None else key_grads_BD[kept]
-                value_grads_BV = None if value_grads_BV is None else value_grads_BV[kept]
-            for shard, at, rows in self._split(slots_B):
-                keys, values = _at(key_grads_BD, at), _at(value_grads_BV, at)
-                changed += shard.update(rows, keys, values, rate)
-        return Applied(applied=changed, skipped=skipped, delay_s=delay_s)
-
-    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
-        slots_B = checks.slots(slots)
-        if checks.step_number(step) is None:
-            raise InvalidArgument("step is missing", expected="the caller's step, ≥ 0")
-        weights_B = None
-        if weights is not None:
-            if self._config.usage_config.kind != "discounted":
-                raise InvalidArgument(
-                    "weights mean nothing to last-step usage",
-                    hint='leave them out, or make the memory with usage="discounted"',
-                )
-            weights_B = checks.vector("weights", weights, dtype="float64", rows=len(slots_B))
-            if len(weights_B) and weights_B.min() < 0:
-                raise InvalidArgument("weights are negative", got=weights_B.min(), expected="≥ 0")
-        with self._mutation:
-            self.check_known(slots_B)
-            self._touch(slots_B, step, weights_B)
-        return Applied(applied=len(slots_B))
-
-    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
-        n = checks.positive("n", n)
-        step = checks.step_number(step)
-        table = checks.records(records, self._config.schema, n)
-        self.admit()
-        with self._mutation:
-            self._check_open()
-            slots_B = self._least_used(n)
-            if len(slots_B) < n:
-                raise InvalidArgument("too few slots", got=f"n={n}", expected=f"≤ {len(slots_B)}")
-            for shard, at, rows in self._split(slots_B):
-                shard.renew(rows, None if table is None else table.take(at))
-            self._touch(slots_B, step, None)
-        return slots_B
-
-    def erase(self, slots: SlotsLike) -> Applied:
-        slots_B = checks.slots(slots, unique=True)
-        with self._mutation:
-            self.check_known(slots_B)
-            for shard, _, rows in self._split(slots_B):
-                shard.erase(rows)
-        return Applied(applied=len(slots_B))
-
-    def search(
-        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
-    ) -> SearchResult:
-        self._check_open()
-        k = checks.positive("k", k)
-        most = max(self.next_slot, LEAST_MAX_K)
-        if k > most:
-            raise InvalidArgument(
-                "k is more than the memory ever held", got=k, expected=f"≤ {most}"
-            )
-        if self._config.index_config.kind == "none" and not options.exact:
-            raise Unsupported(
-                f"memory {self._name!r} has no index",
-                hint="search it with SearchOptions(exact=True), which scores every row",
-            )
-        if options.sample_clusters and self._config.index_config.kind != "clustered":
-            raise Unsupported(
-                f"memory {self._name!r} has no clusters to sample",
-                got=f"sample_clusters={options.sample_clusters}",
-                hint="every row is scored; sample_random adds some to the k best",
-            )
-        queries_QD = self._matrix("queries", queries, self._config.dim)
-        if options.filter is not None:
-            checks.filter_columns(options.filter, self._config.schema)
-        found = self._merge([shard.search(queries_QD, k, options) for shard in self.shards], k)
-        if options.widens:
-            return widening.widen(self.shards, self.next_slot, queries_QD, found, options)
-        return found
-
-    def gather(
-        self,
-        slots: SlotsLike,
-        *,
-        vectors: bool = True,
-        columns: Sequence[str] = (),
-        list_limit: int | None = None,
-    ) -> Rows:
-        slots_B = checks.slots(slots)
-        unknown = [column for column in columns if column not in self._config.records]
-        if unknown:
-            names = list(self._config.records)
-            raise InvalidArgument("no such record column", got=unknown, expected=f"among {names}")
-        if list_limit is not None:
-            checks.positive("list_limit", list_limit)
-        self.check_known(slots_B)
-        parts = list(self._split(slots_B))
-        generations_B = np.empty(len(slots_B), np.int64)
-        keys_BD = values_BV = records = None
-        if vectors:
-            read = [shard.vectors(rows) for shard, _, rows in parts]
-            keys_BD = self._reassemble(parts, [keys for keys, _, _ in read], self._config.dim)
-            if self._config.value_dim is not None:
-                values = [v for _, v, _ in read if v is not None]
-                values_BV = self._reassemble(parts, values, self._config.value_dim)
-            for (_, at, _), (_, _, generations) in zip(parts, read, strict=True):
-                generations_B[at] = generations
-        else:
-            for shard, at, rows in parts:
-                generations_B[at] = shard.generations(rows)
-        if columns:
-            tables = [shard.read_records(rows, columns, list_limit) for shard, _, rows in parts]
-            records = self._reassemble_records(parts, tables, columns)
-        return Rows(
-            slots_B=slots_B,
-            generations_B=generations_B,
-            keys_BD=keys_BD,
-            values_BV=values_BV,
-            records=records,
-        )
-
-    def lookup(
-        self,
-        column: str,
-        values: Sequence[Any] | Array,
-        limit: int,
-        cursor: SlotsLike | None = None,
-    ) -> LookupResult:
-        self._check_open()
-        if column not in self._config.lookup:
-            declared = list(self._config.lookup)
-            raise InvalidArgument(
-                "the column cannot be looked up", got=repr(column), expected=f"among {declared}"
-            )
-        checks.positive("limit", limit)
-        kind = self._config.schema.field(column).type
-        item = kind.value_type if pa.types.is_list(kind) else kind
-        asked = checks.column("lookup values", values, item)
-        first_Q = None if cursor is None else checks.cursor(cursor, len(asked))
-        count = len(self.shards)
-        by_shard = [
-            shard.lookup(column, asked, limit, _first_rows(first_Q, shard.number, count))
-            for shard in self.shards
-        ]
-        lists, more_Q = by_shard[0]
-        if count > 1:
-            found = [[rows * count + s for rows in part] for s, (part, _) in enumerate(by_shard)]
-            merged = [np.sort(np.concatenate(parts)) for parts in zip(*found, strict=True)]
-            more_Q = np.any([more for _, more in by_shard], axis=0)
-            more_Q |= np.array([len(slots) > limit for slots in merged], bool)
-            lists = [slots[:limit] for slots in merged]
-        offsets = np.concatenate([[0], np.cumsum([len(slots) for slots in lists], dtype=np.int64)])
-        flat = np.concatenate(lists) if lists else np.empty(0, np.int64)
-        next_Q = np.full(len(lists), NO_SLOT, np.int64)
-        next_Q[more_Q] = flat[offsets[1:][more_Q].astype(np.int64) - 1] + 1
-        return LookupResult(
-            slots=flat, offsets=offsets.astype(np.int64), truncated_Q=more_Q, cursor=next_Q
-        )
-
-    def reindex(self) -> None:
-        self._check_open()
-        for shard in self.shards:
-            shard.reindex()
-
-    def refresh(self, limit: int | None = None) -> Refreshed:
-        raise Unsupported(
-            f"memory {self._name!r} is not encoded", hint="only sums of parts can be refreshed"
-        )
-
-    def describe(self) -> Description:
-        self._check_open()
-        shards = tuple(shard.describe() for shard in self.shards)
-        return Description(
-            name=self._name, config=self._config, next_slot=self.next_slot, shards=shards
-        )
-
-    # What the encoded memory and the store need beyond the verbs.
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Holds mutations off, so that what is read meanwhile is of one moment."""
-        with self._mutation:
-            yield
-
-    def retire(self, reason: MemstoreError) -> None:
-        """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
-        with self._mutation:
-            self._retired = reason
-        for shard in self.shards:
-            shard.maintainer.stop()
-
-    def admit(self) -> float:
-        """Waits until rows may become fresh in every shard; returns for how many seconds.
-
-        Raises `Overloaded` where it waits in vain. What comes in between is not counted: of
-        callers that wait at once all go on.
-        """
-        self._check_open()
-        return sum(shard.maintainer.admit() for shard in self.shards)
-
-    def settle(self) -> None:
-        """Waits until the background has nothing to do."""
-        while not all(shard.maintainer.settle() for shard in self.shards):
-            continue
-
-    def _check_open(self) -> None:
-        if self._retired is not None:
-            raise self._retired
-
-    def put(
-        self,
-        slots_B: Slots,
-        keys_BD: Array | None,
-        values_BV: Array | None,
-        records: pa.Table | None,
-        *,
-        drifts: bool = False,
-    ) -> None:
-        """Writes rows whose arguments are checked."""
-        with self._mutation:
-            for shard, at, rows in self._split(slots_B):
-                part = None
-                if records is not None:
-                    part = records if len(at) == len(slots_B) else records.take(at)
-                shard.put(rows, _at(keys_BD, at), _at(values_BV, at), part, drifts=drifts)
-
-    def alive(self, slots_B: Slots) -> Array:
-        """Which slots are there, bool `[B]`."""
-        alive_B = np.zeros(len(slots_B), bool)
-        for shard, at, rows in self._split(slots_B):
-            alive_B[at] = shard.alive(rows)
-        return alive_B
-
-    def check_known(self, slots_B: Slots) -> None:
-        """Raises `UnknownSlot` unless all are there."""
-        self._check_open()
-        checks.known(slots_B, self.alive(slots_B), self._name)
-
-    def _touch(self, slots_B: Slots, step: int | None, weights_B: Array | None) -> None:
-        if step is not None:
-            for shard, at, rows in self._split(slots_B):
-                shard.touch(rows, step, _at(weights_B, at))
-
-    def _largest(self, slots_B: Slots) -> float:
-        """The largest magnitude in the keys of some slots."""
-        keys = [shard.vectors(rows)[0] for shard, _, rows in self._split(slots_B)]
-        return max((float(np.abs(wide(part)).max(initial=0.0)) for part in keys), default=0.0)
-
-    def _of_generation(self, slots_B: Slots, generations: SlotsLike | None) -> Array:
-        """Which slots still have the tenant that the caller means, bool `[B]`."""
-        kept = np.ones(len(slots_B), bool)
-        if generations is None:
-            return kept
-        meant_B = checks.slots(generations)
-        if len(meant_B) != len(slots_B):
-            raise WrongShape(
-                "generations have the wrong length", got=len(meant_B), expected=len(slots_B)
-            )
-        for shard, at, rows in self._split(slots_B):
-            kept[at] = shard.generations(rows) == meant_B[at]
-        return kept
-
-    def _least_used(self, count: int) -> Slots:
-        """Up to `count` slots of smallest (usage, slot) over all shards, in that order."""
-        found = [(shard.number, *shard.least_used(count)) for shard in self.shards]
-        slots = np.concatenate([rows * len(self.shards) + s for s, rows, _ in found])
-        priorities = np.concatenate([priority for _, _, priority in found])
-        return slots[np.lexsort((slots, priorities))[:count]]
-
-    def _make_room(self, count: int) -> None:
-        """Erases the least used rows that `count` new ones would push over the capacity."""
-        capacity = self._config.capacity
-        if capacity is None:
-            return
-        if count > capacity:
-            raise InvalidArgument(
-                "more rows than the capacity", got=count, expected=f"≤ {capacity}"
-            )
-        over = sum(shard.rows.live for shard in self.shards) + count - capacity
-        if over > 0:
-            for shard, _, rows in self._split(self._least_used(over)):
-                shard.erase(rows)
-
-    def live_slots(self) -> Slots:
-        """Every slot that is there, rising."""
-        count = len(self.shards)
-        return np.sort(np.concatenate([s.rows.live_rows() * count + s.number for s in self.shards]))
-
-    def travel(self) -> Array:
-        """How far the key of each slot has gone since it was appended, float64 `[next_slot]`."""
-        travel_N = np.zeros(self.next_slot)
-        for shard in self.shards:
-            part = shard.travel()
-            travel_N[shard.number :: len(self.shards)][: len(part)] = part
-        return travel_N
-
-    def _split(self, slots_B: Slots) -> Iterator[tuple[Shard, Slots, Slots]]:
-        """For each shard concerned: the shard, the positions in the call, the rows there."""
-        count = len(self.shards)
-        if count == 1:
-            yield self.shards[0], np.arange(len(slots_B)), slots_B
-            return
-        home_B = slots_B % count
-        for shard in self.shards:
-            at = np.flatnonzero(home_B == shard.number)
-            if len(at):
-                yield shard, at, slots_B[at] // count
-
-    def _merge(self, found: list[ShardResult], k: int) -> SearchResult:
-        count = len(self.shards)
-        if count == 1:
-            # Its rows are the slots, and the best of them already.
-            only = found[0]
-            return self._result((only.rows_QK, only.scores_QK, only.proposal_QK), found)
-        slots = [
-            np.where(part.rows_QK == NO_SLOT, NO_SLOT, part.rows_QK * count + s)
-            for s, part in enumerate(found)
-        ]
+def merged_results(found: Sequence[ShardResult], k: int) -> SearchResult:
+    """The k best of what all shards found, shard by shard."""
+    shards = len(found)
+    if shards == 1:
+        # Its rows are the slots, and the best of them already.
+        only = found[0]
+        best: tuple[Array, ...] = (only.rows_QK, only.scores_QK, only.proposal_QK)
+    else:
+        slots = [slots_of(part.rows_QK, s, shards) for s, part in enumerate(found)]
+        scores = [part.scores_QK for part in found]
+        proposals = [part.proposal_QK for part in found]
         slots_QC, scores_QC, proposal_QC = (
-            np.concatenate(parts, axis=1)
-            for parts in (
-                slots,
-                [part.scores_QK for part in found],
-                [part.proposal_QK for part in found],
-            )
+            np.concatenate(parts, axis=1) for parts in (slots, scores, proposals)
         )
-        return self._result(top_k(slots_QC, scores_QC, k, proposal_QC), found)
-
-    @staticmethod
-    def _result(merged: tuple[Array, ...], found: list[ShardResult]) -> SearchResult:
-        slots_QK, scores_QK, proposal_QK = merged
-        return SearchResult(
-            slots_QK=slots_QK,
-            scores_QK=scores_QK,
-            counts_Q=(slots_QK != NO_SLOT).sum(axis=1),
-            proposal_QK=proposal_QK,
-            scored_Q=np.sum([part.scored_Q for part in found], axis=0),
-            row_versions_S=np.array([part.row_version for part in found], np.int64),
-            index_versions_S=np.array([part.index_version for part in found], np.int64),
-        )
-
-    def _reassemble(
-        self, parts: list[tuple[Shard, Slots, Slots]], arrays: list[Array], width: int
-    ) -> Array:
-        if len(parts) == 1:
-            return arrays[0]
-        whole = np.empty((sum(len(at) for _, at, _ in parts), width), self._dtype)
-        for (_, at, _), array in zip(parts, arrays, strict=True):
-            whole[at] = array
-        return whole
-
-    def _reassemble_records(
-        self,
-        parts: list[tuple[Shard, Slots, Slots]],
-        tables: list[pa.Table],
-        columns: Sequence[str],
-    ) -> pa.Table:
-        if len(parts) == 1:
-            return tables[0]
-        if not parts:
-            return self._config.schema.empty_table().select(list(columns))
-        order = np.concatenate([at for _, at, _ in parts])
-        return pa.concat_tables(tables).take(np.argsort(order)).combine_chunks()
-
-    def _required(self, name: str, value: Array | None) -> Array:
-        if value is None:
-            raise InvalidArgument(f"{name} are missing", expected=f"(rows, {self._config.dim})")
-        return value
-
-    def _matrix(self, name: str, value: Any, width: int, rows: int | None = None) -> Array:
-        """Numbers to count with, not to keep."""
-        return checks.matrix(name, value, width=width, dtype=counting(self._dtype), rows=rows)
-
-    def _keys(self, keys: Array, rows: int | None = None) -> Array:
-        return checks.matrix("keys", keys, width=self._config.dim, dtype=self._dtype, rows=rows)
-
-    def _values(
-        self, values: Array | None, rows: int, *, required: bool = False, name: str = "values"
-    ) -> Array | None:
-        width = self._config.value_dim
-        if values is None and not (required and width is not None):
-            return None
-        if width is None:
-            raise InvalidArgument(
-                f"memory {self._name!r} has no values", got=name, hint="its key is its value"
-            )
-        if values is None:
-            raise InvalidArgument(f"{name} are missing", expected=f"({rows}, {width})")
-        dtype = self._dtype if name == "values" else counting(self._dtype)
-        return checks.matrix(name, values, width=width, dtype=dtype, rows=rows)
+        best = top_k(slots_QC, scores_QC, k, proposal_QC)
+    slots_QK, scores_QK, proposal_QK = best
+    return SearchResult(
+        slots_QK=slots_QK,
+        scores_QK=scores_QK,
+        counts_Q=(slots_QK != NO_SLOT).sum(axis=1),
+        proposal_QK=proposal_QK,
+        scored_Q=np.sum([part.scored_Q for part in found], axis=0),
+        row_versions_S=np.array([part.row_version for part in found], np.int64),
+        index_versions_S=np.array([part.index_version for part in found], np.int64),
+    )
 
 
-def _first_rows(first_Q: Slots | None, number: int, count: int) -> Slots | None:
-    """The first row of shard `number` of `count` at or behind each slot; none behind `NO_SLOT`."""
+def merged_lookups(found: Sequence[tuple[list[Slots], Array]], limit: int) -> LookupResult:
+    """The first `limit` slots of each value over all shards: of each, rows by value and `more`."""
+    shards = len(found)
+    lists, more_Q = found[0]
+    if shards > 1:
+        slots = [[rows * shards + s for rows in part] for s, (part, _) in enumerate(found)]
+        merged = [np.sort(np.concatenate(parts)) for parts in zip(*slots, strict=True)]
+        more_Q = np.any([more for _, more in found], axis=0)
+        more_Q |= np.array([len(slots_R) > limit for slots_R in merged], bool)
+        lists = [slots_R[:limit] for slots_R in merged]
+    offsets = np.concatenate([[0], np.cumsum([len(slots_R) for slots_R in lists])]).astype(np.int64)
+    flat = np.concatenate(lists) if lists else np.empty(0, np.int64)
+    next_Q = np.full(len(lists), NO_SLOT, np.int64)
+    next_Q[more_Q] = flat[offsets[1:][more_Q] - 1] + 1
+    return LookupResult(slots=flat, offsets=offsets, truncated_Q=more_Q, cursor=next_Q)
+
+
+def first_rows(first_Q: Slots | None, shard: int, shards: int) -> Slots | None:
+    """The first row of a shard at or behind each slot; none behind `NO_SLOT`."""
     if first_Q is None:
         return None
-    rows_Q = -((number - first_Q) // count)
+    rows_Q = -((shard - first_Q) // shards)
     return np.where(first_Q == NO_SLOT, np.iinfo(np.int64).max, rows_Q)
 
 
-def _at(array: Array | None, at: Slots) -> Array | None:
-    return array if array is None or len(at) == len(array) else array[at]
+def rejoined(places: Sequence[Slots], arrays: Sequence[Array], whole: Array) -> Array:
+    """What each part of a call gave, where it stands in the call: in `whole`, if there are more."""
+    if len(places) == 1:
+        return arrays[0]
+    for at, array in zip(places, arrays, strict=True):
+        whole[at] = array
+    return whole
+
+
+def rejoined_records(places: Sequence[Slots], tables: Sequence[pa.Table]) -> pa.Table:
+    """The records of at least one part, in the order of the call."""
+    if len(places) == 1:
+        return tables[0]
+    return pa.concat_tables(tables).take(np.argsort(np.concatenate(places))).combine_chunks()

@@ -23,6 +23,7 @@ import numpy as np
 
 from memstore import files
 from memstore.config import MemoryConfig
+from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import (
     InvalidArgument,
@@ -35,7 +36,6 @@ from memstore.errors import (
 )
 from memstore.index import devices
 from memstore.memory import Memory
-from memstore.routing import RoutedMemory
 from memstore.shard import checkpoint
 
 FORMAT = 3
@@ -53,7 +53,7 @@ class Store:
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
         """
         self.path = Path(path)
-        self._memories: dict[str, RoutedMemory | EncodedMemory] = {}
+        self._memories: dict[str, EmbeddedMemory | EncodedMemory] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._number = 0
         self._mutex = threading.RLock()
@@ -88,7 +88,7 @@ class Store:
             devices.find(config.index_config.device)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
-            self._memories[name] = self._assemble(RoutedMemory(name, config, 0, self.path))
+            self._memories[name] = self._assemble(EmbeddedMemory(name, config, 0, self.path))
             return self._memories[name]
 
     def memory(self, name: str) -> Memory:
@@ -204,7 +204,7 @@ class Store:
             manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
             config = MemoryConfig.from_dict(entry["config"])
-            base = RoutedMemory(name, config, entry["next_slot"], self.path)
+            base = EmbeddedMemory(name, config, entry["next_slot"], self.path)
             folder = self.path / entry["folder"]
             base.shards = [
                 checkpoint.load(config, i, folder / f"shard-{i}", part, self.path)
@@ -218,7 +218,7 @@ class Store:
                 memory.refreshed = entry["state"][-1]
             self._saved[name] = entry
 
-    def _save(self, name: str, memory: RoutedMemory | EncodedMemory) -> dict[str, Any]:
+    def _save(self, name: str, memory: EmbeddedMemory | EncodedMemory) -> dict[str, Any]:
         base = _base(memory)
         folder = Path("memories") / name / f"{self._number:08d}"
         shutil.rmtree(self.path / folder, ignore_errors=True)
@@ -250,10 +250,10 @@ class Store:
             if not any(folder.iterdir()):
                 folder.rmdir()
 
-    def _assemble(self, base: RoutedMemory) -> RoutedMemory | EncodedMemory:
+    def _assemble(self, base: EmbeddedMemory) -> EmbeddedMemory | EncodedMemory:
         if base.config.encoding is None:
             return base
-        parts: dict[str, RoutedMemory] = {}
+        parts: dict[str, EmbeddedMemory] = {}
         for name in sorted(base.config.encoding_config.memories):
             part = self._find(name)
             if isinstance(part, EncodedMemory):
@@ -263,7 +263,7 @@ class Store:
             parts[name] = part
         return EncodedMemory(base, parts)
 
-    def _find(self, name: str) -> RoutedMemory | EncodedMemory:
+    def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
         if name not in self._memories:
             known = sorted(self._memories)
             raise UnknownMemory("no such memory", got=repr(name), expected=f"one of {known}")
@@ -274,11 +274,11 @@ class Store:
             raise StoreClosed(f"{self.path} was closed", hint="open it again")
 
 
-def _base(memory: RoutedMemory | EncodedMemory) -> RoutedMemory:
+def _base(memory: EmbeddedMemory | EncodedMemory) -> EmbeddedMemory:
     return memory.base if isinstance(memory, EncodedMemory) else memory
 
 
-def _state(memory: RoutedMemory | EncodedMemory) -> list[int]:
+def _state(memory: EmbeddedMemory | EncodedMemory) -> list[int]:
     """Differs after every change of what a checkpoint would hold."""
     base = _base(memory)
     refreshed = memory.refreshed if isinstance(memory, EncodedMemory) else 0

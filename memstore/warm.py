@@ -12,8 +12,8 @@ import numpy as np
 
 from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, OptimizerKind
 from memstore.dtypes import counting, storage
+from memstore.embedded import EmbeddedMemory
 from memstore.memory import SearchOptions
-from memstore.routing import RoutedMemory
 
 FEW, ROWS = 64, 512
 """Rows that are multiplied as they are, and so many that matrix units are asked, if there are."""
@@ -42,7 +42,7 @@ def _call_each_verb(config: MemoryConfig) -> None:
         capacity=None,
         index=IndexConfig(clusters=1, probe=1),
     )
-    memory = RoutedMemory("warm", plain)
+    memory = EmbeddedMemory("warm", plain)
     keys_ND = (
         np.random.default_rng(0)
         .standard_normal((ROWS, plain.dim))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from memstore import routing
 from memstore.filters import Filter
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, SearchResult, Slots
@@ -111,7 +112,7 @@ def _sampled(
     for shard in shards:
         rng = np.random.default_rng([1, shard.number, seed])
         rows_QK, scores_QK, tried_Q = shard.sample(queries_QD, k, options, rng)
-        slots.append(_slots(shard, rows_QK, len(shards)))
+        slots.append(routing.slots_of(rows_QK, shard.number, len(shards)))
         scores.append(scores_QK)
         tried.append(tried_Q)
     best_QK, _ = top_k(np.concatenate(slots, axis=1), np.concatenate(scores, axis=1), k)
@@ -151,7 +152,3 @@ def _rows(shard: Shard, slots_QC: Slots, shards: int) -> Slots:
     """The rows of those slots that live in the shard; `NO_SLOT` for others."""
     here_QC = (slots_QC % shards == shard.number) & (slots_QC != NO_SLOT)
     return np.where(here_QC, slots_QC // shards, NO_SLOT)
-
-
-def _slots(shard: Shard, rows_QC: Slots, shards: int) -> Slots:
-    return np.where(rows_QC == NO_SLOT, NO_SLOT, rows_QC * shards + shard.number)

@@ -23,11 +23,11 @@ import numpy as np
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore.embedded import EmbeddedMemory
 from memstore.index import jobs
 from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.score import score_rows
 from memstore.memory import NO_SLOT, Array
-from memstore.routing import RoutedMemory
 from memstore.shard.shard import Shard
 from tests.benchmarks.data import WIDTH, mixture
 from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most
@@ -135,7 +135,7 @@ def learn(
         store = stack.enter_context(memstore.open(folder))
         config = MemoryConfig(dim=WIDTH, index=index, optimizer="sgd")
         memory = store.create("rows", config)
-        assert isinstance(memory, RoutedMemory)
+        assert isinstance(memory, EmbeddedMemory)
         stack.callback(store.drop, "rows")  # What closing would write is of no use to anybody.
         memory.append(keys_ND)
         for at in range(0, QUERIES, 8):
@@ -219,7 +219,7 @@ def _steps(keys_ND: Array, rng: np.random.Generator) -> Array:
     return places_ND
 
 
-def _search(memory: RoutedMemory, queries: Array) -> float:
+def _search(memory: EmbeddedMemory, queries: Array) -> float:
     """Times one search of some of the queries."""
     at = int(time.perf_counter() * 1e4) % (len(queries) - SEARCHED)
     begun = time.perf_counter()

@@ -22,10 +22,10 @@ from hypothesis.stateful import initialize, run_state_machine_as_test
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions, Store, field
+from memstore.embedded import EmbeddedMemory
 from memstore.errors import DeviceError, DeviceUnavailable, InvalidArgument, OutOfDeviceMemory
 from memstore.index import devices
 from memstore.memory import Array, Memory
-from memstore.routing import RoutedMemory
 from tests.congruence.test_verbs import EVERY_LIST, RECORDS, RUNS, EncodedVerbs, Verbs
 
 ON_GPU = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
@@ -88,7 +88,7 @@ def put_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
     return made
 
 
-MADE: list[RoutedMemory] = []
+MADE: list[EmbeddedMemory] = []
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +102,13 @@ def ended() -> Iterator[None]:
 
 def twins(
     device: str, rows: Array, device_bytes: int | None = None, **settings: Any
-) -> tuple[RoutedMemory, RoutedMemory]:
+) -> tuple[EmbeddedMemory, EmbeddedMemory]:
     """The same rows on a device and on the host, sealed under the same codebook."""
     made = []
     for place in ({"device": device, "device_bytes": device_bytes}, {"device": "cpu"}):
         options = {"probe": 4, "clusters": 16, "codec": "flat"} | settings
         index = IndexConfig.from_dict(options | place)
-        memory = RoutedMemory("m", MemoryConfig(dim=rows.shape[1], index=index, shards=2))
+        memory = EmbeddedMemory("m", MemoryConfig(dim=rows.shape[1], index=index, shards=2))
         MADE.append(memory)
         memory.append(rows)
         if len(rows) // 2 > index.fresh_limit:
@@ -297,7 +297,7 @@ def test_a_full_device_is_a_typed_error_too(monkeypatch: pytest.MonkeyPatch) -> 
 
     for transfer, expected in ((full, OutOfDeviceMemory), (broken, DeviceError)):
         monkeypatch.setitem(devices._devices, "cuda:0", devices.Device("cuda:0", transfer))
-        memory = RoutedMemory("m", MemoryConfig(dim=4, index=IndexConfig(device="cuda:0")))
+        memory = EmbeddedMemory("m", MemoryConfig(dim=4, index=IndexConfig(device="cuda:0")))
         memory.append(gaussian(0, 100, 4))
         with pytest.raises(expected) as caught:
             memory.reindex()

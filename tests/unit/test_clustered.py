@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore.embedded import EmbeddedMemory
 from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.clustered import Recall
@@ -22,7 +23,6 @@ from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, Slots
-from memstore.routing import RoutedMemory
 from memstore.shard import shard
 from tests.benchmarks.data import mixture
 
@@ -297,7 +297,7 @@ def test_an_index_that_was_replaced_is_let_go(tmp_path: Path) -> None:
     keys, queries = rows_of(0, 3_000)
     with memstore.open(tmp_path) as store:
         memory = store.create("m", MemoryConfig(dim=WIDTH, index=IndexConfig(probe=4)))
-        assert isinstance(memory, RoutedMemory)
+        assert isinstance(memory, EmbeddedMemory)
         memory.append(keys)
         memory.reindex()
         memory.search(queries, 3)

@@ -14,24 +14,24 @@ from hypothesis import strategies as st
 import memstore
 from memstore import IndexConfig, Memory, MemoryConfig, OptimizerConfig
 from memstore.config import DRIFT_LIMIT, OptimizerKind
+from memstore.embedded import EmbeddedMemory
 from memstore.index.drift import Drift, Sealing
 from memstore.memory import Array, ShardDescription, Slots
-from memstore.routing import RoutedMemory
 
 WIDTH = 4
 
 
-def make(store: memstore.Store, rows: Array, **index: Any) -> RoutedMemory:
+def make(store: memstore.Store, rows: Array, **index: Any) -> EmbeddedMemory:
     given: dict[str, Any] = {"clusters": 2, "fresh_limit": 50, "maintenance": "inline"} | index
     config = MemoryConfig(dim=WIDTH, index=IndexConfig(**given), optimizer="sgd")
     memory = store.create("m", config)
     memory.append(rows)
     memory.reindex()
-    assert isinstance(memory, RoutedMemory)
+    assert isinstance(memory, EmbeddedMemory)
     return memory
 
 
-def fresh(memory: RoutedMemory) -> list[int]:
+def fresh(memory: EmbeddedMemory) -> list[int]:
     rows: list[int] = memory.shards[0].index.version.fresh_F.tolist()
     return rows
 
@@ -141,7 +141,7 @@ def test_drift_and_age_are_kept_by_a_checkpoint(tmp_path: Path) -> None:
         assert described.sealed_age == 2
     with memstore.open(tmp_path) as store:
         again = store.memory("m")
-        assert isinstance(again, RoutedMemory)
+        assert isinstance(again, EmbeddedMemory)
         memory = again
         # Of the rows, pages that were touched are counted: fewer after they were read anew.
         assert replace(state(memory), row_bytes=0) == replace(described, row_bytes=0)
@@ -161,7 +161,7 @@ def test_the_bound_is_one(kind: OptimizerKind, seed: int, max_norm: float | None
     rng = np.random.default_rng(seed)
     optimizer = OptimizerConfig(kind=kind, max_norm=max_norm, weight_decay=0.1)
     index = IndexConfig(clusters=2, drift_limit=None, maintenance="inline")
-    memory = RoutedMemory("m", MemoryConfig(dim=WIDTH, index=index, optimizer=optimizer))
+    memory = EmbeddedMemory("m", MemoryConfig(dim=WIDTH, index=index, optimizer=optimizer))
     keys = rng.normal(size=(20, WIDTH)).astype(np.float32)
     memory.append(keys)
     memory.reindex()

@@ -249,7 +249,7 @@ import numpy as np
 from memstore.config import MemoryConfig
 from memstore.kernels import blend, group, score, select, step
 from memstore.memory import SearchOptions
-from memstore.routing import RoutedMemory
+from memstore.embedded import EmbeddedMemory
 from memstore.warm import warm
 
 def signatures():
@@ -259,7 +259,7 @@ def signatures():
 config = MemoryConfig(dim=5, value_dim=3, optimizer=sys.argv[1], index="clustered")
 warm([config])
 print(signatures())
-memory = RoutedMemory("m", config)
+memory = EmbeddedMemory("m", config)
 keys, values = np.eye(5, dtype=np.float32), np.ones((5, 3), np.float32)
 slots = memory.append(keys, values)
 memory.update(slots[::-1], keys, values)

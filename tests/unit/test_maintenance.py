@@ -16,11 +16,11 @@ import pytest
 
 import memstore
 from memstore import IndexConfig, Memory, MemoryConfig, SearchOptions, Store
+from memstore.embedded import EmbeddedMemory
 from memstore.errors import MemstoreError, Overloaded, StoreClosed
 from memstore.index import clustered, jobs, maintenance, tuning
 from memstore.index.segment import Segment
 from memstore.memory import Array, JobDescription, ShardDescription, Slots
-from memstore.routing import RoutedMemory
 from tests.congruence.oracle import live_slots, settle
 
 WIDTH, LIMIT = 6, 32
@@ -71,7 +71,7 @@ def eventually(what: Callable[[], bool]) -> None:
 
 def check(memory: Memory) -> None:
     """Every live row is proposed from exactly one place, and is found as by exact search."""
-    assert isinstance(memory, RoutedMemory)
+    assert isinstance(memory, EmbeddedMemory)
     for shard in memory.shards:
         version = shard.index.version
         held = [np.flatnonzero(np.unpackbits(s.valid, bitorder="little")) for s in version.segments]
@@ -177,7 +177,7 @@ def test_rows_changed_while_they_are_sealed_are_fresh_and_no_others(
     later = memory.append(keys(2, 4))
     gate.open()
     settle(memory)
-    assert isinstance(memory, RoutedMemory)
+    assert isinstance(memory, EmbeddedMemory)
     fresh = memory.shards[0].index.version.fresh_F
     assert fresh.tolist() == [*new[:3], *new[5:7], *later]
     check(memory)
@@ -464,7 +464,7 @@ def test_inline_the_same_calls_make_the_same_index(tmp_path: Path) -> None:
                 change(memory, seed)
             assert threads() == []
             check(memory)
-            assert isinstance(memory, RoutedMemory)
+            assert isinstance(memory, EmbeddedMemory)
             version = memory.shards[0].index.version
             assert version.codebook is not None
             made.append(
@@ -482,7 +482,7 @@ def test_each_segment_is_some_times_larger_than_all_that_are_younger(store: Stor
     memory = make(store, 2_000, maintenance="inline", fresh_limit=9)
     for seed in range(60):
         memory.append(keys(10, seed))
-        assert isinstance(memory, RoutedMemory)
+        assert isinstance(memory, EmbeddedMemory)
         segments = memory.shards[0].index.version.segments
         sizes = [len(segment) for segment in segments]
         assert len(sizes) <= jobs.MAX_SEGMENTS

@@ -23,10 +23,10 @@ from memstore import (
     SearchResult,
     field,
 )
+from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, Unsupported
 from memstore.index import sampling
 from memstore.memory import Array
-from memstore.routing import RoutedMemory
 from memstore.widening import random_slots
 
 D = 4
@@ -34,16 +34,16 @@ OWN = (Proposal.SEALED, Proposal.FRESH, Proposal.EXACT)
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., RoutedMemory]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., EmbeddedMemory]]:
     """Makes memories of normal rows, sealed, whose stores are closed when the test is over."""
     stores: list[memstore.Store] = []
 
-    def create(rows: int, seed: int = 0, **config: Any) -> RoutedMemory:
+    def create(rows: int, seed: int = 0, **config: Any) -> EmbeddedMemory:
         stores.append(memstore.open(tmp_path / str(len(stores))))
         memory = stores[-1].create("m", MemoryConfig(dim=D, records={"n": "int64"}, **config))
         memory.append(normal(seed, rows), records={"n": np.arange(rows) % 4})
         memory.reindex()
-        assert isinstance(memory, RoutedMemory)
+        assert isinstance(memory, EmbeddedMemory)
         return memory
 
     yield create
@@ -116,7 +116,7 @@ def test_scores_of_any_size_draw_clusters(scale: float) -> None:
     assert all(len(set(lists_P)) == 3 for lists_P in lists_QP.tolist())
 
 
-def test_a_search_samples_clusters_by_that_law(make: Callable[..., RoutedMemory]) -> None:
+def test_a_search_samples_clusters_by_that_law(make: Callable[..., EmbeddedMemory]) -> None:
     memory = make(400, index=lists())
     query = np.array([[0.6, -0.3, 0.8, 0.1]], np.float32)
     codebook = memory.shards[0].index.version.codebook
@@ -144,7 +144,7 @@ def test_a_search_samples_clusters_by_that_law(make: Callable[..., RoutedMemory]
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_all_clusters_sampled_leave_no_row_out(
-    make: Callable[..., RoutedMemory], shards: int
+    make: Callable[..., EmbeddedMemory], shards: int
 ) -> None:
     memory = make(500, shards=shards, index=lists())
     queries = normal(1, 6)
@@ -166,7 +166,7 @@ def test_all_clusters_sampled_leave_no_row_out(
     ("rows", "erased", "count"), [(60, 20, 3), (60, 20, 25), (400, 385, 4), (60, 0, 1)]
 )
 def test_random_slots_are_uniform_over_the_live_ones(
-    make: Callable[..., RoutedMemory], shards: int, rows: int, erased: int, count: int
+    make: Callable[..., EmbeddedMemory], shards: int, rows: int, erased: int, count: int
 ) -> None:
     memory = make(rows, shards=shards, index="exact")
     gone = np.random.default_rng(1).permutation(rows)[:erased]
@@ -182,7 +182,7 @@ def test_random_slots_are_uniform_over_the_live_ones(
     assert as_expected(counts[live], np.full(len(live), count / len(live)), draws)
 
 
-def test_random_slots_that_pass_are_uniform(make: Callable[..., RoutedMemory]) -> None:
+def test_random_slots_that_pass_are_uniform(make: Callable[..., EmbeddedMemory]) -> None:
     memory = make(80, shards=3, index="exact")
     tree = field("n") == 2
     counts = np.zeros(80)
@@ -195,7 +195,7 @@ def test_random_slots_that_pass_are_uniform(make: Callable[..., RoutedMemory]) -
 
 @pytest.mark.parametrize("erased", [0, 700, 985])
 def test_random_slots_do_not_depend_on_the_number_of_shards(
-    make: Callable[..., RoutedMemory], erased: int
+    make: Callable[..., EmbeddedMemory], erased: int
 ) -> None:
     options = SearchOptions(exact=True, sample_random=9, seed=5)
     found = []
@@ -208,7 +208,7 @@ def test_random_slots_do_not_depend_on_the_number_of_shards(
 
 
 def test_random_slots_are_the_same_for_every_query_and_those_found_keep_their_mark(
-    make: Callable[..., RoutedMemory],
+    make: Callable[..., EmbeddedMemory],
 ) -> None:
     memory = make(30, index="exact")
     found = memory.search(normal(1, 5), 8, SearchOptions(sample_random=12, seed=0))
@@ -223,7 +223,7 @@ def test_random_slots_are_the_same_for_every_query_and_those_found_keep_their_ma
 
 @pytest.mark.parametrize("count", [40, 2**63 - 1])
 def test_more_random_slots_than_there_are_give_all(
-    make: Callable[..., RoutedMemory], count: int
+    make: Callable[..., EmbeddedMemory], count: int
 ) -> None:
     memory = make(40, shards=3, index="exact")
     memory.erase([0, 39])
@@ -242,7 +242,7 @@ EVERYTHING: dict[str, Any] = {"union": True, "sample_clusters": 2, "sample_rando
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("what", [{"sample_clusters": 2}, {"sample_random": 6}, EVERYTHING])
 def test_the_seed_says_what_is_drawn(
-    make: Callable[..., RoutedMemory], what: dict[str, Any], shards: int
+    make: Callable[..., EmbeddedMemory], what: dict[str, Any], shards: int
 ) -> None:
     memory = make(600, shards=shards, index=lists())
 
@@ -262,7 +262,7 @@ def test_the_seed_says_what_is_drawn(
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("kind", ["exact", "clustered"])
 def test_the_union_scores_every_query_against_what_any_found(
-    make: Callable[..., RoutedMemory], kind: str, shards: int
+    make: Callable[..., EmbeddedMemory], kind: str, shards: int
 ) -> None:
     memory = make(300, shards=shards, index=lists() if kind == "clustered" else "exact")
     queries, keys = normal(1, 7), normal(0, 300)
@@ -279,7 +279,7 @@ def test_the_union_scores_every_query_against_what_any_found(
     assert set(np.unique(found.proposal_QK)) == {*np.unique(plain.proposal_QK), Proposal.UNION}
 
 
-def test_the_union_holds_what_was_sampled_for_each(make: Callable[..., RoutedMemory]) -> None:
+def test_the_union_holds_what_was_sampled_for_each(make: Callable[..., EmbeddedMemory]) -> None:
     memory = make(600, shards=2, index=lists())
     queries = normal(1, 5)
     apart = memory.search(queries, 3, SearchOptions(sample_clusters=2, sample_random=7, seed=1))
@@ -322,7 +322,7 @@ def test_an_encoded_memory_is_widened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["exact", "clustered"])
 @pytest.mark.parametrize("few", [False, True])
 def test_erased_rows_and_those_that_fail_the_filter_never_come(
-    make: Callable[..., RoutedMemory], kind: str, shards: int, few: bool
+    make: Callable[..., EmbeddedMemory], kind: str, shards: int, few: bool
 ) -> None:
     clustered = kind == "clustered"
     memory = make(6_000, shards=shards, index=lists() if clustered else "exact")
@@ -340,7 +340,7 @@ def test_erased_rows_and_those_that_fail_the_filter_never_come(
         assert (found.counts_Q >= 6 + 5).all()
 
 
-def test_a_row_found_again_in_another_way_stands_once(make: Callable[..., RoutedMemory]) -> None:
+def test_a_row_found_again_in_another_way_stands_once(make: Callable[..., EmbeddedMemory]) -> None:
     memory = make(60, shards=3, index=lists(clusters=3))
     memory.append(normal(9, 20), records={"n": [0] * 20})
     for seed in range(20):
@@ -352,7 +352,7 @@ def test_a_row_found_again_in_another_way_stands_once(make: Callable[..., Routed
 
 @pytest.mark.parametrize("filtered", [False, True])
 def test_what_is_erased_meanwhile_stops_no_search_and_stays_away(
-    make: Callable[..., RoutedMemory], filtered: bool
+    make: Callable[..., EmbeddedMemory], filtered: bool
 ) -> None:
     memory = make(4_000, shards=2, index=lists(fresh_limit=300))
     tree = field("n") != 0 if filtered else None
@@ -381,7 +381,7 @@ def test_what_is_erased_meanwhile_stops_no_search_and_stays_away(
 
 
 @pytest.mark.parametrize("kind", ["exact", "clustered"])
-def test_nothing_to_draw_from(make: Callable[..., RoutedMemory], kind: str) -> None:
+def test_nothing_to_draw_from(make: Callable[..., EmbeddedMemory], kind: str) -> None:
     clustered = kind == "clustered"
     options = SearchOptions(**EVERYTHING | {"sample_clusters": 2 * clustered})
     memory = make(0, index=kind)
@@ -395,7 +395,9 @@ def test_nothing_to_draw_from(make: Callable[..., RoutedMemory], kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["exact", "none"])
-def test_without_clusters_none_can_be_sampled(make: Callable[..., RoutedMemory], kind: str) -> None:
+def test_without_clusters_none_can_be_sampled(
+    make: Callable[..., EmbeddedMemory], kind: str
+) -> None:
     memory = make(9, index=kind)
     with pytest.raises(Unsupported):
         memory.search(normal(0, 1), 1, SearchOptions(sample_clusters=1))
@@ -426,7 +428,7 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
         SearchOptions(**options)
 
 
-def test_numbers_of_numpy_will_do(make: Callable[..., RoutedMemory]) -> None:
+def test_numbers_of_numpy_will_do(make: Callable[..., EmbeddedMemory]) -> None:
     memory = make(50, index=lists())
     count = np.int64(2)
     options = SearchOptions(
