@@ -14,13 +14,16 @@ MemstoreError
 ├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
 │   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
 ├── Overloaded                       the index is behind; nothing was changed, try again later
+├── RequestTooOld                    nobody knows any more whether the request was applied
+├── RequestConflict                  the request's number was used for another one
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
     ├── StoreClosed                  the store was closed by this process
     ├── UnsupportedVersion           written by another version of the format
     ├── CorruptFile                  a file is torn, altered or missing
-    └── StorageFull                  the disk or the memory has no room for more rows
+    ├── StorageFull                  the disk or the memory has no room for more rows
+    └── LogFailed                    the disk refused the log; open the store again
 """
 
 from __future__ import annotations
@@ -110,6 +113,14 @@ class Overloaded(MemstoreError):
         self.retry_after_s = retry_after_s
 
 
+class RequestTooOld(MemstoreError):
+    """A request lies below the window of those whose replies are kept; it was not applied now."""
+
+
+class RequestConflict(MemstoreError):
+    """A request has the number of an earlier one and another content; it was not applied."""
+
+
 class StoreError(MemstoreError):
     """The directory, not the call, is at fault."""
 
@@ -140,3 +151,10 @@ class StorageFull(StoreError):
     """The disk or the memory has no room for more rows; nothing was changed."""
 
     retryable = True
+
+
+class LogFailed(StoreError):
+    """The disk did not take the log; what was not acknowledged may be there or not.
+
+    Nothing more is logged: what the disk holds is known only to who opens the store again.
+    """

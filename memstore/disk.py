@@ -1,0 +1,112 @@
+"""Disk: the few file operations that durability rests on, so that tests can give a worse one.
+
+What is written is there for every process at once; it survives a power loss only after `sync`, and
+a name that was created, renamed or removed only after `sync_folder` of its folder. Errors are
+`OSError`, and after one of `sync` nobody knows what is on the disk: the same file is not to be
+believed again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from memstore import files
+
+Bytes = bytes | bytearray | memoryview
+
+MOST_PARTS = 1_024
+"""Buffers that Linux takes in one call (IOV_MAX)."""
+
+
+class File(Protocol):
+    """A file that grows at its end."""
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        """Puts all the bytes at the end; where it raises, some of them may be there."""
+
+    def sync(self) -> None:
+        """Returns once all that was written is durable."""
+
+    def cut(self, size: int) -> None:
+        """Drops what lies behind the first `size` bytes."""
+
+    def close(self) -> None:
+        """Lets go of the file; makes nothing durable."""
+
+
+class Disk(Protocol):
+    """The names in folders that exist, and the files behind them."""
+
+    def create(self, path: Path) -> File:
+        """Makes a new file; a name that is there raises."""
+
+    def read(self, path: Path) -> bytes:
+        """All bytes of a file."""
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in a folder, in no order."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Gives a file another name of the same folder."""
+
+    def remove(self, path: Path) -> None:
+        """Takes a name away."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Returns once the names in a folder are durable."""
+
+
+class LocalDisk:
+    """The disk of this machine."""
+
+    def create(self, path: Path) -> LocalFile:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        return LocalFile(os.open(path, flags, 0o666))
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def names(self, folder: Path) -> list[str]:
+        return [path.name for path in folder.iterdir()]
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def sync_folder(self, folder: Path) -> None:
+        files.sync_folder(folder)
+
+
+class LocalFile:
+    """A file of this machine, without a buffer of its own."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        left = [memoryview(part) for part in parts if len(part)]
+        while left:
+            written = os.writev(self._handle, left[:MOST_PARTS])
+            # The system takes 2 GiB at most, and less where the disk is nearly full.
+            while left and written >= left[0].nbytes:
+                written -= left.pop(0).nbytes
+            if written:
+                left[0] = left[0][written:]
+
+    def sync(self) -> None:
+        # Neither fdatasync nor room taken beforehand was faster by more than the disk's noise.
+        os.fsync(self._handle)
+
+    def cut(self, size: int) -> None:
+        os.ftruncate(self._handle, size)
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+DISK: Disk = LocalDisk()

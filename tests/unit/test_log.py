@@ -1,0 +1,141 @@
+"""The redo log where nothing fails: what comes back, what it takes, who waits for whom."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from memstore.errors import CorruptFile, StoreClosed
+from memstore.shard import log_format, segments
+from memstore.shard.log import Log
+from memstore.shard.log_format import Kind, Record
+from tests.faults.disk import CountingDisk, SimulatedDisk
+from tests.faults.lives import FOLDER, OWNER, Lives, same, together
+
+
+def test_an_older_owner_that_goes_on_writing_is_not_read() -> None:
+    lives, disk = Lives(0), SimulatedDisk()
+    older = Log(FOLDER, OWNER, disk=disk)
+    for _ in range(3):
+        lives.append(older)
+    before = {FOLDER / name: disk.read(FOLDER / name) for name in disk.names(FOLDER)}
+    log = Log(FOLDER, OWNER, disk=disk)
+    for _ in range(2):
+        lives.append(log)
+    for path, data in before.items():
+        disk.put(path, data)
+    lives.open(disk)
+    assert log.last == 5
+
+
+def test_parts_come_back_as_they_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    numbers_63 = rng.normal(size=(6, 3))
+    parts: dict[str, Any] = {
+        name: numbers_63.astype(dtype) for name, dtype in log_format.DTYPES.items()
+    }
+    parts |= {
+        "strided": numbers_63[:, 1],
+        "no rows": np.empty((0, 4), np.float32),
+        "nothing": b"",
+        "a name of all 24 letters": b"\0",
+        "records": pa.table({"a": ["x", "yz"], "b": [[1, 2], []]}),
+        "no records": pa.table({"a": pa.array([], pa.string())}),
+    }
+    with_all = Record(Kind.STEP, parts)
+    log = Log(tmp_path, OWNER)
+    log.append(with_all)
+    log.append(Record(Kind.MARK, {}))
+    log.close()
+    (_, read), (_, mark) = segments.replay(tmp_path, OWNER)
+    assert same(read, with_all)
+    assert read.parts["bfloat16"].dtype == ml_dtypes.bfloat16  # type: ignore[union-attr]
+    assert mark == Record(Kind.MARK, {})
+
+
+def test_a_checkpoint_bounds_what_the_log_takes(tmp_path: Path) -> None:
+    log = Log(tmp_path, OWNER, fsync="never", segment_bytes=20_000)
+    row = Record(Kind.PUT, {"keys": np.zeros((4, 128), np.float32)})
+    for _ in range(20):
+        for _ in range(50):
+            log.append(row)
+        log.truncate(log.last + 1)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
+    log.close()
+    assert Log(tmp_path, OWNER, after=1_000).last == 1_000
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(CorruptFile, match=r"lacks a segment .* got record 1001 .* record 999"):
+        Log(tmp_path, OWNER, after=998)
+
+
+def test_records_go_on_behind_a_checkpoint_that_the_log_did_not_reach(tmp_path: Path) -> None:
+    log = Log(tmp_path, OWNER)
+    log.append(Record(Kind.MARK, {}))
+    log.close()
+    log = Log(tmp_path, OWNER, after=7)
+    assert log.append(Record(Kind.MARK, {})) == 8
+    log.close()
+    assert [sequence for sequence, _ in segments.replay(tmp_path, OWNER, after=7)] == [8]
+
+
+def test_one_sync_serves_all_that_wait(tmp_path: Path) -> None:
+    disk = CountingDisk()
+    log = Log(tmp_path, OWNER, disk=disk)
+    threads, commits = 16, 40
+    written: dict[int, tuple[int, int]] = {}
+
+    def work(thread: int) -> None:
+        for i in range(commits):
+            part = np.array([thread, i])
+            sequence = log.append(Record(Kind.PUT, {"rows": part}))
+            written[sequence] = (thread, i)
+            log.commit(sequence)
+            assert log.durable >= sequence
+
+    together([lambda t=t: work(t) for t in range(threads)])
+    assert disk.syncs < threads * commits / 2
+    log.close()
+    found = {
+        sequence: tuple(read.parts["rows"].tolist())  # type: ignore[union-attr]
+        for sequence, read in segments.replay(tmp_path, OWNER)
+    }
+    assert found == written
+    assert len(found) == threads * commits
+
+
+def test_segments_end_while_many_write(tmp_path: Path) -> None:
+    log = Log(tmp_path, OWNER, segment_bytes=1_000)
+
+    def work() -> None:
+        for _ in range(30):
+            log.commit(log.append(Record(Kind.KILL, {"rows": np.arange(9)})))
+
+    together([work] * 8)
+    log.close()
+    found = [sequence for sequence, _ in segments.replay(tmp_path, OWNER)]
+    assert found == list(range(1, 241))
+    assert len(list(tmp_path.iterdir())) > 20
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_a_commit_does_not_wait_where_it_need_not(fsync: Any) -> None:
+    disk = SimulatedDisk()
+    log = Log(FOLDER, OWNER, fsync=fsync, interval_s=0.01, disk=disk)
+    for _ in range(3):
+        log.commit(log.append(Record(Kind.MARK, {})))
+    deadline = time.monotonic() + 30
+    while fsync == "interval" and log.durable < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert log.durable == (3 if fsync == "interval" else 0)
+    log.close()
+    after = disk.power_loss(np.random.default_rng(0))
+    assert Log(FOLDER, OWNER, disk=after).last == 3
+    log.close()
+    with pytest.raises(StoreClosed):
+        log.append(Record(Kind.MARK, {}))
