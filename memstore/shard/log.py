@@ -72,7 +72,7 @@ class Log:
         Raises `CorruptFile` and `UnsupportedVersion` as `segments.replay` of the last segment,
         `StorageFull` where there is no room to write that one anew.
         """
-        self._folder, self._owner, self._after = folder, owner, after
+        self.folder, self._owner, self._after = folder, owner, after
         self._fsync, self._interval_s = fsync, interval_s
         self._segment_bytes, self._disk = segment_bytes, disk
         self._state = threading.Condition(threading.Lock())
@@ -87,7 +87,7 @@ class Log:
 
     def replay(self) -> Iterator[tuple[int, Record]]:
         """The records behind the checkpoint, before others are appended: `segments.replay`."""
-        return segments.replay(self._folder, self._owner, self._after, self._disk)
+        return segments.replay(self.folder, self._owner, self._after, self._disk)
 
     def append(self, record: Record) -> int:
         """Puts a record at the end; returns its sequence number, one more than the last.
@@ -166,7 +166,7 @@ class Log:
         That one is written anew, for nobody knows whether it is on the disk: the process that
         wrote it may have been killed, or a sync that failed have left it in memory alone.
         """
-        found = segments.listed(self._folder, self._disk)
+        found = segments.listed(self.folder, self._disk)
         links = segments.chain(found, self._after)
         self._term = 1 + max((segment.term for segment in found), default=0)
         tail = segments.read_segment(links[-1], self._owner, self._disk) if links else None
@@ -177,7 +177,7 @@ class Log:
             self.last = self.durable = tail.last
         else:
             tail = None  # A checkpoint covers all of it.
-        for path in segments.drafts(self._folder, self._disk):
+        for path in segments.drafts(self.folder, self._disk):
             self._remove(path)
         self._segments = links[:-1]
         self._begin(tail)
@@ -202,7 +202,7 @@ class Log:
         first = self.last + 1 if tail is None else tail.segment.first
         head, seed = log_format.segment_head(self._term, first, self._owner)
         parts = [head, *([] if tail is None else tail.framed(seed))]
-        path = segments.path_of(self._folder, self._term, first)
+        path = segments.path_of(self.folder, self._term, first)
         draft = segments.draft_of(path)
         try:
             file = self._disk.create(draft)
@@ -218,7 +218,7 @@ class Log:
             raise self._typed(error) from error
         try:
             self._disk.rename(draft, path)
-            self._disk.sync_folder(self._folder)
+            self._disk.sync_folder(self.folder)
         except BaseException as error:
             # Where the new segment is found, what would go on in the old one is no log.
             file.close()
@@ -290,13 +290,13 @@ class Log:
     def _failed(self, error: BaseException) -> LogFailed:
         self._failure = error
         return LogFailed(
-            f"the disk refused the log in {self._folder}",
+            f"the disk refused the log in {self.folder}",
             got=str(error),
             hint="close the store and open it again",
         )
 
     def _check(self) -> None:
         if self._closed:
-            raise StoreClosed(f"the log in {self._folder} was closed", hint="open it again")
+            raise StoreClosed(f"the log in {self.folder} was closed", hint="open it again")
         if self._failure is not None:
             raise self._failed(self._failure)

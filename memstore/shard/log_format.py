@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from memstore.disk import Bytes
 from memstore.errors import CorruptFile, UnsupportedVersion
-from memstore.kernels.half import packed
 from memstore.memory import Array
 
 VERSION = 1
@@ -43,6 +42,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     },
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Part: TypeAlias = Array | bytes | pa.Table
 
@@ -245,7 +246,7 @@ def _laid_out(part: Part) -> tuple[memoryview, str, tuple[int, ...]]:
     if isinstance(part, bytes):
         return memoryview(part), "bytes", (len(part),)
     array = np.ascontiguousarray(part)
-    return packed(array).reshape(-1).view(np.uint8).data, array.dtype.name, array.shape
+    return array.reshape(-1).view(np.uint8).data, NAMES[array.dtype], array.shape
 
 
 def _item(dtype: str) -> int:

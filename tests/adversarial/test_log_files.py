@@ -114,3 +114,21 @@ def test_files_that_are_missing_foreign_or_newer(small: dict[Path, bytes]) -> No
     moved = small[first][:64] + small[second][64:]
     with pytest.raises(CorruptFile, match="at byte 64"):
         numbers(laid({**small, first: moved}))
+
+
+def test_what_was_written_anew_was_durable(small: dict[Path, bytes]) -> None:
+    disk = laid(small)
+    Log(FOLDER, OWNER, disk=disk)
+    segment = segments.listed(FOLDER, disk)[-1]
+    spans = segments.read_segment(segment, OWNER, disk).spans
+    data = bytearray(disk.read(segment.path))
+    data[spans[-2].stop - 1] ^= 1  # nobody had been told of this one before
+    disk.put(segment.path, bytes(data))
+    with pytest.raises(CorruptFile, match=f"record {spans[-2].sequence}, which was durable"):
+        numbers(disk)
+
+
+def test_more_than_a_segment_holds(small: dict[Path, bytes]) -> None:
+    first = next(iter(small))
+    with pytest.raises(CorruptFile, match=rf"{first.name} is bad .* got 8 bytes more"):
+        numbers(laid({**small, first: small[first] + bytes(8)}))

@@ -1,4 +1,4 @@
-"""Disks that fail: one in memory that loses power, refuses an operation or sleeps through a sync.
+"""Disks to fail on: one in memory loses power, refuses an operation or sleeps through a sync.
 
 `SimulatedDisk` keeps what was synced apart from what was only written. `power_loss` gives the disk
 as the next process finds it: of each file what was synced, and of the rest anything: nothing, all,
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -213,8 +214,8 @@ class SimulatedFile:
         pass
 
 
-class CountingDisk(LocalDisk):
-    """The disk of this machine; `syncs` counts those of files."""
+class SlowDisk(LocalDisk):
+    """The disk of this machine, never faster than a slow one; `syncs` counts those of files."""
 
     def __init__(self) -> None:
         self.syncs = 0
@@ -222,9 +223,10 @@ class CountingDisk(LocalDisk):
     def create(self, path: Path) -> LocalFile:
         disk, file = self, LocalDisk.create(self, path)
 
-        class Counting(LocalFile):
+        class Slow(LocalFile):
             def sync(self) -> None:
                 disk.syncs += 1
+                time.sleep(0.005)
                 super().sync()
 
-        return Counting(file._handle)
+        return Slow(file._handle)

@@ -179,6 +179,16 @@ def test_an_interrupt_leaves_no_half_record(
     assert kinds == [Kind.MARK, Kind.KILL]
 
 
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
 KILLED = r"""
 import os, signal, sys, time
 from pathlib import Path
@@ -218,12 +228,45 @@ print(told)
 
 
 def test_a_killed_process_loses_nothing_that_it_committed(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    done = run(KILLED, tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 20
+
+
+FILLED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from memstore.errors import StorageFull
+from memstore.shard import segments
+from memstore.shard.log import Log
+from memstore.shard.log_format import Kind, Record
+
+folder, owner = Path(sys.argv[1]), b"0123456789abcdef"
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+log = Log(folder, owner)
+
+def append():
+    return log.append(Record(Kind.PUT, {"keys": np.full((64, 128), log.last + 1, np.float32)}))
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, most))
+try:
+    while True:
+        log.commit(append())
+except StorageFull as error:
+    assert error.retryable and "nothing was changed" in str(error)
+full = log.last
+log.append(Record(Kind.MARK, {}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+log.commit(append())
+log.close()
+kinds = [record.kind for _, record in segments.replay(folder, owner)]
+assert kinds == [Kind.PUT] * full + [Kind.MARK, Kind.PUT], (full, len(kinds))
+print(full)
+"""
+
+
+def test_a_full_disk_refuses_a_record_and_takes_what_still_fits(tmp_path: Path) -> None:
+    done = run(FILLED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == 31

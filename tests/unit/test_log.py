@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from memstore.errors import CorruptFile, StoreClosed
 from memstore.shard import log_format, segments
 from memstore.shard.log import Log
 from memstore.shard.log_format import Kind, Record
-from tests.faults.disk import CountingDisk, SimulatedDisk
+from tests.faults.disk import SimulatedDisk, SlowDisk
 from tests.faults.lives import FOLDER, OWNER, Lives, same, together
 
 
@@ -84,8 +85,17 @@ def test_records_go_on_behind_a_checkpoint_that_the_log_did_not_reach(tmp_path: 
     assert [sequence for sequence, _ in segments.replay(tmp_path, OWNER, after=7)] == [8]
 
 
+def test_a_record_of_more_parts_than_the_system_takes_at_once(tmp_path: Path) -> None:
+    many = Record(Kind.PUT, {f"part {i}": np.arange(i % 7) for i in range(3_000)})
+    log = Log(tmp_path, OWNER)
+    log.append(many)
+    log.close()
+    ((_, read),) = segments.replay(tmp_path, OWNER)
+    assert same(read, many)
+
+
 def test_one_sync_serves_all_that_wait(tmp_path: Path) -> None:
-    disk = CountingDisk()
+    disk = SlowDisk()
     log = Log(tmp_path, OWNER, disk=disk)
     threads, commits = 16, 40
     written: dict[int, tuple[int, int]] = {}
@@ -107,6 +117,25 @@ def test_one_sync_serves_all_that_wait(tmp_path: Path) -> None:
     }
     assert found == written
     assert len(found) == threads * commits
+
+
+def test_a_sync_serves_nobody_that_came_after_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path, OWNER)
+    log.append(Record(Kind.MARK, {}))
+    fsync = os.fsync
+
+    def slow(handle: int) -> None:
+        fsync(handle)
+        log.append(Record(Kind.MARK, {}))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    log.commit(1)
+    monkeypatch.undo()
+    assert (log.durable, log.last) == (1, 2)
+    log.close()
+    assert log.durable == 2
 
 
 def test_segments_end_while_many_write(tmp_path: Path) -> None:
