@@ -8,6 +8,7 @@ believed again.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,12 @@ class Disk(Protocol):
     def read(self, path: Path) -> bytes:
         """All bytes of a file."""
 
+    def map(self, path: Path) -> memoryview:
+        """The bytes of a file, read as they are looked at."""
+
+    def size(self, path: Path) -> int:
+        """How many bytes a file has."""
+
     def names(self, folder: Path) -> list[str]:
         """The names in a folder, in no order."""
 
@@ -68,6 +75,15 @@ class LocalDisk:
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
+
+    def map(self, path: Path) -> memoryview:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def size(self, path: Path) -> int:
+        return path.stat().st_size
 
     def names(self, folder: Path) -> list[str]:
         return [path.name for path in folder.iterdir()]

@@ -92,6 +92,12 @@ class SimulatedDisk:
         self.operate()
         return self._inode(path).cached
 
+    def map(self, path: Path) -> memoryview:
+        return memoryview(self.read(path))
+
+    def size(self, path: Path) -> int:
+        return len(self.read(path))
+
     def names(self, folder: Path) -> list[str]:
         self.operate()
         return list(self._folder(folder))

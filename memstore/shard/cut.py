@@ -1,0 +1,122 @@
+"""A cut: the arrays of a shard as they were at one moment, read while writers go on.
+
+    with writers: cut = Cut(table.arrays, changed_K)
+    …                                     whoever writes rows calls cut.before(rows) first
+    for block, arrays in cut.blocks(writers): …
+
+Nobody stops. The reader goes from block to block and keeps writers off for one copy of some; a
+writer keeps what a row was when it is the first to change it, unless the reader is beyond it. So
+what is kept is what was changed while the cut was read, and never more than all of it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore.memory import Array, Slots
+from memstore.shard.blocks import BLOCK_ROWS
+
+AT_A_TIME = 8
+"""Blocks copied while writers are kept off: 4 MiB of float32 rows of 128, a millisecond or two."""
+
+Blocks = npt.NDArray[np.bool_]
+
+
+class Changed:
+    """Which blocks were changed since somebody last asked."""
+
+    def __init__(self) -> None:
+        self._blocks_K: Blocks = np.zeros(0, bool)
+
+    def add(self, rows_B: Slots) -> None:
+        """Writers call it for the rows that they change."""
+        if not len(rows_B):
+            return
+        needed = int(rows_B.max()) // BLOCK_ROWS + 1
+        if needed > len(self._blocks_K):
+            wider = max(needed, 2 * len(self._blocks_K))
+            self._blocks_K = np.pad(self._blocks_K, (0, wider - len(self._blocks_K)))
+        self._blocks_K[rows_B // BLOCK_ROWS] = True
+
+    def take(self, blocks: int) -> Blocks:
+        """The first so many blocks; from now on none is changed."""
+        taken_K = np.zeros(blocks, bool)
+        known_K = self._blocks_K[:blocks]
+        taken_K[: len(known_K)] = known_K
+        self._blocks_K = np.zeros(0, bool)
+        return taken_K
+
+    def put_back(self, blocks_K: Blocks) -> None:
+        """What was taken counts again: it was not written after all."""
+        self.add(np.flatnonzero(blocks_K) * BLOCK_ROWS)
+
+
+class Cut:
+    """One moment of the arrays that `read` gives, of which the blocks named are wanted.
+
+    read: the arrays by name as they are now, all of one length; more may come, and longer ones.
+    To be made with writers kept off.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, Array]], wanted_K: Blocks) -> None:
+        self._read = read
+        self._wanted_K = wanted_K
+        self.shapes = {name: (array.dtype, array.shape) for name, array in read().items()}
+        self.rows = max((shape[0] for _, shape in self.shapes.values()), default=0)
+        self._next = 0
+        """The first row that was not copied yet."""
+        self._kept_N = np.zeros(self.rows, bool)
+        self._kept: list[tuple[Slots, dict[str, Array]]] = []
+
+    def before(self, rows_B: Slots) -> None:
+        """Keeps what rows are that are about to change; with writers kept off."""
+        if self._next >= self.rows:
+            return
+        rows = rows_B[(rows_B >= self._next) & (rows_B < self.rows)]
+        rows = np.unique(rows[~self._kept_N[rows]])
+        rows = rows[self._wanted_K[rows // BLOCK_ROWS]]
+        if len(rows):
+            self._kept_N[rows] = True
+            arrays = self._read()
+            self._kept.append((rows, {name: arrays[name][rows] for name in self.shapes}))
+
+    def blocks(
+        self, writers: AbstractContextManager[object]
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """The blocks wanted, rising, each with its arrays by name."""
+        wanted = np.flatnonzero(self._wanted_K)
+        for at in range(0, len(wanted), AT_A_TIME):
+            some = wanted[at : at + AT_A_TIME]
+            ranges = [(b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, self.rows)) for b in some.tolist()]
+            with writers:
+                arrays = self._read()
+                copies = [
+                    {name: arrays[name][begin:end].copy() for name in self.shapes}
+                    for begin, end in ranges
+                ]
+                self._next = ranges[-1][1]
+                kept = self._take(self._next)
+            for rows, parts in kept:
+                for (begin, end), copy in zip(ranges, copies, strict=True):
+                    first, last = np.searchsorted(rows, (begin, end)).tolist()
+                    for name, part in parts.items():
+                        copy[name][rows[first:last] - begin] = part[first:last]
+            yield from zip(some.tolist(), copies, strict=True)
+        with writers:
+            self._next = self.rows
+
+    def _take(self, end: int) -> list[tuple[Slots, dict[str, Array]]]:
+        """What was kept of rows below `end`; the rest stays."""
+        taken, left = [], []
+        for rows, parts in self._kept:
+            at = int(np.searchsorted(rows, end))
+            if at:
+                taken.append((rows[:at], {name: part[:at] for name, part in parts.items()}))
+            if at < len(rows):
+                left.append((rows[at:], {name: part[at:] for name, part in parts.items()}))
+        self._kept = left
+        return taken
