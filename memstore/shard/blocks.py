@@ -116,7 +116,7 @@ def write(
                 continue
             file.write([data_R.data])
             stored.files_K[block], stored.offsets_K[block] = number, offset
-            stored.crcs_K[block] = zlib.crc32(data_R)
+            stored.crcs_K[block] = zlib.crc32(data_R.data)
             offset += len(data_R)
         file.sync()
     except BaseException:
