@@ -12,6 +12,7 @@ import numpy as np
 
 from memstore.index.clustered import Reader
 from memstore.index.reductions import lengths
+from memstore.kernels.group import distinct
 from memstore.memory import Array, Slots
 
 
@@ -75,7 +76,7 @@ class Drift:
         if not known_B.all():
             rows_B, travel_B = rows_B[known_B], travel_B[known_B]
         gone_B = travel_B - self.sealed_N[rows_B]
-        return np.unique(rows_B[gone_B > self.limit * self.norm_N[rows_B]])
+        return distinct(rows_B[gone_B > self.limit * self.norm_N[rows_B]])
 
     def bounds(self, travel_N: Array) -> Array:
         """The bound of each row that is sealed, float64, in order of row."""

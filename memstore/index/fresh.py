@@ -1,115 +1,191 @@
-"""The fresh tier as products with queries need it: copies of its rows, brought up to date in part.
+"""The fresh tier: a log of the rows written since the last sealing, laid out for products.
 
-To copy all fresh rows after each small write would cost more than the write. So those that
-changed since are copied into a chunk of their own, and stand no more where they stood.
+Who writes rows lays copies of them behind those of before, so that no search ever copies them. A
+copy lies at its place, a number that only rises; what was laid down is never changed. A reader
+holds a part of the log, from a first place to an end: it finds the same rows in it for as long as
+it likes, and sealing the oldest of them is to begin behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from memstore.kernels.near import Operand
+from memstore.index.clustered import Reader
+from memstore.kernels.near import Extent, halves, lay_out, products
+from memstore.kernels.places import lay, standing
 from memstore.memory import NO_SLOT, Array, Slots
 
-MOST_CHUNKS = 8
-"""Chunks before the young ones are made one."""
+CHUNK_ROWS = 16_384
+"""Places allocated at a time, as many as are fresh in the mean: each chunk is a product of its
+own. What is not written yet of a chunk takes no memory."""
 
-SHARE = 4
-"""All rows are copied anew where more than one in so many would be."""
+IDLE = 4_096
+"""Places that may be idle however few rows are fresh."""
 
-MOST_NOTED, MOST_NOTES = 32_768, 64
-"""Rows changed at a time, and changes, that are noted; beyond, all rows are copied anew."""
+MOST_LAID_OUT = 65_536
+"""Places whose products with a batch of queries are kept side by side. Rows beyond are not copied:
+that many wait for the first clustering, or for a sealing that fails."""
 
 
-class Notes:
-    """Which rows changed, in order; one thread writes, and `tail` is taken by any."""
+class Chunk:
+    """`CHUNK_ROWS` places. rows_P: the row of each, `NO_SLOT` where one was taken out.
 
-    def __init__(self) -> None:
-        self.changes: list[Slots] = []
+    before_P: the place of the row's copy before, which counts no more; −1 for none.
+    copies_PD: float32 or float64, or the bits of bfloat16; None where rows are not copied.
+    """
 
-    def add(self, rows_B: Slots) -> None:
-        """To be called before readers are told that the rows changed."""
-        if len(rows_B) > MOST_NOTED or len(self.changes) >= MOST_NOTES:
-            # A new list: who has the old one knows by that that it lacks something.
-            self.changes = []
-        else:
-            self.changes.append(rows_B)
+    def __init__(self, copies_PD: Array | None) -> None:
+        self.rows_P = np.full(CHUNK_ROWS, NO_SLOT, np.int64)
+        self.before_P = np.full(CHUNK_ROWS, NO_SLOT, np.int64)
+        self.copies_PD = copies_PD
+        self.extent = Extent()
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """Copies of the fresh rows, as of one row version.
+    """Places `first` to `end` of the log, in chunks; `count` rows have their last copy there."""
 
-    fresh_F: of the index version.  rows_F: the row of each copy, chunk by chunk; `NO_SLOT` where
-    a younger chunk has it, or it is fresh no more.  changes, seen: how much of the notes is in it.
-    """
+    chunks: tuple[Chunk, ...] = ()
+    first: int = 0
+    end: int = 0
+    count: int = 0
 
-    fresh_F: Slots
-    row_version: int
-    rows_F: Slots
-    chunks: tuple[Operand, ...]
-    changes: list[Slots]
-    seen: int
+    def __len__(self) -> int:
+        return self.count
 
-    def products(self, queries_QD: Array) -> tuple[Array, Array]:
-        """Products `[F, Q]` with all copies, of `kernels.near`, and their slack `[Q]`."""
-        near = [chunk.products(queries_QD) for chunk in self.chunks]
-        slack = [chunk.slack(queries_QD) for chunk in self.chunks]
-        if len(near) == 1:
-            return near[0], slack[0]
-        return np.concatenate(near), np.max(slack, axis=0)
+    @property
+    def places(self) -> int:
+        return self.end - self.first
+
+    @functools.cached_property
+    def standing_F(self) -> Slots:
+        """The row of each place, `NO_SLOT` where a younger copy counts or it was taken out."""
+        part = slice(self.first - self._base, self.end - self._base)
+        nothing = np.empty(0, np.int64)
+        rows_F = np.concatenate([nothing, *(chunk.rows_P for chunk in self.chunks)])[part]
+        before_F = np.concatenate([nothing, *(chunk.before_P for chunk in self.chunks)])[part]
+        return standing(rows_F, before_F, self.first)
+
+    @functools.cached_property
+    def rows_F(self) -> Slots:
+        """The fresh rows, rising."""
+        rows_F = self.standing_F
+        return np.sort(rows_F[rows_F != NO_SLOT])
+
+    def oldest(self, most: int | None) -> tuple[Slots, int]:
+        """The rows at the first `most` places, rising, and the place behind them."""
+        rows_F = self.standing_F[:most]
+        return np.sort(rows_F[rows_F != NO_SLOT]), self.first + len(rows_F)
+
+    def since(self, first: int) -> Fresh:
+        """Without the rows whose last copy lies before that place."""
+        gone = int(np.count_nonzero(self.standing_F[: first - self.first] != NO_SLOT))
+        chunks = self.chunks[first // CHUNK_ROWS - self.first // CHUNK_ROWS :]
+        return Fresh(chunks, first, self.end, self.count - gone)
+
+    def products(self, queries_QD: Array, read: Reader) -> tuple[Array, Array]:
+        """Products `[F, Q]` with the row at each place, of `kernels.near`, and their slack `[Q]`.
+
+        read: gives the rows that are not copied.
+        """
+        dtype = queries_QD.dtype
+        halved = halves(dtype)
+        nothing = np.empty((0, queries_QD.shape[1]), np.int16 if halved else dtype)
+        parts: list[Array] = [nothing]
+        extent = Extent()
+        for at, chunk in zip(range(self._base, self.end, CHUNK_ROWS), self.chunks, strict=False):
+            part = slice(max(self.first - at, 0), min(self.end - at, CHUNK_ROWS))
+            copies_PD = chunk.copies_PD
+            if copies_PD is None:
+                keys_PD = read(np.maximum(chunk.rows_P[part], 0))
+                copies_PD = np.empty(keys_PD.shape, nothing.dtype)
+                extent.raise_by(lay_out(keys_PD, copies_PD))
+                parts.append(copies_PD)
+            else:
+                extent.raise_by(chunk.extent)
+                parts.append(copies_PD[part])
+        return products(parts, queries_QD), extent.slack(queries_QD, rounded=halved)
+
+    @property
+    def _base(self) -> int:
+        return self.first - self.first % CHUNK_ROWS
 
 
-def copied(
-    before: Fresh | None,
-    notes: Notes,
-    fresh_F: Slots,
-    row_version: int,
-    read: Callable[[Slots], Array],
-) -> Fresh:
-    """Copies of `fresh_F`, rising, with as little reading as `before` allows."""
-    changes = notes.changes
-    seen = len(changes)
-    if before is not None and before.changes is changes:
-        changed = np.concatenate([fresh_F[:0], *changes[before.seen : seen]])
-        kept_F, chunks = before.rows_F, before.chunks
-        if len(chunks) == MOST_CHUNKS:
-            changed = np.concatenate([changed, kept_F[len(chunks[0]) :]])
-            kept_F, chunks = kept_F[: len(chunks[0])], chunks[:1]
-        changed = np.unique(changed)
-        kept_F = np.where(_among(kept_F, changed), NO_SLOT, kept_F)
-        owed = changed[_among(changed, fresh_F)]
-        rows_F = np.concatenate([kept_F, owed])
-        few = len(owed) * SHARE <= len(fresh_F) >= len(kept_F) // 2
-        # Readers come in any order, with versions of before and after what was noted, and jobs
-        # move rows between the tiers: the notes say what to read, not which rows are fresh.
-        if few and np.array_equal(np.sort(rows_F[rows_F != NO_SLOT], kind="stable"), fresh_F):
-            if len(owed):
-                chunks = (*chunks, Operand(read(owed), like=chunks[0]))
-            return Fresh(fresh_F, row_version, rows_F, chunks, changes, seen)
-    return Fresh(fresh_F, row_version, fresh_F, (Operand(read(fresh_F)),), changes, seen)
+class Log:
+    """Lays rows down. One thread writes; the parts that it gives are read by any."""
 
+    def __init__(self, read: Reader) -> None:
+        """read: gives the rows as they are, and as they are counted with."""
+        self._read = read
+        self._place_N = np.empty(0, np.int64)
 
-def joined(rows_R: Slots, other: Slots) -> Slots:
-    """Both together, each once, rising; `rows_R`, which rise, themselves if nothing is new."""
-    new = np.unique(other)
-    new = new[~_among(new, rows_R)]
-    return np.insert(rows_R, np.searchsorted(rows_R, new), new) if len(new) else rows_R
+    def joined(self, fresh: Fresh, rows_B: Slots) -> Fresh:
+        """With rows as they are now, behind all others. fresh: the youngest part."""
+        self._grow(int(rows_B.max(initial=-1)) + 1)
+        return self._laid(self._compact(fresh), rows_B, gone=False)
 
+    def moved(self, fresh: Fresh, rows_B: Slots) -> Fresh:
+        """With those of some rows that are fresh as they are now."""
+        rows_F = self._among(fresh, rows_B)
+        return self.joined(fresh, rows_F) if len(rows_F) else fresh
 
-def without(rows_R: Slots, other: Slots) -> Slots:
-    """`rows_R`, which rise, but for those of `other`."""
-    gone = other[_among(other, rows_R)]
-    return np.delete(rows_R, np.searchsorted(rows_R, gone)) if len(gone) else rows_R
+    def without(self, fresh: Fresh, rows_B: Slots) -> Fresh:
+        """Without some rows, distinct ones."""
+        rows_F = self._among(fresh, rows_B)
+        return self._laid(fresh, rows_F, gone=True) if len(rows_F) else fresh
 
+    def anew(self, fresh: Fresh, rows_R: Slots) -> Fresh:
+        """With these rows alone, laid down again."""
+        return self.joined(Fresh((), fresh.end, fresh.end), rows_R)
 
-def _among(rows_B: Slots, rising_R: Slots) -> Array:
-    """Which of some rows are among others, which rise; bool."""
-    if not len(rising_R):
-        return np.zeros(len(rows_B), bool)
-    at_B = np.minimum(np.searchsorted(rising_R, rows_B), len(rising_R) - 1)
-    found_B: Array = rising_R[at_B] == rows_B
-    return found_B
+    def _compact(self, fresh: Fresh) -> Fresh:
+        """Lays all down again where more places are idle than half as many as there are rows."""
+        if fresh.places <= fresh.count + max(fresh.count // 2, IDLE):
+            return fresh
+        return self._laid(Fresh((), fresh.end, fresh.end), fresh.rows_F, gone=False)
+
+    def _among(self, fresh: Fresh, rows_B: Slots) -> Slots:
+        known_B = (
+            rows_B
+            if len(rows_B) == 0 or rows_B.max() < len(self._place_N)
+            else (rows_B[rows_B < len(self._place_N)])
+        )
+        return np.ascontiguousarray(known_B[self._place_N[known_B] >= fresh.first])
+
+    def _laid(self, fresh: Fresh, rows_B: Slots, *, gone: bool) -> Fresh:
+        chunks, at, places = fresh.chunks, fresh.end, fresh.end - fresh.first
+        parts = []
+        while len(rows_B):
+            if at % CHUNK_ROWS == 0 or not chunks:
+                chunks = (*chunks, self._chunk(places))
+            some_B = np.ascontiguousarray(rows_B[: CHUNK_ROWS - at % CHUNK_ROWS])
+            parts.append((chunks[-1], some_B, at))
+            copies_PD = chunks[-1].copies_PD
+            if copies_PD is not None and not gone:
+                first = at % CHUNK_ROWS
+                laid = lay_out(self._read(some_B), copies_PD[first : first + len(some_B)])
+                chunks[-1].extent.raise_by(laid)
+            at, places, rows_B = at + len(some_B), places + len(some_B), rows_B[len(some_B) :]
+        count = fresh.count
+        # From here on nothing can fail: what was laid down counts.
+        for chunk, some_B, first in parts:
+            count += lay(
+                *(some_B, self._place_N, first, fresh.first),
+                *(chunk.rows_P, chunk.before_P, first % CHUNK_ROWS, gone),
+            )
+        return Fresh(chunks, fresh.first, at, count)
+
+    def _chunk(self, places: int) -> Chunk:
+        if places + CHUNK_ROWS > MOST_LAID_OUT:
+            return Chunk(None)
+        like = self._read(np.empty(0, np.int64))
+        dtype = np.int16 if halves(like.dtype) else like.dtype
+        return Chunk(np.zeros((CHUNK_ROWS, like.shape[1]), dtype))
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._place_N):
+            more = max(size, 2 * len(self._place_N)) - len(self._place_N)
+            self._place_N = np.append(self._place_N, np.full(more, NO_SLOT))

@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from memstore.index.drift import Sealing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.index.two_tier import EMPTY, TwoTierIndex, Version, Work
+from memstore.kernels.group import distinct
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array, Slots
 
@@ -38,9 +38,12 @@ standard errors of what is measured."""
 MEASURED_AGAIN = 0.25
 """Recall measured on n rows is measured again when so large a share of n was sealed since."""
 
-MAX_SEGMENTS, TIER = 4, 4
-"""Segments a query visits at most, and how many times as many rows each holds as all that are
-younger; else those are joined to it. So a row is joined about log n times, not once a sealing."""
+MAX_SEGMENTS, TIER = 4, 2
+"""Segments a query visits at most, and how many times as many rows the oldest holds as all that are
+younger; else they are joined to it. Beyond so many segments the youngest are joined, and to them
+each that holds fewer than so many times as many rows. While all of 10^6 rows are overwritten,
+16,384 a sealing, a row is joined 5 times; 7 times if each segment were to be 4 times as large as
+all that are younger, at once."""
 
 FEWEST_TUNED = 4_096
 """Rows below which a plain clustering serves: there is little to gain."""
@@ -68,7 +71,7 @@ class Source:
 
 def wants_sealing(index: TwoTierIndex) -> bool:
     return index.config.kind == "clustered" and (
-        len(index.version.fresh_F) > index.config.fresh_limit
+        index.version.fresh.count > index.config.fresh_limit
     )
 
 
@@ -79,7 +82,7 @@ def wants_merging(version: Version) -> bool:
 def wants_measuring(index: TwoTierIndex, live: int) -> bool:
     """Whether recall is worth measuring again: other rows, or real queries at last."""
     version = index.version
-    sealed = live - len(version.fresh_F)
+    sealed = live - version.fresh.count
     if version.codebook is None or sealed <= 0:
         return False
     recall = version.codebook.recall
@@ -91,7 +94,7 @@ def wants_measuring(index: TwoTierIndex, live: int) -> bool:
 def wants_clustering(index: TwoTierIndex, live: int) -> bool:
     """Whether there are too many rows for the codebook, too many others, or too few found."""
     version = index.version
-    book, fresh = version.codebook, len(version.fresh_F)
+    book, fresh = version.codebook, version.fresh.count
     if book is None:
         return wants_sealing(index)
     if live > GROWTH * book.rows or version.encoded + fresh > live:
@@ -107,7 +110,8 @@ def wants_clustering(index: TwoTierIndex, live: int) -> bool:
 def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
     """Encodes fresh rows, at most so many, into a segment; returns how many."""
     with _working(index, source) as work:
-        book, rows_R = work.version.codebook, work.version.fresh_F[:most]
+        book, before = work.version.codebook, work.version.fresh
+        rows_R, behind = before.oldest(most)
         if book is None or not len(rows_R):
             return 0
         sealing = Sealing(source.read, source.travel)
@@ -119,11 +123,13 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
             index.drift.sealed(sealing)
             index.drift.forget(changed)
             sealed_R = np.setdiff1d(rows_R, changed, assume_unique=True)
+            fresh = now.fresh.since(behind) if now.fresh.first == before.first else now.fresh
             index.version = replace(
                 now,
                 number=now.number + 1,
                 segments=(*now.segments, segment.without(changed)),
-                fresh_F=np.setdiff1d(now.fresh_F, sealed_R, assume_unique=True),
+                # Those that moved since they were read lie further on.
+                fresh=index.log.without(fresh, sealed_R),
                 encoded=now.encoded + len(rows_R),
                 unmeasured=now.unmeasured + len(rows_R),
             )
@@ -138,7 +144,7 @@ def merge(index: TwoTierIndex, source: Source) -> int:
         young = work.version.segments[first:]
         if len(young) < 2:
             return 0
-        joined = reduce(Segment.joined, young)
+        joined = young[0].joined(*young[1:])
         with source.writers:
             now = index.version
             if now.built == work.version.built:
@@ -183,8 +189,8 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         if index.config.kind != "clustered" or not len(live_R):
             with source.writers:
                 number = index.version.number + 1
-                fresh_F = _there(work.take(), source)
-                index.version = replace(EMPTY, number=number, fresh_F=fresh_F, built=number)
+                fresh = index.log.anew(index.version.fresh, _there(work.take(), source))
+                index.version = replace(EMPTY, number=number, fresh=fresh, built=number)
             return 0
         book, known = _train(index, source.read, live_R)
         sealing = Sealing(source.read, source.travel)
@@ -197,7 +203,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
             with source.writers:
                 changed = work.take()
             segments = [segment.without(changed) for segment in segments]
-            owed_R = np.union1d(owed_R, changed)
+            owed_R = distinct(np.concatenate([owed_R, changed]))
             there_R = _there(owed_R, source)
             outgrown = len(source.live()) > GROWTH * book.rows
             if len(there_R) <= index.config.fresh_limit or outgrown:
@@ -206,7 +212,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
             encoded += len(there_R)
             owed_R = np.setdiff1d(owed_R, there_R, assume_unique=True)
         with source.writers:
-            changed = np.union1d(owed_R, work.take())
+            changed = distinct(np.concatenate([owed_R, work.take()]))
             index.drift.forget(np.arange(len(index.drift.sealed_N)))
             index.drift.sealed(sealing)
             index.drift.forget(changed)
@@ -215,7 +221,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
                 number,
                 book,
                 tuple(segment.without(changed) for segment in segments),
-                _there(changed, source),
+                index.log.anew(index.version.fresh, _there(changed, source)),
                 built=number,
                 row_version=row_version,
                 encoded=encoded,
@@ -276,10 +282,14 @@ def _there(rows_R: Slots, source: Source) -> Slots:
 def _settled(version: Version) -> int:
     """The number of old segments that stay as they are; the last one is never among them."""
     sizes = [len(segment) - segment.stale for segment in version.segments]
-    for first in range(len(sizes) - 1):
-        if first + 1 >= MAX_SEGMENTS or sizes[first] < TIER * sum(sizes[first + 1 :]):
-            return first
-    return len(sizes) - 1
+    first = len(sizes) - 1
+    if first > 0 and sizes[0] < TIER * sum(sizes[1:]):
+        return 0
+    if len(sizes) > MAX_SEGMENTS:
+        first -= 1
+        while first > 1 and sizes[first - 1] < TIER * sum(sizes[first:]):
+            first -= 1
+    return first
 
 
 @contextlib.contextmanager

@@ -37,6 +37,10 @@ SLICE = 65_536
 SHARE = 4
 """One core in so many is used by a job that nobody waits for."""
 
+REST = 3
+"""Times as long as it worked that the thread that measures and clusters rests before it does so
+again: where rows are overwritten so fast that all are others by then, it would never end."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Seconds until a failed job is tried again: at first, and at last after doubling."""
 
@@ -90,19 +94,19 @@ class Maintainer:
         if not self._over():
             return 0.0
         began = time.monotonic()
-        patience_s, fresh = self.index.config.patience_s, len(self.index.version.fresh_F)
+        patience_s, fresh = self.index.config.patience_s, self.index.version.fresh.count
         self._start("seal")
         with self._moved:
             until = began + patience_s
             while self._over() and not self._stopped:
-                if len(self.index.version.fresh_F) < fresh:
-                    fresh = len(self.index.version.fresh_F)
+                if self.index.version.fresh.count < fresh:
+                    fresh = self.index.version.fresh.count
                     until = time.monotonic() + patience_s
                 if not self._moved.wait(until - time.monotonic()) and time.monotonic() >= until:
                     self.overloaded += 1
                     raise Overloaded(
                         f"too many rows of {self.name} are not sealed yet",
-                        got=f"{len(self.index.version.fresh_F)} fresh",
+                        got=f"{self.index.version.fresh.count} fresh",
                         expected=f"≤ {self._most}",
                         retry_after_s=self._wait_s(),
                     )
@@ -121,6 +125,8 @@ class Maintainer:
         finally:
             with self._moved:
                 self._callers -= 1
+                # Who rests before it does the same has nothing left to do.
+                self._moved.notify_all()
 
     def settle(self, timeout_s: float = 60.0) -> bool:
         """Waits until nothing is to be done in the background; returns whether it is so."""
@@ -150,12 +156,12 @@ class Maintainer:
 
     def _over(self) -> bool:
         version, config = self.index.version, self.index.config
-        behind = len(version.fresh_F) > self._most and version.codebook is not None
+        behind = version.fresh.count > self._most and version.codebook is not None
         return behind and config.maintenance == "background"
 
     def _wait_s(self) -> float:
         cost = self._costs["seal"]
-        over = len(self.index.version.fresh_F) - self._most
+        over = self.index.version.fresh.count - self._most
         work_s = over * cost.seconds / cost.rows if cost.rows else FIRST_PAUSE_S
         return max(work_s, 0.05) + max(self._retry_at["seal"] - time.monotonic(), 0.0)
 
@@ -189,10 +195,11 @@ class Maintainer:
     def _has_work(self, role: str) -> bool:
         """Waits out a pause; takes the thread off the list if there is nothing to do."""
         with self._moved:
-            while not self._stopped and time.monotonic() < self._retry_at[role]:
-                self._moved.wait(self._retry_at[role] - time.monotonic())
-            if not self._stopped and self._due(role):
-                return True
+            while not self._stopped and self._due(role):
+                pause_s = self._retry_at[role] - time.monotonic()
+                if pause_s <= 0:
+                    return True
+                self._moved.wait(pause_s)
             del self._threads[role]
             return False
 
@@ -205,8 +212,11 @@ class Maintainer:
                 self._merge()
             else:
                 with self._clustering:
+                    began = time.monotonic()
                     self._measure()
                     self._cluster()
+                    now = time.monotonic()
+                    self._retry_at["cluster"] = now + REST * (now - began)
                 self._start("seal")
         except _Stopped:
             pass
@@ -261,7 +271,10 @@ class Maintainer:
             self._costs[kind] = dataclasses.replace(cost, failed=cost.failed + 1)
             logger.warning("job %s of %s failed: %s", kind, self.name, error)
             raise
-        give_back()
+        if kind == "cluster" or (kind == "merge" and len(self.index.version.segments) == 1):
+            # Only where most of an index was replaced: to fetch back the pages that every sealing
+            # needs takes longer than the sealing.
+            give_back()
         cost = self._costs[kind]
         self._costs[kind] = dataclasses.replace(
             cost,

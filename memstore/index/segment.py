@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from memstore.index.devices import Copy, Room
 from memstore.index.passing import Passing
+from memstore.kernels.bits import cleared
 from memstore.memory import Array, Slots
 
 Bits = npt.NDArray[np.uint8]
@@ -68,23 +69,19 @@ class Segment:
 
     def without(self, rows_B: Slots) -> Segment:
         """The same lists, from which these rows are proposed no more."""
-        inside = rows_B[rows_B < 8 * len(self.valid)]
-        held = inside[(self.valid[inside >> 3] & _masks(inside)) != 0]
-        if not len(held):
-            return self
-        valid = self.valid.copy()
-        np.bitwise_and.at(valid, held >> 3, ~_masks(held))
-        return replace(self, valid=valid, stale=self.stale + len(np.unique(held)))
+        valid, lost = cleared(self.valid, rows_B)
+        return replace(self, valid=valid, stale=self.stale + lost) if lost else self
 
-    def joined(self, other: Segment) -> Segment:
-        """Both in one, without what is stale; lists are joined, nothing is assigned again."""
-        lists, others = self._cleaned(), other._cleaned()
-        lists.merge_from(others, 0)
+    def joined(self, *others: Segment) -> Segment:
+        """All in one, without what is stale; lists are joined, nothing is assigned again."""
+        lists, parts = self._cleaned(), (self, *others)
+        valid = np.zeros(max(len(part.valid) for part in parts), np.uint8)
+        for part in parts:
+            valid[: len(part.valid)] |= part.valid
+        for other in others:
+            lists.merge_from(other._cleaned(), 0)
         lists = faiss.clone_index(lists)  # grown lists hold room for half as much again
-        valid = np.zeros(max(len(self.valid), len(other.valid)), np.uint8)
-        valid[: len(self.valid)] |= self.valid
-        valid[: len(other.valid)] |= other.valid
-        return Segment(lists, valid, beyond=self.beyond + other.beyond).on(self.room)
+        return Segment(lists, valid, beyond=sum(part.beyond for part in parts)).on(self.room)
 
     def search(
         self,

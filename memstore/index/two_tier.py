@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from memstore.index import clustered, devices, sampling, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
-from memstore.index.fresh import Fresh, Notes, copied, joined, without
+from memstore.index.fresh import Fresh, Log
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
+from memstore.kernels.group import distinct
 from memstore.memory import Array, SearchOptions, Slots
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ the scan; between them, the scan is preferred, since it loses no row."""
 class Version:
     """What one search sees, and since when.
 
-    fresh_F: rows not sealed as they are, rising.  built: the number of the version in which
+    fresh: the rows not sealed as they are.  built: the number of the version in which
     the rows were last clustered, and row_version that of the rows then.  encoded, unmeasured: rows
     sealed since then, and since recall was last measured.  promise: a probe, and the recall
     measured with it when the rows were last clustered.
@@ -51,7 +52,7 @@ class Version:
     number: int
     codebook: clustered.Codebook | None
     segments: tuple[Segment, ...]
-    fresh_F: Slots
+    fresh: Fresh
     built: int = 0
     row_version: int = 0
     encoded: int = 0
@@ -63,12 +64,17 @@ class Version:
         return 0 if self.codebook is None else self.codebook.clusters
 
     @property
+    def fresh_F(self) -> Slots:
+        """The fresh rows, rising."""
+        return self.fresh.rows_F
+
+    @property
     def sealed(self) -> int:
         """Rows in the segments, copies that are proposed no more included."""
         return sum(map(len, self.segments))
 
 
-EMPTY = Version(0, None, (), np.empty(0, np.int64))
+EMPTY = Version(0, None, (), Fresh())
 
 
 @dataclass(eq=False)
@@ -82,13 +88,14 @@ class Work:
     def take(self) -> Slots:
         """The rows changed since the last call, rising; the caller keeps writers off."""
         changed, self.changed = self.changed, []
-        return np.unique(np.concatenate([np.empty(0, np.int64), *changed]))
+        return distinct(np.concatenate([np.empty(0, np.int64), *changed]))
 
 
 class TwoTierIndex:
     """The index of one shard. One thread writes; any number propose."""
 
-    def __init__(self, config: IndexConfig, width: int, seed: int = 0) -> None:
+    def __init__(self, config: IndexConfig, width: int, read: Reader, seed: int = 0) -> None:
+        """read: gives rows as they are, and as they are counted with."""
         self.config = config
         self.seed = seed
         self.version = EMPTY
@@ -96,8 +103,7 @@ class TwoTierIndex:
         self.drift = Drift(config.drift_limit)
         self._works: list[Work] = []
         self.recent = tuning.Recent(width)
-        self._notes = Notes()
-        self._fresh: Fresh | None = None
+        self.log = Log(read)
 
     @property
     def bytes(self) -> int:
@@ -110,12 +116,12 @@ class TwoTierIndex:
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
         if self.config.kind == "clustered":
-            self._retire(rows_B, joined(self.version.fresh_F, rows_B))
+            self._retire(rows_B, self.log.joined)
 
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
         if self.config.kind == "clustered":
-            self._retire(rows_B, without(self.version.fresh_F, rows_B))
+            self._retire(rows_B, self.log.without)
 
     def drifted(self, rows_B: Slots, travel_B: Array) -> None:
         """Puts those of some rows into the fresh tier that have gone too far since sealed."""
@@ -143,7 +149,7 @@ class TwoTierIndex:
     @staticmethod
     def _reach(version: Version, passing: Passing, probe: int) -> int:
         """Lists in which the best of few rows are as likely found as those of all in `probe`."""
-        share = min(1.0, passing.count / max(version.sealed + len(version.fresh_F), 1))
+        share = min(1.0, passing.count / max(version.sealed + version.fresh.count, 1))
         return math.ceil(probe / math.sqrt(share)) if share else probe
 
     def asked(self) -> Array:
@@ -214,16 +220,11 @@ class TwoTierIndex:
             return codebook.clusters
         return codebook.recall.probe(target, codebook.clusters)
 
-    def fresh(self, version: Version, read: Reader, row_version: int) -> Fresh:
-        """Copies the fresh rows, or gives the last copies where no row changed since."""
-        fresh, fresh_F = self._fresh, version.fresh_F
-        if fresh is None or fresh.fresh_F is not fresh_F or fresh.row_version != row_version:
-            fresh = self._fresh = copied(fresh, self._notes, fresh_F, row_version, read)
-        return fresh
-
     def moved(self, rows_B: Slots) -> None:
-        """Notes that rows changed that are proposed as before."""
-        self._notes.add(rows_B)
+        """Takes note that rows changed that are proposed as before."""
+        fresh = self.log.moved(self.version.fresh, rows_B)
+        if fresh is not self.version.fresh:
+            self.version = replace(self.version, fresh=fresh)
 
     def save(self, folder: Path) -> list[str]:
         """Writes the sealed tier into `folder`; returns the names of the files."""
@@ -263,7 +264,7 @@ class TwoTierIndex:
         """Takes over what `save` wrote; without files all live rows are fresh."""
         if "tiers.npz" not in names:
             fresh_F = live_R if self.config.kind == "clustered" else live_R[:0]
-            self.version = replace(EMPTY, number=number, fresh_F=fresh_F)
+            self.version = replace(EMPTY, number=number, fresh=self.log.anew(Fresh(), fresh_F))
             return
         empty = faiss.read_index(str(folder / "codebook.faiss"))
         with np.load(folder / "tiers.npz", allow_pickle=False) as tiers:
@@ -304,7 +305,7 @@ class TwoTierIndex:
                 number,
                 codebook,
                 self._copied(segments),
-                tiers["fresh"],
+                self.log.anew(Fresh(), tiers["fresh"]),
                 built=built,
                 row_version=row_version,
                 encoded=encoded,
@@ -320,13 +321,14 @@ class TwoTierIndex:
             logger.warning("%s; the host searches instead", error)
             return segments
 
-    def _retire(self, rows_B: Slots, fresh_F: Slots) -> None:
-        self._notes.add(rows_B)
+    def _retire(self, rows_B: Slots, change: Callable[[Fresh, Slots], Fresh]) -> None:
         for work in self._works:
             work.changed.append(rows_B.copy())
         self.drift.forget(rows_B)
         segments = tuple(segment.without(rows_B) for segment in self.version.segments)
-        self.version = replace(self.version, segments=segments, fresh_F=fresh_F)
+        # Last, since what the log took in counts.
+        fresh = change(self.version.fresh, rows_B)
+        self.version = replace(self.version, segments=segments, fresh=fresh)
 
 
 def _float32(keys_RD: Array) -> Array:

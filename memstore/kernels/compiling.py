@@ -43,14 +43,15 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 logger = logging.getLogger(__name__)
 
 
-def compiled(**options: Any) -> Callable[[F], F]:
-    """Marks a kernel: compiled without the GIL on its first call, or loaded where it was before.
+def compiled(*, nogil: bool = True, **options: Any) -> Callable[[F], F]:
+    """Marks a kernel, compiled on its first call, or loaded where it was before.
 
-    options: of `numba.njit`.
+    nogil: whether it lets go of the GIL. To get that back takes up to 5 ms beside a busy thread,
+    so a kernel that takes some microseconds in a search keeps it.  options: of `numba.njit`.
     """
 
     def compile_later(function: F) -> F:
-        dispatcher = numba.njit(nogil=True, **options)(function)
+        dispatcher = numba.njit(nogil=nogil, **options)(function)
         dispatcher._cache = KeptCode(function)
         return cast(F, dispatcher)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ GROUP = 16
 LEAST_ROWS = 256
 """Fewer rows are multiplied as they are: laying them out anew would cost as much."""
 
+FEW_QUERIES = 64
+"""So many are rounded in some microseconds."""
+
 ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16: a number and what it is rounded to differ by at most this share."""
 
@@ -36,70 +40,116 @@ VANISHING = np.float32(1e-30)
 
 
 class Operand:
-    """Rows [R, D] laid out for products with queries.
+    """Rows [R, D] laid out for products with queries."""
 
-    like: another, whose products are to have the same dtype.
-    longest: the largest ‖x‖ among them, rounded up.
-    """
-
-    def __init__(self, keys_RD: Array, like: Operand | None = None) -> None:
-        self._half: Any = None
+    def __init__(self, keys_RD: Array) -> None:
         self._keys_RD = np.ascontiguousarray(keys_RD)
-        self._lost = 0.0
-        halved = like is None and keys_RD.dtype == np.float32 and has_matrix_units()
-        if (halved and len(keys_RD) >= LEAST_ROWS) or (like is not None and like.halved):
-            bits_RD, self._lost, self.longest = rounded(np.ascontiguousarray(keys_RD))
-            self._half = _tensor(bits_RD)
-        else:
-            squares_R: Array = np.einsum("rd,rd->r", keys_RD, keys_RD, dtype=np.float64)
-            self.longest = float(np.sqrt(squares_R.max(initial=0.0)))
-            if self.longest < VANISHING:
-                self.longest = float(_lengths(keys_RD).max(initial=0.0))
+        self._laid_RD, self._extent = self._keys_RD, Extent()
+        if len(keys_RD) >= LEAST_ROWS and halves(keys_RD.dtype):
+            self._laid_RD = np.empty(keys_RD.shape, np.int16)
+        self._extent.raise_by(lay_out(self._keys_RD, self._laid_RD))
 
     def __len__(self) -> int:
         return len(self._keys_RD)
 
-    @property
-    def halved(self) -> bool:
-        """Whether it multiplies in bfloat16; a query alone is scored as it is."""
-        return self._half is not None
-
     def products(self, queries_QD: Array) -> Array:
         """Inner products `[R, Q]`, in the dtype of the rows or as the bits of bfloat16, int16."""
-        product_RQ: Array
-        if len(queries_QD) == 1:
-            product_RQ = np.empty((len(self), 1), queries_QD.dtype)
-            _score(np.ascontiguousarray(queries_QD[0]), self._keys_RD, product_RQ)
-            return product_RQ
-        if self._half is None:
-            product_RQ = self._keys_RD @ queries_QD.T
-            return product_RQ
-        queries = _tensor(rounded(np.ascontiguousarray(queries_QD, np.float32))[0])
-        import torch
-
-        with _openmp().limit(limits=1):
-            bits_RQ: Array = torch.mm(self._half, queries.t()).view(torch.int16).numpy()
-        return bits_RQ
+        # A query alone is scored as it is.
+        return products([self._keys_RD if len(queries_QD) == 1 else self._laid_RD], queries_QD)
 
     def slack(self, queries_QD: Array) -> Array:
-        """How far a product may be from the score of the same row, `[Q]`.
+        """How far a product may be from the score of the same row, `[Q]`."""
+        rounded = self._laid_RD is not self._keys_RD and len(queries_QD) > 1
+        return self._extent.slack(queries_QD, rounded=rounded)
 
-        Sums of D products in two orders differ by at most 2·γ·‖q‖·‖x‖, γ = D·ε / (1 − D·ε)
-        (Higham 2002, eq. 3.5). Rounding q and x first adds what they lost by it (Cauchy-Schwarz),
-        rounding the sum a last share.
-        """
-        unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
-        share = 2.0 * unit / (1.0 - unit)
-        lengths_Q = _lengths(queries_QD)
-        if self._half is None or len(queries_QD) == 1:
-            slack_Q = share * self.longest * lengths_Q
-        else:
-            share = 1.02 * (share + 2 * ROUNDING + self._lost)
-            slack_Q = share * self.longest * lengths_Q
-            slack_Q += 2.0 * SMALLEST * queries_QD.shape[1] * (lengths_Q + self.longest)
-        least = np.finfo(queries_QD.dtype).tiny
-        bound_Q: Array = np.where(lengths_Q > 0, np.maximum(1.001 * slack_Q, least), 0.0)
-        return bound_Q.astype(queries_QD.dtype)
+
+class Extent:
+    """What is known of rows laid out: `lost`, the largest share of its length that one lost by
+    rounding; `longest`, the largest ‖x‖, rounded up. Neither falls."""
+
+    def __init__(self, lost: float = 0.0, longest: float = 0.0) -> None:
+        self.lost = lost
+        self.longest = longest
+
+    def raise_by(self, other: Extent) -> None:
+        self.lost = max(self.lost, other.lost)
+        self.longest = max(self.longest, other.longest)
+
+    def slack(self, queries_QD: Array, *, rounded: bool) -> Array:
+        """How far a product may be from its score, `[Q]`. rounded: whether the rows were."""
+        return bound(queries_QD, self.longest, 2 * ROUNDING + self.lost if rounded else None)
+
+
+def halves(dtype: np.dtype[Any]) -> bool:
+    """Whether rows of a dtype are laid out as bfloat16."""
+    return dtype == np.float32 and has_matrix_units()
+
+
+def lay_out(keys_RD: Array, laid_RD: Array) -> Extent:
+    """Copies rows, to bits of bfloat16 where `laid_RD` is int16; the same array stays as it is."""
+    if laid_RD.dtype == np.int16:
+        return Extent(*rounded(keys_RD, laid_RD))
+    if laid_RD is not keys_RD:
+        laid_RD[:] = keys_RD
+    squares_R: Array = np.einsum("rd,rd->r", keys_RD, keys_RD, dtype=np.float64)
+    longest = float(np.sqrt(squares_R.max(initial=0.0)))
+    if longest < VANISHING:
+        longest = float(_lengths(keys_RD).max(initial=0.0))
+    return Extent(0.0, longest)
+
+
+def products(parts: Sequence[Array], queries_QD: Array) -> Array:
+    """Inner products `[R, Q]` of rows laid out, at least one part of them, all of one dtype.
+
+    In the dtype of the rows, or for many queries as the bits of bfloat16, int16.
+    """
+    count = len(queries_QD)
+    halved = parts[0].dtype == np.int16
+    dtype = np.int16 if halved and count > 1 else queries_QD.dtype
+    near_RQ = np.empty((sum(map(len, parts)), count), dtype)
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    places = [near_RQ[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
+    if count == 1:
+        query_D = np.ascontiguousarray(queries_QD[0])
+        for part_RD, place_RQ in zip(parts, places, strict=True):
+            _score(query_D, part_RD, place_RQ)
+    elif not halved:
+        for part_RD, place_RQ in zip(parts, places, strict=True):
+            np.matmul(part_RD, queries_QD.T, out=place_RQ)
+    else:
+        queries_QD = np.ascontiguousarray(queries_QD, np.float32)
+        bits_QD = np.empty(queries_QD.shape, np.int16)
+        (rounded_few if len(queries_QD) <= FEW_QUERIES else rounded)(queries_QD, bits_QD)
+        import torch
+
+        queries_DQ = _tensor(bits_QD).t()
+        with _openmp().limit(limits=1):
+            for part_RD, place_RQ in zip(parts, places, strict=True):
+                if len(part_RD):
+                    torch.mm(_tensor(part_RD), queries_DQ, out=_tensor(place_RQ))
+    return near_RQ
+
+
+def bound(queries_QD: Array, longest: float, lost: float | None) -> Array:
+    """How far products with rows of at most `longest` may be from the scores of them, `[Q]`.
+
+    Sums of D products in two orders differ by at most 2·γ·‖q‖·‖x‖, γ = D·ε / (1 − D·ε)
+    (Higham 2002, eq. 3.5). Rounding q and x first adds what they lost by it (Cauchy-Schwarz),
+    rounding the sum a last share.
+
+    lost: the shares of all three that matrix units lose; None where numpy multiplies.
+    """
+    unit = queries_QD.shape[1] * np.finfo(queries_QD.dtype).eps
+    share = 2.0 * unit / (1.0 - unit)
+    lengths_Q = _lengths(queries_QD)
+    if lost is not None:
+        share = 1.02 * (share + lost)
+    slack_Q = share * longest * lengths_Q
+    if lost is not None:
+        slack_Q += 2.0 * SMALLEST * queries_QD.shape[1] * (lengths_Q + longest)
+    least = np.finfo(queries_QD.dtype).tiny
+    bound_Q: Array = np.where(lengths_Q > 0, np.maximum(1.001 * slack_Q, least), 0.0)
+    return bound_Q.astype(queries_QD.dtype)
 
 
 def _lengths(rows_RD: Array) -> Array:
@@ -136,10 +186,10 @@ def _tensor(bits_RD: Array) -> Any:
 
 
 @compiled(error_model="numpy", fastmath={"reassoc"})
-def rounded(keys_RD: Array) -> tuple[Array, float, float]:
-    """float32 rows as the bits of bfloat16, to nearest even; what that loses at most of the
-    length of a row, as a share of it; and the largest length, rounded up."""
-    bits_RD = np.empty(keys_RD.shape, np.int16)
+def rounded(keys_RD: Array, bits_RD: Array) -> tuple[float, float]:
+    """Leaves float32 rows in bits_RD, int16, as the bits of bfloat16, to nearest even; returns
+    what that loses at most of the length of a row, as a share of it, and the largest length,
+    rounded up."""
     worst, longest = np.float32(0), np.float32(0)
     for r in range(keys_RD.shape[0]):
         lost, whole = np.float32(0), np.float32(0)
@@ -154,7 +204,13 @@ def rounded(keys_RD: Array) -> tuple[Array, float, float]:
         # The squares of small numbers vanish: then only bounds are known.
         longest = max(longest, whole, VANISHING)
         worst = max(worst, lost / whole if whole > VANISHING else np.float32(ROUNDING**2))
-    return bits_RD, np.sqrt(worst) * 1.001, np.sqrt(longest) * 1.001
+    return np.sqrt(worst) * 1.001, np.sqrt(longest) * 1.001
+
+
+@compiled(nogil=False)
+def rounded_few(keys_RD: Array, bits_RD: Array) -> tuple[float, float]:
+    """`rounded`, for as few rows that it keeps the GIL."""
+    return rounded(keys_RD, bits_RD)
 
 
 @compiled()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow as pa
 from memstore.config import DRIFT_LIMIT, MemoryConfig
 from memstore.filters import Filter
 from memstore.index import exact
+from memstore.index.fresh import MOST_LAID_OUT, Fresh
 from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.index.passing import Passing
@@ -37,9 +38,6 @@ from memstore.shard.rows import RowTable, RowView
 
 ATTEMPTS = 3
 """Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
-
-MOST_LAID_OUT = 65_536
-"""Fresh rows whose products with a batch of queries are kept side by side."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Shard:
         self.number = number
         self.rows = RowTable(config, number, folder)
         self.records = RecordHeap(config.schema, config.lookup)
-        self.index = TwoTierIndex(config.index_config, config.dim, seed=number)
+        self.index = TwoTierIndex(config.index_config, config.dim, self._keys, seed=number)
         self._answers = filters.KeptAnswers()
         self._lives = 0
         self._writer = threading.RLock()
@@ -171,13 +169,12 @@ class Shard:
         row_version, version, stamp = self.rows.version, self.index.version, self._stamp
         view = self.rows.view
         keys_ND, marks = view.keys_ND, view.marks
-        live_R = view.live_rows() if every_row and tree is None else version.fresh_F
         answer = None if tree is None else self._answer(tree, stamp, view)
         passing = None if answer is None else answer()
         if passing is not None and not every_row:
             every_row = self.index.scans(version, passing, options)
         if every_row:
-            live_R = live_R if passing is None else passing.rows()
+            live_R = view.live_rows() if passing is None else passing.rows()
             whole = len(live_R) == len(keys_ND)
             rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k, marks)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
@@ -300,28 +297,27 @@ class Shard:
         k: int,
         options: SearchOptions,
     ) -> ShardResult:
-        sealed_QC, fresh_F = self.index.propose(version, queries_QD, k, options), version.fresh_F
-        if len(fresh_F) > MOST_LAID_OUT:
+        sealed_QC, fresh = self.index.propose(version, queries_QD, k, options), version.fresh
+        if fresh.places > MOST_LAID_OUT:
             # Their scores are too many to lay out: they are proposed block by block.
-            found_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
+            found_QC = exact.propose(queries_QD, view.keys_ND, fresh.rows_F, k, view.marks)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
-            version = replace(version, fresh_F=fresh_F[:0])
-        fresh = self.index.fresh(version, view.numbers, row_version)
-        near_FQ, slack_Q = fresh.products(queries_QD)
+            fresh = Fresh()
+        near_FQ, slack_Q = fresh.products(queries_QD, view.numbers)
         rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
             queries_QD,
             packed(view.keys_ND),
             view.marks,
             view.alive_N,
             sealed_QC,
-            fresh.rows_F,
+            fresh.standing_F,
             near_FQ,
             peaks(near_FQ),
             slack_Q,
             k,
         )
-        if version.fresh_F is not fresh_F:
-            tier_QK[np.isin(rows_QK, fresh_F)] = Proposal.FRESH
+        if version.fresh is not fresh:
+            tier_QK[np.isin(rows_QK, version.fresh_F)] = Proposal.FRESH
         return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
 
     def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
@@ -366,7 +362,7 @@ class Shard:
             row_version=row_version,
             index_version=version.number,
             sealed=version.sealed,
-            fresh=len(version.fresh_F),
+            fresh=version.fresh.count,
             segments=len(version.segments),
             clusters=version.clusters,
             row_bytes=self.rows.bytes,

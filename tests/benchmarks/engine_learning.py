@@ -258,7 +258,7 @@ def _built(shard: Shard, tuned: Array) -> Version:
     rows = shard.rows.size
     now_ND = shard.rows.keys_ND[:rows].copy()
     config = IndexConfig(recall_target=TARGET, clusters=shard.index.version.clusters)
-    index = TwoTierIndex(config, WIDTH)
+    index = TwoTierIndex(config, WIDTH, lambda rows_R: now_ND[rows_R])
     for at in range(0, QUERIES, 8):
         index.recent.saw(tuned[at : at + 8])
     source = jobs.Source(

@@ -19,6 +19,7 @@ from memstore.embedded import EmbeddedMemory
 from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.clustered import Recall
+from memstore.index.fresh import Log
 from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
@@ -188,7 +189,9 @@ def source(keys: Array) -> jobs.Source:
 def _build(
     keys: Array, queries: Array | None = None, seed: int = 0, **config: float
 ) -> TwoTierIndex:
-    index = TwoTierIndex(IndexConfig.from_dict(config), keys.shape[1], seed)
+    index = TwoTierIndex(
+        IndexConfig.from_dict(config), keys.shape[1], lambda rows_R: keys[rows_R], seed
+    )
     if queries is not None:
         for start in range(0, len(queries), 8):
             index.recent.saw(queries[start : start + 8])
@@ -244,6 +247,7 @@ def test_longer_rows_later_are_clustered_anew() -> None:
     old = dataclasses.replace(index.version.codebook, reduction=Reduction(1.0, reach))
     index.version = dataclasses.replace(index.version, codebook=old)
     grown = np.concatenate([keys, 1_000 * keys[:40]])
+    index.log = Log(lambda rows_R: grown[rows_R])
     index.wrote(np.arange(400, 410))
     jobs.seal(index, source(grown[:410]))
     assert not jobs.wants_clustering(index, 410)

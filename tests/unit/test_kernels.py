@@ -15,7 +15,8 @@ from memstore import NO_SLOT, MemoryConfig, OptimizerConfig
 from memstore.config import OptimizerKind
 from memstore.index import exact
 from memstore.kernels import near
-from memstore.kernels.group import group_equal
+from memstore.kernels.bits import cleared
+from memstore.kernels.group import distinct, group_equal
 from memstore.kernels.magnitude import magnitude
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.score import score_rows
@@ -542,9 +543,10 @@ def test_peaks_are_their_twin(dtype: Any, seed: int, rows: int) -> None:
 @given(seed=seeds, scale=st.sampled_from([1e-37, 1e-18, 1.0, 1e12]))
 def test_rounding_to_bfloat16_is_that_of_torch(seed: int, scale: float) -> None:
     keys = np.random.default_rng(seed).normal(size=(5, 37)).astype(np.float32) * np.float32(scale)
-    bits, lost, longest = near.rounded(keys)
+    bits = np.empty(keys.shape, np.int16)
+    lost, longest = near.rounded(keys, bits)
     twin = torch.from_numpy(keys).bfloat16()
-    assert bits.tolist() == twin.view(torch.int16).tolist()
+    assert (bits == twin.view(torch.int16).numpy()).all()
     rest = np.linalg.norm((keys - twin.float().numpy()).astype(np.float64), axis=1)
     lengths = np.linalg.norm(keys.astype(np.float64), axis=1)
     assert (rest <= lost * lengths).all()
@@ -570,3 +572,23 @@ def test_products_of_matrix_units_keep_their_bound(seed: int, width: int, scale:
     assert peaks(bits_RQ).tolist() == products_RQ.reshape(-1, near.GROUP, 3).max(axis=1).tolist()
     away_Q = np.abs(products_RQ.T - inner_products(queries_QD, keys_ND)).max(axis=1)
     assert (away_Q <= operand.slack(queries_QD)).all()
+
+
+@given(rows=st.lists(st.integers(0, 99), max_size=30), size=st.integers(0, 12))
+def test_cleared_bits_are_those_of_their_twin(rows: list[int], size: int) -> None:
+    bits = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+    before = bits.copy()
+    mask = np.unpackbits(bits, bitorder="little")
+    gone = np.array([row for row in rows if row < 8 * size], np.int64)
+    twin = mask.copy()
+    twin[gone] = 0
+    after, lost = cleared(bits, np.array(rows, np.int64))
+    assert np.unpackbits(after, bitorder="little").tolist() == twin.tolist()
+    assert lost == int(mask.sum()) - int(twin.sum())
+    assert bits.tolist() == before.tolist()
+    assert (after is bits) == (lost == 0)
+
+
+@given(rows=st.lists(st.integers(0, 2**40), max_size=50))
+def test_distinct_is_that_of_numpy(rows: list[int]) -> None:
+    assert distinct(np.array(rows, np.int64)).tolist() == sorted(set(rows))

@@ -142,10 +142,10 @@ def test_what_changes_while_a_job_runs_stays_fresh(
     elif kind == "measure":
         memory.append(keys(160, 1))
     else:
-        memory.append(keys(40, 1))
+        memory.append(keys(100 if kind == "merge" else 40, 1))
         if kind == "merge":
             eventually(lambda: job(memory, "seal").runs > 0 and not threads())
-            memory.append(keys(40, 2))
+            memory.append(keys(100, 2))
     gate.wait()
     before = job(memory, kind).runs
     erased = change(memory)
@@ -478,7 +478,7 @@ def test_inline_the_same_calls_make_the_same_index(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_each_segment_is_some_times_larger_than_all_that_are_younger(store: Store) -> None:
+def test_few_segments_are_kept_and_no_row_is_joined_often(store: Store) -> None:
     memory = make(store, 2_000, maintenance="inline", fresh_limit=9)
     for seed in range(60):
         memory.append(keys(10, seed))
@@ -486,10 +486,40 @@ def test_each_segment_is_some_times_larger_than_all_that_are_younger(store: Stor
         segments = memory.shards[0].index.version.segments
         sizes = [len(segment) for segment in segments]
         assert len(sizes) <= jobs.MAX_SEGMENTS
-        for at in range(1, len(sizes)):
-            assert sizes[at - 1] >= jobs.TIER * sum(sizes[at:])
+        assert sizes[0] >= jobs.TIER * sum(sizes[1:])
     # About log n times: a merge at each sealing would have joined 60 · 10 · 60 / 2 rows.
     assert job(memory, "merge").rows < 60 * 10 * 60 / 2 / 3
+    check(memory)
+
+
+def test_clustering_rests_before_it_begins_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = make(store, 300)
+    monkeypatch.setattr(maintenance, "REST", 1e6)
+
+    def overwrite_all() -> None:
+        for at in range(0, 300, 50):
+            memory.write(np.arange(at, at + 50), keys(50, at))
+            eventually(lambda: state(memory).fresh <= LIMIT)
+
+    def runs() -> int:
+        return job(memory, "measure").runs + job(memory, "cluster").runs
+
+    assert isinstance(memory, EmbeddedMemory)
+    maintainer = memory.shards[0].maintainer
+    overwrite_all()
+    eventually(lambda: maintainer._retry_at["cluster"] > time.monotonic() + 60)
+    before = runs()
+    for _ in range(3):
+        overwrite_all()
+    assert "memstore-cluster" in threads()
+    assert runs() == before
+    check(memory)
+    # Who asks for it waits for nothing, and nothing is left to do.
+    memory.reindex()
+    assert runs() == before + 1
+    settle(memory)
     check(memory)
 
 
