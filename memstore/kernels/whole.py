@@ -97,7 +97,8 @@ def put_rows(
     came alive.
 
     keys_BD, values_BV: without columns, that part of a row stays as it is. travel_N grows by the
-    length of the way of each key that was there.
+    length of the way of each key that was there. What stays zero is not written: pages of it take
+    no memory.
     """
     born = 0
     for b in range(len(rows_B)):
@@ -113,8 +114,10 @@ def put_rows(
             keys_ND[row, d] = keys_BD[b, d]
         for d in range(values_BV.shape[1]):
             values_NV[row, d] = values_BV[b, d]
-        generation_N[row] += tenants
+        if tenants > 0:
+            generation_N[row] += tenants
         alive_N[row] = True
         close_row(marks, row)
-        travel_N[row] += np.sqrt(total)
+        if total > 0.0:
+            travel_N[row] += np.sqrt(total)
     return born

@@ -113,7 +113,7 @@ class Region:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of it in main memory now."""
+        """Bytes of it in main memory now; pages of zeros that were only read are counted too."""
         range_ = self._range
         return 0 if range_ is None else range_.resident(self._used * self.row_bytes)
 

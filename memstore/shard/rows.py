@@ -30,6 +30,9 @@ from memstore.shard.usage import Usage
 STATE = "state_"
 """What the names of optimizer state begin with."""
 
+WRITTEN = ("keys", "values", "alive")
+"""What every new row is written to; the others are zero and take no memory until they are used."""
+
 
 @dataclass(frozen=True)
 class RowView:
@@ -290,7 +293,7 @@ class RowTable:
         if size > self.size:
             try:
                 for name, region in self._regions.items():
-                    region.grow(size, filled=not name.startswith(STATE))
+                    region.grow(size, filled=name in WRITTEN)
                 self._marks.grow(sequence.blocks(size))
                 self.usage.grow(size)
             finally:
