@@ -8,7 +8,7 @@ are: since Q(q) = [q, 0], a query needs only the first D columns of the centroid
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import faiss
@@ -20,7 +20,7 @@ from memstore.index.devices import Room
 from memstore.index.k_means import k_means
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
-from memstore.index.segment import Segment
+from memstore.index.segment import Found, Segment
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.select import best_found, best_products
 from memstore.memory import NO_SLOT, Array, Slots
@@ -191,7 +191,7 @@ def propose(
 ) -> Slots:
     """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
     lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)
+    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)[0]
 
 
 def overfetched(k: int) -> int:
@@ -205,15 +205,21 @@ def best_of(
     count: int,
     lists_QP: Array,
     scores_QP: Array,
-    passing: Passing | None,
-) -> Slots:
-    """The `count` rows of all segments whose codes score highest, int64 `[Q, C]`, padded."""
+    passing: Passing | None = None,
+) -> Found:
+    """The `count` rows of all segments whose codes score highest, `[Q, C]`, padded."""
     found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
-    rows_QC = np.concatenate([np.full((len(queries_QD), 0), NO_SLOT), *(f[0] for f in found)], 1)
+    return best(found, len(queries_QD), count)
+
+
+def best(found: Sequence[Found], queries: int, count: int) -> Found:
+    """The `count` rows that score highest of what was found in several places, in no order."""
+    none_Q0 = np.full((queries, 0), NO_SLOT), np.empty((queries, 0), np.float32)
+    rows_QC, scores_QC = (np.concatenate(parts, 1) for parts in zip(none_Q0, *found, strict=True))
     if rows_QC.shape[1] <= count:
-        return rows_QC
-    best_QC: Slots = best_found(rows_QC, np.concatenate([f[1] for f in found], axis=1), count)
-    return best_QC
+        return rows_QC, scores_QC
+    chosen: Found = best_found(rows_QC, scores_QC, count)
+    return chosen
 
 
 def _empty(config: IndexConfig, quantizer: faiss.IndexFlatIP, width: int) -> faiss.IndexIVF:

@@ -189,13 +189,22 @@ def measure(
     would make a search visit every list.
     """
     queries_QD = known.queries_QD
+    lists_QC, near_QC = _ordered(codebook, queries_QD)
+    count = clustered.overfetched(K)
+    found = clustered.best([], len(queries_QD), count)
     floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
     # Where there are fewer than K rows at all, every row is to be found.
     wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
     probes, recalls, errors = [], [], []
-    probe = 1
+    visited, probe = 0, 1
     while True:
-        rows_QC = clustered.propose(codebook, segments, queries_QD, K, probe)
+        # Only the lists that the probe before did not visit: the last probes cost most.
+        lists_QP, near_QP = (
+            np.ascontiguousarray(array[:, visited:probe]) for array in (lists_QC, near_QC)
+        )
+        other = clustered.best_of(segments, queries_QD, count, lists_QP, near_QP)
+        found = clustered.best([found, other], len(queries_QD), count)
+        rows_QC = found[0]
         right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
         recall_Q = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
         probes.append(probe)
@@ -206,7 +215,14 @@ def measure(
         if far or probe >= codebook.clusters or sure >= max(NEARLY_ALL, wanted):
             table = (np.array(probes), np.array(recalls), np.array(errors))
             return Recall(*table, known.asked, known.count)
-        probe *= 2
+        visited, probe = probe, min(2 * probe, codebook.clusters)
+
+
+def _ordered(codebook: Codebook, queries_QD: Array) -> tuple[Slots, Array]:
+    """All lists for each query, int64 `[Q, C]`, nearest first, and their scores."""
+    lists_QC, near_QC = clustered.visited(codebook, queries_QD, codebook.clusters)
+    order_QC = np.lexsort((lists_QC, -near_QC))
+    return np.take_along_axis(lists_QC, order_QC, 1), np.take_along_axis(near_QC, order_QC, 1)
 
 
 def scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:

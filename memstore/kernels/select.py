@@ -166,20 +166,21 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
 
 
 @compiled()
-def best_found(rows_QC: Slots, scores_QC: Array, count: int) -> Slots:
+def best_found(rows_QC: Slots, scores_QC: Array, count: int) -> tuple[Slots, Array]:
     """The `count` rows of highest score of each query, int64 `[Q, count]`, in no order, `NO_SLOT`
-    padded.
+    padded, and their scores.
 
     rows_QC: `NO_SLOT` for none, whatever its score. Equal scores go to the smaller row.
     """
     best_QC = np.full((len(rows_QC), count), NO_SLOT, np.int64)
-    scores, tiers = np.empty(count, scores_QC.dtype), np.empty(count, np.uint8)
+    best_scores_QC = np.full(best_QC.shape, -np.inf, scores_QC.dtype)
+    tiers = np.empty(count, np.uint8)
     for q in range(len(rows_QC)):
-        rows, size = best_QC[q], 0
+        rows, scores, size = best_QC[q], best_scores_QC[q], 0
         for c in range(rows_QC.shape[1]):
             if rows_QC[q, c] >= 0 and (size < count or scores_QC[q, c] >= scores[0]):
                 size = _keep(rows, scores, tiers, size, rows_QC[q, c], scores_QC[q, c], 0)
-    return best_QC
+    return best_QC, best_scores_QC
 
 
 @compiled()

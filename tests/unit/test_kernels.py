@@ -518,8 +518,10 @@ def test_best_found_is_its_twin(seed: int, count: int) -> None:
     rows = np.array([rng.choice(40, 12, replace=False) for _ in range(3)])
     rows[rng.random((3, 12)) < 0.3] = NO_SLOT
     scores = rng.integers(0, 4, (3, 12)).astype(np.float32)
-    best_rows, _ = top_k(rows, scores, count)
-    assert np.sort(best_found(rows, scores, count)).tolist() == np.sort(best_rows).tolist()
+    best_rows, best_scores = top_k(rows, scores, count)
+    found_rows, found_scores = best_found(rows, scores, count)
+    assert np.sort(found_rows).tolist() == np.sort(best_rows).tolist()
+    assert np.sort(found_scores).tolist() == np.sort(best_scores).tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
