@@ -31,8 +31,8 @@ ROWS_PER_CLUSTER = 48
 ROUNDS, WARM_ROUNDS = 8, 3
 """Rounds of k-means from nothing, and from the centroids of the codebook before."""
 
-BLOCK_ROWS = 65_536
-"""Rows assigned and encoded at a time."""
+BLOCK_ROWS = 16_384
+"""Rows assigned and encoded at a time: what is made of them on the way takes some 25 MB."""
 
 PLAIN = Reduction()
 
@@ -140,21 +140,27 @@ def sample_size(rows: int, clusters: int) -> int:
     return min(rows, ROWS_PER_CLUSTER * clusters)
 
 
-def seal(codebook: Codebook, read: Reader, rows_R: Slots) -> Segment:
-    """Encodes rows into the lists of their clusters."""
+def seal(codebook: Codebook, read: Reader, rows_R: Slots, sealing: Reader | None = None) -> Segment:
+    """Encodes rows into the lists of their clusters.
+
+    sealing: reads each row once, as it is encoded; None reads as before.
+    """
     lists = faiss.clone_index(codebook.empty)
     beyond = 0
     # Read twice, so that each list is made as long as it will be: one that grows holds half as
     # much again on average, and leaves behind what it grew out of.
-    list_R = np.empty(len(rows_R), np.int32)
+    list_R = np.empty(len(rows_R), np.min_scalar_type(codebook.clusters))
+    counts_C = np.zeros(codebook.clusters, np.int64)
     start = 0
     for rows_B, keys_BD in blocks(read, rows_R):
-        list_R[start : start + len(rows_B)] = codebook.assign(codebook.reduction.rows(keys_BD))
+        lists_B = codebook.assign(codebook.reduction.rows(keys_BD))
+        list_R[start : start + len(rows_B)] = lists_B
+        counts_C += np.bincount(lists_B, minlength=codebook.clusters)
         beyond += codebook.reduction.beyond(keys_BD)
         start += len(rows_B)
-    Segment.reserve(lists, np.bincount(list_R, minlength=codebook.clusters))
+    Segment.reserve(lists, counts_C)
     start = 0
-    for rows_B, keys_BD in blocks(read, rows_R):
+    for rows_B, keys_BD in blocks(sealing or read, rows_R):
         lists_B = list_R[start : start + len(rows_B)].astype(np.int64)
         Segment.add(lists, keys_BD, rows_B, lists_B)
         start += len(rows_B)

@@ -18,10 +18,10 @@ from memstore.memory import Array, Slots
 
 @dataclass
 class Sealing:
-    """Reads rows to be sealed, and notes how long each is and how far it had gone.
+    """Reads rows to be encoded, each once, and notes how long it is and how far it had gone.
 
-    The travel is read before the row: a step in between is in the row and counted all the same,
-    so that the bound stays one.
+    12 bytes a row, at a time when two indexes stand side by side. The travel is read before the
+    row: a step in between is in the row and counted all the same, so that the bound stays one.
     """
 
     read: Reader
@@ -34,7 +34,7 @@ class Sealing:
         self.rows.append(rows_R)
         self.travels.append(self.travel(rows_R))
         keys_RD = self.read(rows_R)
-        self.norms.append(lengths(keys_RD))
+        self.norms.append(lengths(keys_RD).astype(np.float32))
         return keys_RD
 
 
@@ -64,6 +64,11 @@ class Drift:
             self._grow(rows_B)
             self.sealed_N[rows_B], self.norm_N[rows_B] = travel_B, norm_B
 
+    def anew(self, sealing: Sealing) -> None:
+        """Counts for the rows that were read, and for no others."""
+        self.sealed_N.fill(np.inf)
+        self.sealed(sealing)
+
     def forget(self, rows_B: Slots) -> None:
         """Counts no more for rows that are fresh or gone."""
         self.sealed_N[rows_B[rows_B < len(self.sealed_N)]] = np.inf
@@ -90,7 +95,8 @@ class Drift:
     def _grow(self, rows_B: Slots) -> None:
         size = int(rows_B.max(initial=-1)) + 1
         if size > len(self.sealed_N):
-            more = max(size, 2 * len(self.sealed_N)) - len(self.sealed_N)
+            # Of ten million rows, twice as many as before would be more than the row numbers.
+            more = max(size, len(self.sealed_N) * 9 // 8) - len(self.sealed_N)
             # In this order: who reads beside it finds a length wherever a row is sealed.
             self.norm_N = np.append(self.norm_N, np.zeros(more, np.float32))
             self.sealed_N = np.append(self.sealed_N, np.full(more, np.inf))

@@ -57,12 +57,13 @@ class Source:
     """The rows of a shard as jobs read them.
 
     read, travel: keys of rows, and how far each has gone.  live: the rows that are there, rising.
-    alive: which of some rows are there.  version: the number of the rows' version.  writers: held,
-    keeps off all that changes rows.
+    count: how many those are.  alive: which of some rows are there.  version: the number of the
+    rows' version.  writers: held, keeps off all that changes rows.
     """
 
     read: Reader
     live: Callable[[], Slots]
+    count: Callable[[], int]
     alive: Callable[[Slots], Array]
     writers: AbstractContextManager[object]
     travel: Reader = lambda rows_R: np.zeros(len(rows_R))
@@ -115,7 +116,7 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
         if book is None or not len(rows_R):
             return 0
         sealing = Sealing(source.read, source.travel)
-        segment = clustered.seal(book, sealing, rows_R)
+        segment = clustered.seal(book, source.read, rows_R, sealing)
         with source.writers:
             now, changed = index.version, work.take()
             if now.built != work.version.built:
@@ -133,7 +134,7 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
                 encoded=now.encoded + len(rows_R),
                 unmeasured=now.unmeasured + len(rows_R),
             )
-            index.drifted(sealed_R, source.travel(sealed_R))
+            _drifted(index, source, sealed_R)
         return len(rows_R)
 
 
@@ -155,7 +156,7 @@ def merge(index: TwoTierIndex, source: Source) -> int:
 
 def measure(index: TwoTierIndex, source: Source) -> int:
     """Measures recall by probe on the sealed rows; returns how many there are."""
-    with _working(index, source) as work:
+    with _working(index, source, source.live) as work:
         version, book = work.version, work.version.codebook
         sealed_R = np.setdiff1d(work.live_R, version.fresh_F, assume_unique=True)
         if book is None or not len(sealed_R):
@@ -184,7 +185,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
 
     Nothing is fresh afterwards but what was written meanwhile. Much of that is encoded before.
     """
-    with _working(index, source) as work:
+    with _working(index, source, source.live) as work:
         live_R, row_version = work.live_R, source.version()
         if index.config.kind != "clustered" or not len(live_R):
             with source.writers:
@@ -194,7 +195,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
             return 0
         book, known = _train(index, source.read, live_R)
         sealing = Sealing(source.read, source.travel)
-        segments = [clustered.seal(book, sealing, live_R)]
+        segments = [clustered.seal(book, source.read, live_R, sealing)]
         known = _renewed(known, book, tuple(segments), source.read)
         recall = tuning.measure(book, tuple(segments), source.read, known, _wanted(index))
         book = book.with_recall(recall)
@@ -205,16 +206,15 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
             segments = [segment.without(changed) for segment in segments]
             owed_R = distinct(np.concatenate([owed_R, changed]))
             there_R = _there(owed_R, source)
-            outgrown = len(source.live()) > GROWTH * book.rows
+            outgrown = source.count() > GROWTH * book.rows
             if len(there_R) <= index.config.fresh_limit or outgrown:
                 break
-            segments.append(clustered.seal(book, sealing, there_R))
+            segments.append(clustered.seal(book, source.read, there_R, sealing))
             encoded += len(there_R)
             owed_R = np.setdiff1d(owed_R, there_R, assume_unique=True)
         with source.writers:
             changed = distinct(np.concatenate([owed_R, work.take()]))
-            index.drift.forget(np.arange(len(index.drift.sealed_N)))
-            index.drift.sealed(sealing)
+            index.drift.anew(sealing)
             index.drift.forget(changed)
             number = index.version.number + 1
             index.version = Version(
@@ -228,7 +228,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
                 unmeasured=encoded,
                 promise=_promise(index, book),
             )
-            index.drifted(live_R, source.travel(live_R))
+            _drifted(index, source, live_R)
         return len(live_R)
 
 
@@ -279,6 +279,14 @@ def _there(rows_R: Slots, source: Source) -> Slots:
     return rows_R[source.alive(rows_R)]
 
 
+def _drifted(index: TwoTierIndex, source: Source, rows_R: Slots) -> None:
+    """Makes those fresh that went too far while they were sealed; block by block, since what is
+    counted a row is half as much as the row, and the index before is still there."""
+    for start in range(0, len(rows_R), clustered.BLOCK_ROWS):
+        rows_B = rows_R[start : start + clustered.BLOCK_ROWS]
+        index.drifted(rows_B, source.travel(rows_B))
+
+
 def _settled(version: Version) -> int:
     """The number of old segments that stay as they are; the last one is never among them."""
     sizes = [len(segment) - segment.stale for segment in version.segments]
@@ -293,9 +301,11 @@ def _settled(version: Version) -> int:
 
 
 @contextlib.contextmanager
-def _working(index: TwoTierIndex, source: Source) -> Iterator[Work]:
+def _working(
+    index: TwoTierIndex, source: Source, live: Callable[[], Slots] = lambda: np.empty(0, np.int64)
+) -> Iterator[Work]:
     with source.writers:
-        work = index.begin(source.live())
+        work = index.begin(live())
     try:
         yield work
     finally:

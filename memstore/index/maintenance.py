@@ -236,11 +236,11 @@ class Maintainer:
         return sealing or merging or ("cluster" not in self._threads and self._long_due())
 
     def _long_due(self) -> bool:
-        live = len(self._source.live())
+        live = self._source.count()
         return jobs.wants_measuring(self.index, live) or jobs.wants_clustering(self.index, live)
 
     def _wants_clustering(self) -> bool:
-        return jobs.wants_clustering(self.index, len(self._source.live()))
+        return jobs.wants_clustering(self.index, self._source.count())
 
     def _seal(self, most: int | None = None) -> None:
         if jobs.wants_sealing(self.index) and self.index.version.codebook is not None:
@@ -253,7 +253,7 @@ class Maintainer:
             self._run("merge", lambda: jobs.merge(self.index, self._source))
 
     def _measure(self) -> None:
-        live = len(self._source.live())
+        live = self._source.count()
         clustering = jobs.wants_clustering(self.index, live)
         if jobs.wants_measuring(self.index, live) and not clustering:
             self._run("measure", lambda: jobs.measure(self.index, self._source))

@@ -79,7 +79,10 @@ EMPTY = Version(0, None, (), Fresh())
 
 @dataclass(eq=False)
 class Work:
-    """What the index was when a job began, and which rows were written or erased since."""
+    """What the index was when a job began, and which rows were written or erased since.
+
+    live_R: the rows that were there, for a job that asked.
+    """
 
     version: Version
     live_R: Slots

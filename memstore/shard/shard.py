@@ -67,6 +67,7 @@ class Shard:
         source = Source(
             read=self._keys,
             live=self.rows.live_rows,
+            count=lambda: self.rows.live,
             alive=self.rows.is_alive,
             writers=self._writer,
             travel=lambda rows_R: self.rows.travel_N[rows_R],

@@ -264,6 +264,7 @@ def _built(shard: Shard, tuned: Array) -> Version:
     source = jobs.Source(
         read=lambda rows_R: now_ND[rows_R],
         live=lambda: np.arange(rows),
+        count=lambda: rows,
         alive=lambda rows_R: rows_R < rows,
         writers=contextlib.nullcontext(),
     )

@@ -181,6 +181,7 @@ def source(keys: Array) -> jobs.Source:
     return jobs.Source(
         read=lambda rows: keys[rows],
         live=lambda: np.arange(len(keys)),
+        count=lambda: len(keys),
         alive=lambda rows: rows < len(keys),
         writers=contextlib.nullcontext(),
     )
