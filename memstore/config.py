@@ -123,9 +123,11 @@ class IndexConfig(_Config):
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
     device: `cpu`, or `cuda:N` for a GPU that searches copies of the sealed rows; filtered
-        searches, and those for more than 2,048 candidates or lists, stay on the host.
+        searches, and those for more than 2,048 candidates or lists, stay on the host. Exact
+        searches take place there too, if torch is there and the keys themselves fit.
     device_bytes: what the copies of one shard may take there, those that are being replaced
-        included; about 64 MiB each are scratch memory. None: what there is.
+        included; about 64 MiB each are scratch memory, 256 MiB beside the keys. Sealed rows go
+        before keys. None: what there is.
     maintenance: who seals, merges and clusters anew. `background`: threads of the memory, while
         reads and mutations go on; where a shard, once clustered, has more than four times
         `fresh_limit` fresh rows, mutations that may add some wait. `inline`: the mutation that
@@ -176,11 +178,11 @@ class IndexConfig(_Config):
             raise InvalidArgument(
                 "device_bytes bounds nothing", got='device="cpu"', expected='device="cuda:N"'
             )
-        if self.device != "cpu" and self.kind != "clustered":
+        if self.device != "cpu" and self.kind not in ("clustered", "exact"):
             raise InvalidArgument(
-                f"a {self.kind} index has no sealed rows to put on a device",
+                f"a {self.kind} index has nothing to put on a device",
                 got=f"device={self.device!r}",
-                expected='kind="clustered"',
+                expected='kind="clustered" or "exact"',
             )
 
 

@@ -184,7 +184,8 @@ class EncodedMemory:
         slots = self._slots_of(chosen)
         if len(slots) > WHOLE_SHARE * max(self.base.describe().rows, 1):
             encoded = self._encode_again(slots, drifts=True)
-            self.base.reindex()
+            if self.config.index_config.kind not in ("none", "exact"):
+                self.base.reindex()
         else:
             encoded = self._encode_again(slots, drifts=False)
         for column, rows in chosen.items():

@@ -258,7 +258,7 @@ class ShardDescription:
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise.  recall: recall@10 measured with it when the index was
     built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
-    device_bytes: about what copies of the sealed rows take on a GPU.
+    device_bytes: about what copies of the rows, sealed or as they are, take on a GPU.
     drift: the largest bound of ‖now − as sealed‖ / ‖as sealed‖ of a sealed row.  drifted: the
     share of sealed rows past `drift_limit`; past its default where it is off.  sealed_age: row
     versions since the rows were last clustered, and the oldest copies encoded.  jobs: what they

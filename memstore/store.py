@@ -85,7 +85,7 @@ class Store:
                 raise InvalidArgument(
                     "not a configuration", got=type(config).__name__, expected="MemoryConfig"
                 )
-            devices.find(config.index_config.device)
+            devices.find(config.index_config)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             self._memories[name] = self._assemble(EmbeddedMemory(name, config, 0, self.path))

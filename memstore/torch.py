@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from memstore.errors import InvalidArgument
 from memstore.kernels.half import wide
-from memstore.memory import NO_SLOT, Memory, SearchOptions, Slots
+from memstore.memory import NO_SLOT, Array, Memory, SearchOptions, Slots
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,18 @@ class RowTable:
 
     While gradients are enabled, each call keeps its rows until `RowOptimizer` has sent their
     gradients on; the memory sums those of equal slots.
+
+    device: where the tensors of rows are; rows and gradients cross over.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, device: torch.device | str = "cpu") -> None:
         self.memory = memory
+        self.device = torch.device(device)
         self.pending: list[_Leaf] = []
 
     def __call__(self, slots: Tensor | Slots) -> Tensor:
         """Returns keys `[*slots.shape, D]`; `NO_SLOT` gives zeros and takes no gradient."""
-        slots = np.asarray(slots)
+        slots = slots.cpu().numpy() if isinstance(slots, Tensor) else np.asarray(slots)
         keys_BD, _ = self.pairs(slots[slots != NO_SLOT])
         return _spread(keys_BD, slots != NO_SLOT)
 
@@ -62,14 +65,18 @@ class RowTable:
         """
         rows = self.memory.gather(slots_B)
         assert rows.keys_BD is not None
-        keys_BD = torch.from_numpy(wide(rows.keys_BD))
-        values_BV = None if rows.values_BV is None else torch.from_numpy(wide(rows.values_BV))
+        keys_BD, values_BV = self._tensor(rows.keys_BD), None
+        if rows.values_BV is not None:
+            values_BV = self._tensor(rows.values_BV)
         if torch.is_grad_enabled():
             keys_BD.requires_grad_()
             if values_BV is not None:
                 values_BV.requires_grad_()
             self.pending.append(_Leaf(slots_B, keys_BD, values_BV))
         return keys_BD, keys_BD if values_BV is None else values_BV
+
+    def _tensor(self, rows_BX: Array) -> Tensor:
+        return torch.from_numpy(wide(rows_BX)).to(self.device)
 
 
 class RowOptimizer:
@@ -157,6 +164,8 @@ class SparseReader:
         no two steps draw alike.
     parts: for an encoded memory, a `RowTable` of each memory that it is encoded from.
     list_limit: rows that a list-valued value is the mean of: the first so many of the list.
+    device: where the tensors of a plain memory are; those of an encoded one are where the tables
+        of its parts are, all at one place. Queries come from any.
     """
 
     def __init__(
@@ -167,11 +176,12 @@ class SparseReader:
         options: SearchOptions = SearchOptions(),
         parts: Iterable[RowTable] = (),
         list_limit: int = 16,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
         encoded = memory.config.encoding is not None
         self.searches = 0
-        self.rows = None if encoded else RowTable(memory)
+        self.rows = None if encoded else RowTable(memory, device)
         self.parts = {table.memory.name: table for table in parts}
         needed = memory.config.encoding_config.memories if encoded else frozenset()
         if needed != set(self.parts):
@@ -194,7 +204,7 @@ class SparseReader:
         if options.seed is not None:
             options = replace(options, seed=(options.seed + self.searches) % 2**63)
         self.searches += 1
-        slots_QK = self.memory.search(query_QD.detach().numpy(), self.k, options).slots_QK
+        slots_QK = self.memory.search(query_QD.detach().cpu().numpy(), self.k, options).slots_QK
         if not self.options.union:
             return slots_QK
         # Taken together here: what each query scores among those of all others is not needed.
@@ -206,7 +216,7 @@ class SparseReader:
         there_QK = slots_QK != NO_SLOT
         slots_B = slots_QK[there_QK]
         keys_BD, values_BV = self.rows.pairs(slots_B) if self.rows else self._encode(slots_B)
-        mask_QK = torch.from_numpy(there_QK)
+        mask_QK = torch.from_numpy(there_QK).to(keys_BD.device)
         return Candidates(
             slots_QK, mask_QK, _spread(keys_BD, there_QK), _spread(values_BV, there_QK)
         )
@@ -232,9 +242,9 @@ class SparseReader:
         if not pa.types.is_list(named.type):
             return table(named.to_numpy())
         column = named.combine_chunks()
-        offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64))
+        offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64)).to(table.device)
         rows_RD = table(column.flatten().to_numpy())
-        every = torch.arange(len(rows_RD))
+        every = torch.arange(len(rows_RD), device=table.device)
         starts = offsets[:-1] - offsets[0]
         return functional.embedding_bag(every, rows_RD, starts, mode="mean")
 
@@ -247,7 +257,7 @@ def _has_gradient(leaf: _Leaf) -> bool:
 def _gradients(leaves: list[Tensor]) -> Slots:
     """The gradients of leaves, one behind the other; zeros where a leaf took no part."""
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    return torch.cat(grads).numpy()
+    return torch.cat(grads).cpu().numpy()
 
 
 def _spread(rows_BD: Tensor, there: Slots) -> Tensor:
@@ -255,6 +265,6 @@ def _spread(rows_BD: Tensor, there: Slots) -> Tensor:
     shape = (*there.shape, rows_BD.shape[1])
     if there.all():
         return rows_BD.reshape(shape)
-    places = torch.from_numpy(np.flatnonzero(there))
+    places = torch.from_numpy(np.flatnonzero(there)).to(rows_BD.device)
     spread = rows_BD.new_zeros(there.size, rows_BD.shape[1])
     return spread.index_copy(0, places, rows_BD).view(shape)

@@ -1,27 +1,30 @@
 """Devices: where copies of sealed segments are searched, beside the host's own.
 
-A device proposes rows from a copy of a segment's lists. The host keeps the lists: they are saved
-and joined there, and they answer whatever a device does not. On a GPU faiss has no selectors, no
+A device proposes rows from a copy of a segment's lists, or from one of the keys themselves
+(`memstore.index.mirror`). The host keeps both: lists are saved and joined there, and they answer
+whatever a device does not. On a GPU faiss has no selectors, no
 removal, at most 2,048 results and lists a query, and no two searches at a time. So here stale rows
 are looked for behind what was found, wider and wider; what lies beyond those bounds, and every
 filtered search, goes to the host.
 
-Two locks a device: whoever searches takes one, whoever copies takes the other. Every copy has
+Two locks a device: whoever searches takes one, whoever makes room takes the other. Every copy has
 resources of its own, so that no search waits while another copy is made.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from memstore.config import IndexConfig
+from memstore.config import IndexConfig, IndexKind
 from memstore.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
 from memstore.memory import Array, Slots
 
@@ -43,57 +46,94 @@ GROUP_ROWS = 32
 logger = logging.getLogger(__name__)
 
 
-class Device:
-    """One accelerator. transfer: copies lists to it, as a faiss index of its own."""
+T = TypeVar("T")
 
-    def __init__(self, name: str, transfer: Callable[[faiss.IndexIVF], faiss.Index]) -> None:
+
+class Device:
+    """One accelerator.
+
+    transfer: copies lists to it, as a faiss index of its own.  place: what torch calls it.
+    """
+
+    def __init__(
+        self, name: str, transfer: Callable[[faiss.IndexIVF], faiss.Index], place: str
+    ) -> None:
         self.name = name
         self.transfer = transfer
+        self.place = place
         self.searching = threading.Lock()
         self.building = threading.Lock()
+
+    def check(self, kind: IndexKind) -> None:
+        """Raises `DeviceUnavailable` where it can hold no index of this kind."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A tensor there, of a dtype of torch."""
+        import torch
+
+        return torch.empty(shape, dtype=dtype, device=self.place)
+
+
+class Yielding(Protocol):
+    """What takes room only while nothing else needs it."""
+
+    def give_up(self) -> bool:
+        """Gives its room back; returns whether it had any."""
 
 
 class Room:
     """What one shard may fill of a device: copies of segments, the old ones while they serve.
 
-    most: bytes, or None for what the device has.
+    most: bytes, or None for what the device has.  guest: gives way to copies of segments.
     """
 
     def __init__(self, device: Device, most: int | None = None) -> None:
-        self._device = device
+        self.device = device
+        self.guest: Yielding | None = None
         self._most = most
         self._filled: list[int] = []
 
     @property
     def bytes(self) -> int:
-        """About what the copies that are still in use take."""
+        """About what is in use there takes."""
         return sum(self._filled)
 
     def copy(self, lists: faiss.IndexIVF) -> Copy:
         """Copies lists to the device; raises `DeviceError` and leaves all as it was."""
-        device, needed = self._device, _bytes(lists)
-        with device.building:
+
+        def make() -> Copy:
+            return Copy(self.device, self.device.transfer(lists))
+
+        try:
+            return self.fill(_bytes(lists), make)
+        except OutOfDeviceMemory:
+            if self.guest is None or not self.guest.give_up():
+                raise
+        return self.fill(_bytes(lists), make)
+
+    def fill(self, needed: int, make: Callable[[], T]) -> T:
+        """Makes something of about so many bytes; raises `DeviceError` and leaves all as it was."""
+        with self.device.building:
             filled = self.bytes + needed
             if self._most is not None and filled > self._most:
                 raise OutOfDeviceMemory(
-                    f"the index of a shard does not fit on {device.name}",
+                    f"the index of a shard does not fit on {self.device.name}",
                     got=f"{filled} bytes",
                     expected=f"device_bytes ≤ {self._most}",
-                    hint="an old index stays there until the new one serves",
+                    hint="what serves now stays there until the new one does",
                 )
             try:
-                index = device.transfer(lists)
+                made = make()
             except RuntimeError as error:
                 full = any(said in str(error) for said in ("out of memory", "alloc fail"))
                 raise (OutOfDeviceMemory if full else DeviceError)(
-                    f"{device.name} does not take the index of a shard",
+                    f"{self.device.name} does not take the index of a shard",
                     got=f"{needed} bytes: {error}",
-                    hint="the index before goes on serving",
+                    hint="what serves now goes on serving",
                 ) from error
-            copy = Copy(device, index)
             self._filled.append(needed)
-            weakref.finalize(copy, self._filled.remove, needed)
-        return copy
+            weakref.finalize(made, self._filled.remove, needed)
+        return made
 
 
 class Copy:
@@ -181,46 +221,69 @@ def room(config: IndexConfig) -> Room | None:
     beside a GPU can be opened without.
     """
     try:
-        device = find(config.device)
+        device = find(config)
     except DeviceUnavailable as error:
         logger.warning("%s; the host searches instead", error)
         return None
     return None if device is None else Room(device, config.device_bytes)
 
 
-def find(name: str) -> Device | None:
-    """The device `cuda:N`, None for `cpu`; raises `DeviceUnavailable`."""
+def find(config: IndexConfig) -> Device | None:
+    """The device of an index, None for the host; raises `DeviceUnavailable`."""
+    name = config.device
+    if name == "cpu":
+        return None
     with _opening:
-        if name != "cpu" and name not in _devices:
-            _devices[name] = _open_cuda(name)
-        return _devices.get(name)
+        device = _devices.setdefault(name, _Cuda(name))
+        device.check(config.kind)
+        return device
 
 
 _devices: dict[str, Device] = {}
 _opening = threading.Lock()
 
 
-def _open_cuda(name: str) -> Device:
-    number = int(name.removeprefix("cuda:"))
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise DeviceUnavailable(
-            f"no index can be on {name}",
-            got="a faiss for CPUs",
-            hint="pip uninstall faiss-cpu, then pip install 'memstore[gpu]'",
-        )
-    if number >= faiss.get_num_gpus():
-        raise DeviceUnavailable(f"there is no {name}", got=f"{faiss.get_num_gpus()} GPUs")
+class _Cuda(Device):
+    def __init__(self, name: str) -> None:
+        super().__init__(name, self._transfer, name)
+        self._number = int(name.removeprefix("cuda:"))
 
-    def transfer(lists: faiss.IndexIVF) -> faiss.Index:
+    def check(self, kind: IndexKind) -> None:
+        (self._check_torch if kind == "exact" else self._check_faiss)()
+
+    def _check_torch(self) -> None:
+        if importlib.util.find_spec("torch") is None:
+            raise DeviceUnavailable(
+                f"no rows can be on {self.name}",
+                got="no torch",
+                hint="pip install 'memstore[train]'",
+            )
+        import torch
+
+        if self._number >= torch.cuda.device_count():
+            raise DeviceUnavailable(
+                f"there is no {self.name}",
+                got=f"torch {torch.__version__} with {torch.cuda.device_count()} GPUs",
+            )
+
+    def _check_faiss(self) -> None:
+        if not hasattr(faiss, "StandardGpuResources"):
+            raise DeviceUnavailable(
+                f"no index can be on {self.name}",
+                got="a faiss for CPUs",
+                hint="pip uninstall faiss-cpu, then pip install 'memstore[gpu]'",
+            )
+        if self._number >= faiss.get_num_gpus():
+            raise DeviceUnavailable(f"there is no {self.name}", got=f"{faiss.get_num_gpus()} GPUs")
+
+    def _transfer(self, lists: faiss.IndexIVF) -> faiss.Index:
         resources = faiss.StandardGpuResources()
         resources.setTempMemory(TEMPORARY_BYTES)
         resources.setPinnedMemory(0)  # 256 MiB of the host's, for calls that are not used here
         options = faiss.GpuClonerOptions()
         if hasattr(options, "use_cuvs"):
             options.use_cuvs = False  # it has no search of lists that are given
-        return faiss.index_cpu_to_gpu(resources, number, lists, options)
-
-    return Device(name, transfer)
+        return faiss.index_cpu_to_gpu(resources, self._number, lists, options)
 
 
 def _bytes(lists: faiss.IndexIVF) -> int:

@@ -22,6 +22,7 @@ from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
 from memstore.index.fresh import Fresh, Log
+from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
@@ -103,6 +104,9 @@ class TwoTierIndex:
         self.seed = seed
         self.version = EMPTY
         self.room = devices.room(config)
+        self.mirror = None if self.room is None else Mirror(self.room)
+        if self.room is not None:
+            self.room.guest = self.mirror
         self.drift = Drift(config.drift_limit)
         self._works: list[Work] = []
         self.recent = tuning.Recent(width)
@@ -118,11 +122,13 @@ class TwoTierIndex:
 
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
+        self._mirrored(rows_B)
         if self.config.kind == "clustered":
             self._retire(rows_B, self.log.joined)
 
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
+        self._mirrored(rows_B)
         if self.config.kind == "clustered":
             self._retire(rows_B, self.log.without)
 
@@ -225,6 +231,7 @@ class TwoTierIndex:
 
     def moved(self, rows_B: Slots) -> None:
         """Takes note that rows changed that are proposed as before."""
+        self._mirrored(rows_B)
         fresh = self.log.moved(self.version.fresh, rows_B)
         if fresh is not self.version.fresh:
             self.version = replace(self.version, fresh=fresh)
@@ -323,6 +330,10 @@ class TwoTierIndex:
         except DeviceError as error:
             logger.warning("%s; the host searches instead", error)
             return segments
+
+    def _mirrored(self, rows_B: Slots) -> None:
+        if self.mirror is not None:
+            self.mirror.changed(rows_B)
 
     def _retire(self, rows_B: Slots, change: Callable[[Fresh, Slots], Fresh]) -> None:
         for work in self._works:

@@ -147,8 +147,16 @@ class Shard:
             self._lives += 1
 
     def reindex(self) -> None:
-        """Clusters all rows anew; mutations go on meanwhile, but for a moment."""
+        """Clusters all rows anew; mutations go on meanwhile, but for a moment.
+
+        Rows that are searched on a device are copied there, if they are not. Raises `DeviceError`.
+        """
         self.maintainer.cluster()
+        if self.index.mirror is not None:
+            if self.config.index_config.kind == "exact":
+                self.index.mirror.load(lambda: self.rows.view)
+            else:
+                self.index.mirror.reopen()
 
     def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """The best rows as they are now.
@@ -175,11 +183,9 @@ class Shard:
         if passing is not None and not every_row:
             every_row = self.index.scans(version, passing, options)
         if every_row:
-            live_R = view.live_rows() if passing is None else passing.rows()
-            whole = len(live_R) == len(keys_ND)
-            rows_QC = exact.propose(queries_QD, keys_ND, None if whole else live_R, k, marks)
+            rows_QC, scored = self._propose_every(queries_QD, view, k, passing)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
-            scored_Q = np.full(len(queries_QD), len(live_R))
+            scored_Q = np.full(len(queries_QD), scored)
         else:
             if passing is None:
                 return self._search_tiers(version, queries_QD, view, row_version, k, options)
@@ -269,6 +275,31 @@ class Shard:
         records = self.records.take(rows_U, columns, None)
         passes_U = filters.evaluate(tree, records).to_numpy(zero_copy_only=False)
         rows_QC[~np.isin(rows_QC, rows_U[passes_U])] = NO_SLOT
+
+    def _propose_every(
+        self, queries_QD: Array, view: RowView, k: int, passing: Passing | None
+    ) -> tuple[Slots, int]:
+        """Candidates out of the rows that are there and pass, and how many rows these are.
+
+        The device proposes them, where it has the rows and more than a few of them pass.
+        """
+        mirror, owed_Q = self.index.mirror, np.arange(len(queries_QD))
+        rows_QC = np.empty((len(queries_QD), 0), np.int64)
+        if mirror is not None and (passing is None or passing.sparse is None):
+            rows, now = len(view.keys_ND), lambda: self.rows.view
+            rows_QC, owed_Q = mirror.propose(queries_QD, k, rows, now, passing)
+            if not len(owed_Q):
+                live = np.count_nonzero(view.alive_N) if passing is None else passing.count
+                return rows_QC, int(live)
+        live_R = view.live_rows() if passing is None else passing.rows()
+        some_R = None if len(live_R) == len(view.keys_ND) else live_R
+        found_QC = exact.propose(queries_QD[owed_Q], view.keys_ND, some_R, k, view.marks)
+        if len(owed_Q) == len(queries_QD):
+            return found_QC, len(live_R)
+        wide_QC = np.full((len(queries_QD), max(found_QC.shape[1], rows_QC.shape[1])), NO_SLOT)
+        wide_QC[:, : rows_QC.shape[1]] = rows_QC
+        wide_QC[owed_Q, : found_QC.shape[1]] = found_QC
+        return wide_QC, len(live_R)
 
     def _propose_passing(
         self,

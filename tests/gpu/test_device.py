@@ -1,7 +1,6 @@
 """An index on a device proposes what one on the host does.
 
-Each test runs on a GPU where there is one, and everywhere on a stand-in: faiss-cpu behind the
-same seam, where selectors reach it as little as they would reach a GPU.
+Each test runs on a GPU where there is one, and everywhere on a stand-in.
 """
 
 from __future__ import annotations
@@ -14,78 +13,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import initialize, run_state_machine_as_test
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions, Store, field
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import DeviceError, DeviceUnavailable, InvalidArgument, OutOfDeviceMemory
-from memstore.index import devices
 from memstore.memory import Array, Memory
-from tests.congruence.test_verbs import EVERY_LIST, RECORDS, RUNS, EncodedVerbs, Verbs
+from tests.gpu import stand_in
+from tests.gpu.stand_in import ON_GPU, PLACES, Lists
 
-ON_GPU = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 CODECS = ("flat", "fp16", "sq8")
 
 
-class StandIn:
-    """A faiss-cpu copy of lists behind a GPU's manners: it fails on what a GPU refuses."""
-
-    def __init__(self, lists: Any) -> None:
-        self._index = faiss.clone_index(lists)
-        self.ntotal = self._index.ntotal
-        self.searches: list[int] = []
-        self.fails = False
-        self._busy = threading.Lock()
-
-    def search_preassigned_c(self, *arguments: Any) -> None:
-        assert self._busy.acquire(blocking=False), "two searches at a time"
-        try:
-            if self.fails:
-                raise RuntimeError("CUDA error 2 out of memory")
-            *_, pairs, parameters = arguments
-            assert not pairs
-            assert parameters.sel is None
-            assert 1 <= arguments[2] <= 2_048
-            assert 1 <= parameters.nprobe <= 2_048
-            self.searches.append(arguments[2])
-            self._index.search_preassigned_c(*arguments)
-        finally:
-            self._busy.release()
-
-
-@pytest.fixture(
-    params=[
-        "stand-in",
-        pytest.param("GPU", marks=pytest.mark.skipif(not ON_GPU, reason="there is no GPU")),
-    ]
-)
+@pytest.fixture(params=PLACES)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes `cuda:0` the stand-in, or leaves it the GPU."""
-    if request.param == "stand-in":
-        put_stand_in(monkeypatch)
-    return "cuda:0"
+    return stand_in.choose(monkeypatch, request.param)
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
-    return put_stand_in(monkeypatch)
-
-
-def put_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
-    """Makes `cuda:0` the stand-in; returns the list that its copies will be put into."""
-    made: list[StandIn] = []
-
-    def transfer(lists: Any) -> StandIn:
-        made.append(StandIn(lists))
-        return made[-1]
-
-    monkeypatch.setitem(devices._devices, "cuda:0", devices.Device("cuda:0", transfer))
-    return made
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Lists]:
+    """The copies of lists that a stand-in will be given."""
+    return stand_in.put(monkeypatch).made
 
 
 MADE: list[EmbeddedMemory] = []
@@ -165,19 +115,19 @@ def test_with_its_own_top_1000_erased_a_query_finds_the_next(device: str) -> Non
     check_same(memory, host, np.concatenate([query, gaussian(2, 20)]), 10)
 
 
-def test_it_asks_wider_until_enough_stand(stand_in: list[StandIn]) -> None:
+def test_it_asks_wider_until_enough_stand(made: list[Lists]) -> None:
     memory, _ = twins("cuda:0", gaussian(0, 6_000))
     query = gaussian(1, 1)
-    for copy in stand_in:
+    for copy in made:
         copy.searches.clear()  # recall was measured
     memory.search(query, 10)
     # Ten, half as many again and eight are scored again from the rows.
-    assert [copy.searches for copy in stand_in] == [[23], [23]]
+    assert [copy.searches for copy in made] == [[23], [23]]
     memory.erase(memory.search(query, 1_000, SearchOptions(exact=True)).slots_QK[0])
-    for copy in stand_in:
+    for copy in made:
         copy.searches.clear()
     memory.search(query, 10, SearchOptions(probe=16))
-    assert [copy.searches for copy in stand_in] == [[31, 124, 496, 1_984]] * 2
+    assert [copy.searches for copy in made] == [[31, 124, 496, 1_984]] * 2
 
 
 def test_what_lies_behind_2048_stale_rows_the_host_finds(device: str) -> None:
@@ -201,20 +151,20 @@ def test_a_list_may_hold_fewer_rows_than_are_asked_for(device: str) -> None:
 
 
 def test_more_results_or_lists_than_a_gpu_gives_come_from_the_host(
-    stand_in: list[StandIn],
+    made: list[Lists],
 ) -> None:
     rows = gaussian(0, 9_000, 4)
     memory, host = twins("cuda:0", rows, clusters=2_200)
-    for copy in stand_in:
+    for copy in made:
         copy.searches.clear()
     check_same(memory, host, gaussian(1, 3, 4), 2_000, probe=4)
     check_same(memory, host, gaussian(1, 3, 4), 10, probe=2_100)
-    assert not any(copy.searches for copy in stand_in)
+    assert not any(copy.searches for copy in made)
     check_same(memory, host, gaussian(1, 3, 4), 10, probe=2_048)
-    assert all(copy.searches == [23] for copy in stand_in)
+    assert all(copy.searches == [23] for copy in made)
 
 
-def test_a_filtered_search_stays_on_the_host(stand_in: list[StandIn], tmp_path: Path) -> None:
+def test_a_filtered_search_stays_on_the_host(made: list[Lists], tmp_path: Path) -> None:
     rows = gaussian(0, 9_000)
     index = IndexConfig(probe=16, clusters=16, codec="flat", device="cuda:0")
     with memstore.open(tmp_path / "store") as store:
@@ -222,12 +172,12 @@ def test_a_filtered_search_stays_on_the_host(stand_in: list[StandIn], tmp_path: 
         memory.append(rows, records={"n": np.arange(9_000)})
         memory.reindex()
         allowed = field("n") < 6_000
-        for copy in stand_in:
+        for copy in made:
             copy.searches.clear()
         found = memory.search(gaussian(1, 5), 10, SearchOptions(filter=allowed))
         exact = memory.search(gaussian(1, 5), 10, SearchOptions(filter=allowed, exact=True))
         np.testing.assert_array_equal(found.slots_QK, exact.slots_QK)
-        assert not any(copy.searches for copy in stand_in)
+        assert not any(copy.searches for copy in made)
 
 
 def test_segments_are_copied_as_they_are_sealed_and_joined(device: str) -> None:
@@ -295,8 +245,9 @@ def test_a_full_device_is_a_typed_error_too(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(lists: Any) -> Any:
         raise RuntimeError("no kernel image is available")
 
+    device = stand_in.put(monkeypatch)
     for transfer, expected in ((full, OutOfDeviceMemory), (broken, DeviceError)):
-        monkeypatch.setitem(devices._devices, "cuda:0", devices.Device("cuda:0", transfer))
+        monkeypatch.setattr(device, "transfer", transfer)
         memory = EmbeddedMemory("m", MemoryConfig(dim=4, index=IndexConfig(device="cuda:0")))
         memory.append(gaussian(0, 100, 4))
         with pytest.raises(expected) as caught:
@@ -309,12 +260,12 @@ def test_a_full_device_is_a_typed_error_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_search_that_fails_on_the_device_is_answered_by_the_host(
-    stand_in: list[StandIn], caplog: pytest.LogCaptureFixture
+    made: list[Lists], caplog: pytest.LogCaptureFixture
 ) -> None:
     memory, host = twins("cuda:0", gaussian(0, 2_000))
     for each in (memory, host):
         each.erase(np.arange(100))
-    for copy in stand_in:
+    for copy in made:
         copy.fails = True
     check_same(memory, host, gaussian(1, 20), 10)
     assert "cuda:0 could not search, the host does" in caplog.text
@@ -361,8 +312,7 @@ def test_a_store_made_beside_a_gpu_opens_without(
 ) -> None:
     queries, index = gaussian(1, 20), IndexConfig(probe=4, clusters=8, device="cuda:7")
     with pytest.MonkeyPatch.context() as patch:
-        there = devices.Device("cuda:7", StandIn)
-        patch.setitem(devices._devices, "cuda:7", there)
+        stand_in.put(patch, "cuda:7")
         with memstore.open(tmp_path / "store") as store:
             memory = store.create("m", MemoryConfig(dim=8, index=index))
             memory.append(gaussian(0, 2_000))
@@ -400,56 +350,9 @@ def test_a_memory_is_not_made_on_a_device_that_is_not_there(store: Store) -> Non
         ({"device": 0}, "device is unknown"),
         ({"device": "cuda:0", "device_bytes": 0}, "device_bytes is out of range"),
         ({"device_bytes": 1_000}, "bounds nothing"),
-        ({"device": "cuda:0", "kind": "exact"}, "no sealed rows"),
-        ({"device": "cuda:0", "kind": "none"}, "no sealed rows"),
+        ({"device": "cuda:0", "kind": "none"}, "nothing to put"),
     ],
 )
 def test_a_device_that_means_nothing_is_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
         IndexConfig(**settings)
-
-
-device_indexes = st.builds(
-    IndexConfig,
-    clusters=st.sampled_from([None, 1, 4]),
-    probe=st.sampled_from([1, 3]),
-    codec=st.sampled_from(CODECS),
-    fresh_limit=st.sampled_from([4, 16]),
-    device=st.just("cuda:0"),
-)
-device_configs = st.builds(
-    MemoryConfig,
-    dim=st.sampled_from([1, 5, 35]),
-    value_dim=st.sampled_from([None, 2]),
-    dtype=st.sampled_from(["float32", "float64"]),
-    shards=st.sampled_from([1, 3]),
-    records=st.sampled_from([{}, RECORDS]),
-    lookup=st.just(()),
-    index=device_indexes,
-).map(lambda config: MemoryConfig.from_dict(config.to_dict() | {"lookup": list(config.records)}))
-
-
-class DeviceVerbs(Verbs):
-    """Every verb, as in the congruence tests, with the index on the device."""
-
-    @initialize(config=device_configs)
-    def make(self, config: MemoryConfig) -> None:
-        super().make(config)
-
-
-class EncodedDeviceVerbs(EncodedVerbs):
-    @initialize(
-        shards=st.sampled_from([1, 3]),
-        dtype=st.sampled_from(["float32", "float64"]),
-        index=device_indexes,
-        kind=st.sampled_from(["int64", "list<int64>"]),
-    )
-    def make(self, shards: int, dtype: Any, index: IndexConfig, kind: str) -> None:
-        super().make(shards, dtype, index, kind)
-
-
-@pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("verbs", [DeviceVerbs, EncodedDeviceVerbs])
-def test_every_verb_answers_as_the_oracle_does(verbs: Any) -> None:
-    run_state_machine_as_test(verbs, settings=RUNS)
-    assert EVERY_LIST > devices.MOST

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 import memstore
 from memstore import SearchOptions
-from tests.benchmarks import engine_write
+from tests.benchmarks import engine_gpu, engine_write
 from tests.benchmarks.data import mixture
 from tests.benchmarks.engine_search import (
     FRESH,
@@ -22,6 +23,8 @@ from tests.benchmarks.engine_search import (
     live_rows,
 )
 from tests.benchmarks.runner import Figure, Missing
+from tests.gpu import stand_in
+from tests.gpu.stand_in import ON_GPU
 
 ROWS = 3_000
 
@@ -83,3 +86,29 @@ def test_writes_are_measured_beside_the_peers_that_there_are(
     ]
     assert all(figure.value > 0 for figure in figures)
     assert all(figure.target is None for figure in figures)
+
+
+def test_a_gpu_is_measured_beside_its_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = stand_in.put(monkeypatch)
+    monkeypatch.setattr(engine_gpu, "ROUNDS", 1)
+    monkeypatch.setattr(engine_gpu, "GATHERED", 512)
+    gpu = engine_gpu.Gpu("a stand-in", "cpu", faiss.clone_index)
+    figures = list(engine_gpu.measure(5_000, gpu, seconds=0.1))
+    assert [figure.name for figure in figures] == [
+        *["exact_rate"] * 2,
+        *["recall"] * 3,
+        *["search_rate_at_0.95", "search_rate_at_0.98"] * 2,
+        "gather_rate",
+        "search_p50_beside_sealing",
+        "search_p99_beside_sealing",
+    ]
+    assert all(figure.value > 0 for figure in figures)
+    assert figures[2].met
+    assert device.widths
+    assert device.made
+
+
+@pytest.mark.skipif(ON_GPU, reason="there is a GPU")
+def test_without_a_gpu_each_case_is_missing() -> None:
+    told = list(engine_gpu.run(quick=True))
+    assert [type(one) for one in told] == [Missing] * len(engine_gpu.CASES)

@@ -17,7 +17,7 @@ class Engine:
     ) -> None:
         self._trained_on = trained_on
         self._width, self._clusters, self._codec = width_D, clusters, codec
-        self._index: Any = None
+        self.index: Any = None
         self.about = f"faiss {faiss.__version__} IVF{clusters} {codec}"
 
     def build(self, keys_ND: Any, threads: int) -> None:
@@ -45,27 +45,27 @@ class Engine:
         self._opened(index)
 
     def save(self, path: Path) -> None:
-        faiss.write_index(self._index, str(path))
+        faiss.write_index(self.index, str(path))
 
     def load(self, path: Path, keys_ND: Any) -> None:
         self._opened(faiss.read_index(str(path)))
 
     def _opened(self, index: Any) -> None:
         faiss.omp_set_num_threads(1)
-        self._index = index
+        self.index = index
 
     def exert(self, effort: int) -> None:
-        self._index.nprobe = effort
+        self.index.nprobe = effort
 
     def search(self, queries_QD: Any, k: int) -> Any:
-        return self._index.search(queries_QD, k)[1]
+        return self.index.search(queries_QD, k)[1]
 
     def insert(self, ids: Any, keys: Any) -> None:
         self._mapped(faiss.DirectMap.Hashtable).add_with_ids(keys, ids)
 
     def replace(self, ids: Any, keys: Any) -> None:
         # While ids are row numbers, an array maps them: a tenth faster than a table.
-        hashed = self._index.direct_map.type == faiss.DirectMap.Hashtable
+        hashed = self.index.direct_map.type == faiss.DirectMap.Hashtable
         kind = faiss.DirectMap.Hashtable if hashed else faiss.DirectMap.Array
         self._mapped(kind).update_vectors(ids, keys)
 
@@ -75,6 +75,6 @@ class Engine:
 
     def _mapped(self, kind: int) -> Any:
         """The index with a map from id to place; the first change makes it."""
-        if self._index.direct_map.type != kind:
-            self._index.set_direct_map_type(kind)
-        return self._index
+        if self.index.direct_map.type != kind:
+            self.index.set_direct_map_type(kind)
+        return self.index
