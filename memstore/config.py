@@ -15,7 +15,7 @@ from memstore.errors import InvalidArgument
 
 DType = Literal["float32", "float64", "float16", "bfloat16"]
 IndexKind = Literal["none", "exact", "clustered"]
-Codec = Literal["flat", "fp16", "sq8"]
+Codec = Literal["flat", "fp16", "sq8", "pq4"]
 Storage = Literal["memory", "mapped"]
 Maintenance = Literal["background", "inline"]
 UsageKind = Literal["last_step", "discounted"]
@@ -24,6 +24,9 @@ OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "rowwise_ad
 LEAST, MOST = 1e-20, 1e15
 """Range of eps and of norms: their squares and quotients stay finite in float32, and where the
 square of a gradient vanishes there, a step is still no longer than lr."""
+
+DEFAULT_TARGET = 0.95
+"""Default of `IndexConfig.recall_target`."""
 
 DRIFT_LIMIT = 0.3
 """Default of `IndexConfig.drift_limit`. 30,000 rows that moved half their norm in 41 steps were
@@ -119,7 +122,11 @@ class IndexConfig(_Config):
         `probe` is given.
     probe: lists visited for a query instead, and nothing is tuned: rows are clustered plainly.
     codec: what a list holds of a row. Scores never come from it: candidates are scored again
-        from the rows, so `sq8` (a byte a dimension) costs little recall.
+        from the rows, so `sq8` (a byte a dimension) costs little recall. `pq4` holds 4 bits for
+        two dimensions, or for each where `dim` is odd: about a third of the bytes, row numbers
+        and unfilled blocks included. It needs more candidates, the more the higher the target;
+        how many is measured with the recall. It saves memory, not time, and is for the host
+        alone. `python -m tests.benchmarks engine_codecs` compares them.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
     device: `cpu`, or `cuda:N` for a GPU that searches copies of the sealed rows; filtered
@@ -158,7 +165,7 @@ class IndexConfig(_Config):
         if self.probe is not None:
             _at_least("probe", self.probe, 1)
         elif self.recall_target is None:
-            object.__setattr__(self, "recall_target", 0.95)
+            object.__setattr__(self, "recall_target", DEFAULT_TARGET)
         if self.recall_target is not None:
             check_recall_target(self.recall_target, self.probe)
         _at_least("fresh_limit", self.fresh_limit, 1)
@@ -177,6 +184,12 @@ class IndexConfig(_Config):
         if self.device == "cpu" and self.device_bytes is not None:
             raise InvalidArgument(
                 "device_bytes bounds nothing", got='device="cpu"', expected='device="cuda:N"'
+            )
+        if self.device != "cpu" and self.kind == "clustered" and self.codec == "pq4":
+            raise InvalidArgument(
+                "a GPU does not search codes of pq4",
+                got=f"codec='pq4', device={self.device!r}",
+                expected='codec="flat", "fp16" or "sq8", or device="cpu"',
             )
         if self.device != "cpu" and self.kind not in ("clustered", "exact"):
             raise InvalidArgument(

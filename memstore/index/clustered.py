@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -18,6 +18,7 @@ from memstore.config import IndexConfig
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.devices import Room
 from memstore.index.k_means import k_means
+from memstore.index.packing import telling, trained
 from memstore.index.passing import Passing
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Found, Segment
@@ -33,6 +34,9 @@ ROUNDS, WARM_ROUNDS = 8, 3
 
 BLOCK_ROWS = 16_384
 """Rows assigned and encoded at a time: what is made of them on the way takes some 25 MB."""
+
+DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""How many times as many candidates 4-bit codes may need; the most until it was measured."""
 
 PLAIN = Reduction()
 
@@ -82,6 +86,8 @@ class Codebook:
     rows: how many rows it was trained to serve; with many more a new codebook pays.
     centroids_CE float32: in the space of the reduction, for rows; `empty` has its first D
     columns, for queries.  recall: None before it was measured.  room: where segments are searched.
+    unit: what rows are divided by before they are encoded.  depth: how many times as many
+    candidates are scored again as for codes of 8 bits.
     """
 
     empty: faiss.IndexIVF
@@ -91,6 +97,8 @@ class Codebook:
     assign: Flat | Tree
     recall: Recall | None = None
     room: Room | None = None
+    unit: float = 1.0
+    depth: float = 1.0
 
     @property
     def clusters(self) -> int:
@@ -100,9 +108,6 @@ class Codebook:
     def operand(self) -> Operand:
         """The centroids as queries meet them."""
         return Operand(np.ascontiguousarray(self.centroids_CE[:, :-1]))
-
-    def with_recall(self, recall: Recall) -> Codebook:
-        return replace(self, recall=recall)
 
 
 def choose_clusters(rows: int) -> int:
@@ -130,9 +135,16 @@ def train(
     centroids_CE = k_means(reduction.rows(sample_RD), clusters, rounds, seed, start)
     quantizer = faiss.IndexFlatIP(sample_RD.shape[1])
     quantizer.add(np.ascontiguousarray(centroids_CE[:, :-1]))
-    empty = _empty(config, quantizer, sample_RD.shape[1])
-    empty.train(sample_RD)
-    return Codebook(empty, rows, centroids_CE, reduction, assigner(centroids_CE, seed))
+    assign = assigner(centroids_CE, seed)
+    depth = 1.0
+    if config.codec == "pq4":
+        depth = DEPTHS[-1]
+        some_RD = sample_RD[telling(sample_RD, seed)]
+        empty, unit = trained(quantizer, some_RD, assign(reduction.rows(some_RD)))
+    else:
+        empty, unit = _empty(config, quantizer, sample_RD.shape[1]), 1.0
+        empty.train(sample_RD)
+    return Codebook(empty, rows, centroids_CE, reduction, assign, unit=unit, depth=depth)
 
 
 def sample_size(rows: int, clusters: int) -> int:
@@ -162,7 +174,8 @@ def seal(codebook: Codebook, read: Reader, rows_R: Slots, sealing: Reader | None
     start = 0
     for rows_B, keys_BD in blocks(sealing or read, rows_R):
         lists_B = list_R[start : start + len(rows_B)].astype(np.int64)
-        Segment.add(lists, keys_BD, rows_B, lists_B)
+        units_BD = keys_BD if codebook.unit == 1 else keys_BD / np.float32(codebook.unit)
+        Segment.add(lists, units_BD, rows_B, lists_B)
         start += len(rows_B)
     return Segment.over(lists, rows_R, beyond).on(codebook.room)
 
@@ -197,12 +210,12 @@ def propose(
 ) -> Slots:
     """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
     lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)[0]
+    return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)[0]
 
 
-def overfetched(k: int) -> int:
+def overfetched(codebook: Codebook, k: int) -> int:
     """Candidates for k results: codes are coarse, so half as many again are scored from rows."""
-    return k + k // 2 + 8
+    return int(codebook.depth * (k + k // 2 + 8))
 
 
 def best_of(

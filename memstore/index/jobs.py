@@ -163,17 +163,17 @@ def measure(index: TwoTierIndex, source: Source) -> int:
             return 0
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
         known = _renewed(known, book, version.segments, source.read)
-        recall = tuning.measure(book, version.segments, source.read, known, _wanted(index))
+        again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
         with source.writers:
             now = index.version
             if now.built == version.built and now.codebook is not None:
                 promise = now.promise
-                if book.recall is None or book.recall.asked != recall.asked:
-                    promise = _promise(index, book.with_recall(recall))
+                if book.recall is None or book.recall.asked != known.asked:
+                    promise = _promise(index, again)
                 index.version = replace(
                     now,
                     number=now.number + 1,
-                    codebook=now.codebook.with_recall(recall),
+                    codebook=replace(now.codebook, recall=again.recall, depth=again.depth),
                     unmeasured=now.unmeasured - version.unmeasured,
                     promise=promise,
                 )
@@ -197,8 +197,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         sealing = Sealing(source.read, source.travel)
         segments = [clustered.seal(book, source.read, live_R, sealing)]
         known = _renewed(known, book, tuple(segments), source.read)
-        recall = tuning.measure(book, tuple(segments), source.read, known, _wanted(index))
-        book = book.with_recall(recall)
+        book = tuning.measured(book, tuple(segments), source.read, known, _wanted(index))
         encoded, owed_R = 0, live_R[:0]
         for _ in range(ROUNDS):
             with source.writers:

@@ -55,4 +55,4 @@ def propose(
     if not lists_QP.shape[1]:
         return np.full((len(queries_QD), 0), NO_SLOT, np.int64)
     scores_QP = np.take_along_axis(scores_QC, lists_QP, 1)
-    return best_of(segments, queries_QD, overfetched(k), lists_QP, scores_QP, passing)[0]
+    return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import faiss
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.index.devices import Copy, Room
+from memstore.index.packing import lifted, packed, unpacked, widest
 from memstore.index.passing import Passing
 from memstore.kernels.bits import cleared
 from memstore.memory import Array, Slots
@@ -57,7 +59,7 @@ class Segment:
         """Takes over lists that hold these rows."""
         held_N = np.zeros(int(rows_R.max(initial=-1)) + 1, bool)
         held_N[rows_R] = True
-        return cls(lists, np.packbits(held_N, bitorder="little"), beyond=beyond)
+        return cls(packed(lists), np.packbits(held_N, bitorder="little"), beyond=beyond)
 
     def on(self, room: Room | None) -> Segment:
         """The same, searched where there is room; raises `DeviceError`."""
@@ -81,7 +83,9 @@ class Segment:
         for other in others:
             lists.merge_from(other._cleaned(), 0)
         lists = faiss.clone_index(lists)  # grown lists hold room for half as much again
-        return Segment(lists, valid, beyond=sum(part.beyond for part in parts)).on(self.room)
+        return Segment(packed(lists), valid, beyond=sum(part.beyond for part in parts)).on(
+            self.room
+        )
 
     def search(
         self,
@@ -143,8 +147,10 @@ class Segment:
         scores_QP: Array,
         chosen: faiss.IDSelector | None,
     ) -> Found:
-        probe = lists_QP.shape[1]
-        parameters = faiss.IVFSearchParameters(nprobe=probe, sel=chosen)
+        if isinstance(self.lists, faiss.IndexIVFPQFastScan):
+            asked = lifted(self.lists, self._span, queries_QD, lists_QP, scores_QP)
+            queries_QD, lists_QP, scores_QP = asked
+        parameters = faiss.IVFSearchParameters(nprobe=lists_QP.shape[1], sel=chosen)
         rows_QC = np.empty((len(queries_QD), count), np.int64)
         scores_QC = np.empty(rows_QC.shape, np.float32)
         pointer = faiss.swig_ptr
@@ -162,6 +168,10 @@ class Segment:
         )
         return rows_QC, scores_QC
 
+    @functools.cached_property
+    def _span(self) -> float:
+        return widest(self.lists)
+
     def _holds(self, rows_QC: Slots) -> npt.NDArray[np.bool_]:
         """Which rows may be proposed from here; a padding −1 may not."""
         rows = np.maximum(rows_QC, 0)
@@ -169,7 +179,7 @@ class Segment:
         return held
 
     def _cleaned(self) -> faiss.IndexIVF:
-        lists = faiss.clone_index(self.lists)
+        lists = unpacked(self.lists)
         if self.stale:
             lists.remove_ids(faiss.IDSelectorNot(faiss.IDSelectorBitmap(self.valid)))
         return lists

@@ -6,14 +6,15 @@ Everything is counted, nothing timed, so that a seed gives the same index on eve
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import faiss
 import numpy as np
 
-from memstore.config import IndexConfig
+from memstore.config import DEFAULT_TARGET, IndexConfig
 from memstore.index import clustered, exact
 from memstore.index.assignment import assigner
-from memstore.index.clustered import Codebook, Reader, Recall, blocks
+from memstore.index.clustered import DEPTHS, Codebook, Reader, Recall, blocks
 from memstore.index.k_means import k_means
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
@@ -39,6 +40,10 @@ JITTER = 0.5
 NEARLY_ALL = 0.99
 """Recall at which measuring ends: further probes are costly, and say little."""
 
+LOST = 0.1
+"""Share of the misses that a target allows which may come of too few candidates: each costs as
+much as dozens of codes."""
+
 WIDEST = 8
 """Measuring ends at one list in so many, too, but not before 32, nor before what is wanted."""
 
@@ -46,7 +51,8 @@ MOST_CLUSTERS = 4_096
 """Four times the usual number of clusters is tried up to here: training takes the square of it."""
 
 # What a query costs, in products with a centroid (batch 64, D = 128, one thread: 5 ns): a row
-# scanned as a byte a dimension, a list opened.
+# scanned as a byte a dimension, a list opened. Codes of 4 bits are scanned in a fifth of that, but
+# to scan more of them takes more candidates: reckoned so, 100,000 rows were searched half as fast.
 ROW_COST, LIST_COST = 3.0, 10.0
 
 
@@ -176,6 +182,33 @@ def choose(
     return found[1:] if found[0] <= other[0] else other[1:]
 
 
+def measured(
+    codebook: Codebook,
+    segments: tuple[Segment, ...],
+    read: Reader,
+    known: Truth,
+    wanted: float = 0.0,
+) -> Codebook:
+    """The codebook with its recall, and with as few candidates as its codes lose little by.
+
+    wanted: as for `measure`; where 0, candidates are chosen as for the default of a target.
+    """
+    if isinstance(codebook.empty, faiss.IndexIVFPQ):
+        target = wanted or DEFAULT_TARGET
+        deepest = replace(codebook, depth=DEPTHS[-1])
+        most = measure(deepest, segments, read, known, wanted)
+        probe = min(most.probe(target, codebook.clusters), int(most.probes_P[-1]))
+        enough = most.at(probe) - LOST * (1 - target)
+
+        def recall(book: Codebook) -> float:
+            rows_QC = clustered.propose(book, segments, known.queries_QD, K, probe)
+            return float(_met(known, read, rows_QC).mean())
+
+        books = (replace(codebook, depth=depth) for depth in DEPTHS)
+        codebook = next((book for book in books if recall(book) >= enough), deepest)
+    return replace(codebook, recall=measure(codebook, segments, read, known, wanted))
+
+
 def measure(
     codebook: Codebook,
     segments: tuple[Segment, ...],
@@ -190,11 +223,8 @@ def measure(
     """
     queries_QD = known.queries_QD
     lists_QC, near_QC = _ordered(codebook, queries_QD)
-    count = clustered.overfetched(K)
+    count = clustered.overfetched(codebook, K)
     found = clustered.best([], len(queries_QD), count)
-    floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
-    # Where there are fewer than K rows at all, every row is to be found.
-    wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
     probes, recalls, errors = [], [], []
     visited, probe = 0, 1
     while True:
@@ -204,9 +234,7 @@ def measure(
         )
         other = clustered.best_of(segments, queries_QD, count, lists_QP, near_QP)
         found = clustered.best([found, other], len(queries_QD), count)
-        rows_QC = found[0]
-        right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
-        recall_Q = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
+        recall_Q = _met(known, read, found[0])
         probes.append(probe)
         recalls.append(float(recall_Q.mean()))
         errors.append(float(recall_Q.std() / np.sqrt(len(recall_Q))))
@@ -223,6 +251,17 @@ def _ordered(codebook: Codebook, queries_QD: Array) -> tuple[Slots, Array]:
     lists_QC, near_QC = clustered.visited(codebook, queries_QD, codebook.clusters)
     order_QC = np.lexsort((lists_QC, -near_QC))
     return np.take_along_axis(lists_QC, order_QC, 1), np.take_along_axis(near_QC, order_QC, 1)
+
+
+def _met(known: Truth, read: Reader, rows_QC: Slots) -> Array:
+    """The share of K that is among the rows proposed for each query."""
+    queries_QD = known.queries_QD
+    floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
+    # Where there are fewer than K rows at all, every row is to be found.
+    wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
+    right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
+    share_Q: Array = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
+    return share_Q
 
 
 def scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:

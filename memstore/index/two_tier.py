@@ -246,6 +246,7 @@ class TwoTierIndex:
             "fresh": version.fresh_F,
             "trained_rows": np.array(codebook.rows),
             "centroids": codebook.centroids_CE,
+            "coding": np.array([codebook.unit, codebook.depth]),
             "reduction": np.array([codebook.reduction.alpha, codebook.reduction.reach]),
             "since": np.array(
                 [version.built, version.row_version, version.encoded, version.unmeasured]
@@ -304,6 +305,8 @@ class TwoTierIndex:
                 assigner(tiers["centroids"], self.seed),
                 recall,
                 self.room,
+                # Files of before hold rows as they are.
+                *(tiers["coding"].tolist() if "coding" in tiers else ()),
             )
             promise = None
             if "promise" in tiers:

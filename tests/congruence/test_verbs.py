@@ -37,7 +37,7 @@ from memstore import (
     SearchOptions,
     SearchResult,
 )
-from memstore.config import DType, OptimizerKind
+from memstore.config import Codec, DType, OptimizerKind
 from memstore.dtypes import counting, storage
 from memstore.index import two_tier
 from memstore.memory import Array
@@ -118,7 +118,7 @@ indexes = st.one_of(
         kind=st.just("clustered"),
         clusters=st.sampled_from([None, 1, 4]),
         probe=st.sampled_from([1, 3]),
-        codec=st.sampled_from(["flat", "fp16", "sq8"]),
+        codec=st.sampled_from(get_args(Codec)),
         fresh_limit=st.sampled_from([4, 16]),
         maintenance=st.sampled_from(["inline", "background"]),
         drift_limit=st.sampled_from([None, 0.3]),

@@ -351,6 +351,7 @@ def test_a_memory_is_not_made_on_a_device_that_is_not_there(store: Store) -> Non
         ({"device": "cuda:0", "device_bytes": 0}, "device_bytes is out of range"),
         ({"device_bytes": 1_000}, "bounds nothing"),
         ({"device": "cuda:0", "kind": "none"}, "nothing to put"),
+        ({"device": "cuda:0", "codec": "pq4"}, "does not search codes of pq4"),
     ],
 )
 def test_a_device_that_means_nothing_is_refused(settings: dict[str, Any], problem: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore.config import Codec
 from memstore.embedded import EmbeddedMemory
 from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
@@ -115,7 +116,7 @@ def test_more_terms_bring_the_cosine_to_the_order_of_the_inner_product(
     assert spread < 1 + 1e-15
 
 
-@pytest.mark.parametrize("codec", ["flat", "fp16", "sq8"])
+@pytest.mark.parametrize("codec", ["flat", "fp16", "sq8", "pq4"])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_rows_lie_unaugmented_in_the_lists_of_their_augmented_clusters(
     codec: str, alpha: float
@@ -188,7 +189,7 @@ def source(keys: Array) -> jobs.Source:
 
 
 def _build(
-    keys: Array, queries: Array | None = None, seed: int = 0, **config: float
+    keys: Array, queries: Array | None = None, seed: int = 0, **config: float | str
 ) -> TwoTierIndex:
     index = TwoTierIndex(
         IndexConfig.from_dict(config), keys.shape[1], lambda rows_R: keys[rows_R], seed
@@ -200,10 +201,11 @@ def _build(
     return index
 
 
+@pytest.mark.parametrize("codec", ["sq8", "pq4"])
 @pytest.mark.parametrize("target", [0.8, 0.95])
-def test_a_tuned_index_reaches_its_target_on_other_queries(target: float) -> None:
+def test_a_tuned_index_reaches_its_target_on_other_queries(target: float, codec: str) -> None:
     keys, queries = mixture(20_000, 1_024, width=32)
-    index = _build(keys, queries[:512], recall_target=target)
+    index = _build(keys, queries[:512], recall_target=target, codec=codec)
     book = index.version.codebook
     assert book is not None
     assert book.recall is not None
@@ -262,12 +264,12 @@ def test_longer_rows_later_are_clustered_anew() -> None:
     assert len(index.version.segments) == 1
 
 
-def test_a_reopened_store_searches_as_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["sq8", "pq4"])
+def test_a_reopened_store_searches_as_before(tmp_path: Path, codec: Codec) -> None:
     keys, queries = mixture(6_000, 300, width=16)
     with memstore.open(tmp_path) as store:
-        memory = store.create(
-            "m", MemoryConfig(dim=16, index=IndexConfig(fresh_limit=4_096, maintenance="inline"))
-        )
+        index = IndexConfig(codec=codec, fresh_limit=4_096, maintenance="inline")
+        memory = store.create("m", MemoryConfig(dim=16, index=index))
         memory.append(keys)
         memory.erase(np.arange(100))
         found = memory.search(queries, 10)
@@ -286,9 +288,25 @@ def test_a_reopened_store_searches_as_before(tmp_path: Path) -> None:
         assert again.slots_QK.tolist() == rare.slots_QK.tolist()
 
 
-def test_no_erased_row_comes_back_however_many_of_the_best_are_gone() -> None:
+def test_files_from_before_codes_had_a_unit_are_read(tmp_path: Path) -> None:
+    keys, queries = mixture(2_000, 50, width=16)
+    index = _build(keys, clusters=16)
+    names = index.save(tmp_path)
+    with np.load(tmp_path / "tiers.npz") as tiers:
+        before = {name: array for name, array in tiers.items() if name != "coding"}
+    np.savez(tmp_path / "tiers.npz", allow_pickle=False, **before)
+    again = TwoTierIndex(index.config, 16, lambda rows_R: keys[rows_R])
+    again.load(tmp_path, names, 1, np.arange(len(keys)))
+    found, found_again = (
+        each.propose(each.version, queries, 10, SearchOptions()) for each in (index, again)
+    )
+    assert found.tolist() == found_again.tolist()
+
+
+@pytest.mark.parametrize("codec", ["sq8", "pq4"])
+def test_no_erased_row_comes_back_however_many_of_the_best_are_gone(codec: str) -> None:
     keys, queries = mixture(12_000, 4, width=16)
-    memory_index = _build(keys)
+    memory_index = _build(keys, codec=codec)
     best = np.argsort(-queries @ keys.T, axis=1)[:, :1_000]
     for top in best:
         memory_index.killed(top)

@@ -235,7 +235,7 @@ def test_exact_search_is_the_kernel_on_the_widened_rows(
 
 
 @NAMES
-@pytest.mark.parametrize("codec", ["sq8", "fp16", "flat"])
+@pytest.mark.parametrize("codec", ["pq4", "sq8", "fp16", "flat"])
 def test_a_clustered_index_finds_them(tmp_path: Path, dtype: Any, codec: Any) -> None:
     rng = np.random.default_rng(0)
     keys = rng.normal(size=(6_000, 16)).astype(np.float32)
