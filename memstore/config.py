@@ -14,7 +14,7 @@ import pyarrow as pa
 from memstore.errors import InvalidArgument
 
 DType = Literal["float32", "float64", "float16", "bfloat16"]
-IndexKind = Literal["none", "exact", "clustered"]
+IndexKind = Literal["none", "exact", "clustered", "graph", "auto"]
 Codec = Literal["flat", "fp16", "sq8", "pq4"]
 Storage = Literal["memory", "mapped"]
 Maintenance = Literal["background", "inline"]
@@ -115,12 +115,17 @@ class IndexConfig(_Config):
     """Says how candidate slots are proposed.
 
     kind: `none` (an embedding table: only `SearchOptions(exact=True)` searches it),
-        `exact` (every row is scored), `clustered` (inverted lists over k-means clusters).
+        `exact` (every row is scored), `clustered` (inverted lists over k-means clusters), `graph`
+        (a clustered index with a graph laid over the rows when they are clustered, walked by
+        searches without a filter: it is the fastest where high recall is wanted, and takes many
+        times as long to build), `auto` (clustered, with a graph where that is reckoned to answer
+        faster at the recall wanted and few rows were rewritten since the last clustering).
     clusters: lists of a clustered index; None chooses about 2·√rows, a power of two.
     recall_target: recall@10 that a search reaches on average, above 0, at most 1; the index tunes
         itself on a sample of rows and of recent queries to reach it. None takes 0.95, unless
         `probe` is given.
     probe: lists visited for a query instead, and nothing is tuned: rows are clustered plainly.
+        Where a graph is walked, the rows that the walk keeps in view.
     codec: what a list holds of a row. Scores never come from it: candidates are scored again
         from the rows, so `sq8` (a byte a dimension) costs little recall. `pq4` holds 4 bits for
         two dimensions, or for each where `dim` is odd: about a third of the bytes, row numbers
@@ -174,6 +179,11 @@ class IndexConfig(_Config):
         if self.drift_limit is not None:
             _within("drift_limit", self.drift_limit, 0.01, 100)
         self._check_device()
+
+    @property
+    def sealed(self) -> bool:
+        """Whether rows are sealed: whether there are two tiers."""
+        return self.kind in ("clustered", "graph", "auto")
 
     def _check_device(self) -> None:
         device: object = self.device

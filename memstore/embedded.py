@@ -241,7 +241,7 @@ class EmbeddedMemory:
                 f"memory {self._name!r} has no index",
                 hint="search it with SearchOptions(exact=True), which scores every row",
             )
-        if options.sample_clusters and self._config.index_config.kind != "clustered":
+        if options.sample_clusters and not self._config.index_config.sealed:
             raise Unsupported(
                 f"memory {self._name!r} has no clusters to sample",
                 got=f"sample_clusters={options.sample_clusters}",

@@ -53,7 +53,10 @@ class Proposal(IntEnum):
 class SearchOptions:
     """Options of one search.
 
-    probe: lists of the clustered index visited for a query; None takes the memory's own.
+    probe: lists of the clustered index visited for a query; None takes the memory's own. Where a
+        graph is walked, which is where there is one and no filter, the rows that the walk keeps
+        in view, no fewer than k: from 10 up to a few hundred. Rows sealed since the graph was laid
+        are looked for in as many lists as find as much of them.
     recall_target: visit as many as reach this recall@10 on average, as the index measured it.
     exact: score every row; the only way to search a memory with `index="none"`.
     filter: find only rows whose record passes, as the records are now. Where few pass they are
@@ -70,8 +73,9 @@ class SearchOptions:
         scores and order.
     sample_clusters: so many further clusters a query (a shard), none of them visited, drawn
         without replacement with chances in proportion to exp ⟨q, centroid⟩; the k best rows in
-        them join the candidates. Needs a clustered index. Where rows are scored without it,
-        since none is sealed or few pass a filter, none is drawn.
+        them join the candidates. Needs an index with clusters, so of a kind other than `none` and
+        `exact`. Where rows are scored without it, since none is sealed or few pass a filter, none
+        is drawn.
     sample_random: so many live slots, or all where there are fewer, drawn uniformly without
         replacement, once for all queries of the call, whatever the number of shards. One that
         was found anyhow keeps that mark, so that those marked `RANDOM` are a uniform sample of
@@ -256,8 +260,9 @@ class ShardDescription:
     touched take none.
 
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
-    search visits unless told otherwise.  recall: recall@10 measured with it when the index was
-    built, on recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
+    search visits unless told otherwise, or rows that its walk keeps in view.  walked: rows that a
+    graph is laid over.  recall: recall@10 measured with the probe when the index was built, on
+    recent queries if `recall_asked`, else on jittered rows; None while nothing is sealed.
     device_bytes: about what copies of the rows, sealed or as they are, take on a GPU.
     drift: the largest bound of ‖now − as sealed‖ / ‖as sealed‖ of a sealed row.  drifted: the
     share of sealed rows past `drift_limit`; past its default where it is off.  sealed_age: row
@@ -279,6 +284,7 @@ class ShardDescription:
     alpha: float = 0.0
     reach: float = 0.0
     probe: int = 0
+    walked: int = 0
     recall: float | None = None
     recall_asked: bool = False
     device_bytes: int = 0

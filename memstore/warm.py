@@ -40,7 +40,8 @@ def _call_each_verb(config: MemoryConfig) -> None:
         lookup=(),
         encoding=None,
         capacity=None,
-        index=IndexConfig(clusters=1, probe=1),
+        # Both ways that sealed rows are searched: clustered with lists, and then with a graph too.
+        index=IndexConfig(kind="graph", clusters=1, probe=1),
     )
     memory = EmbeddedMemory("warm", plain)
     keys_ND = (

@@ -20,6 +20,7 @@ from memstore.index.devices import Room
 from memstore.index.k_means import k_means
 from memstore.index.packing import telling, trained
 from memstore.index.passing import Passing
+from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Found, Segment
 from memstore.kernels.near import Operand, peaks
@@ -42,41 +43,6 @@ PLAIN = Reduction()
 
 Reader = Callable[[Slots], Array]
 """Gives the keys of rows."""
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Recall@10 by probe, measured on queries against exact search of the same rows.
-
-    probes_P: rising.  recalls_P, errors_P: mean over the queries and its standard error.
-    asked: whether the queries were real ones, and not rows jittered.  rows: how many there were.
-    """
-
-    probes_P: Slots
-    recalls_P: Array
-    errors_P: Array
-    asked: bool
-    rows: int
-
-    def probe(self, target: float, clusters: int) -> int:
-        """The fewest lists that reach the target, a standard error kept in hand.
-
-        Between two measured probes recall is taken to rise with the logarithm of the probe.
-        Beyond the last measured one, every list.
-        """
-        sure_P = np.maximum.accumulate(self.recalls_P - self.errors_P)
-        at = int(np.searchsorted(sure_P, target))
-        if at == len(sure_P):
-            return clusters
-        if at == 0:
-            return int(self.probes_P[0])
-        low, high = np.log(self.probes_P[at - 1 : at + 1])
-        share = (target - sure_P[at - 1]) / (sure_P[at] - sure_P[at - 1])
-        return int(np.ceil(np.exp(low + share * (high - low)) - 1e-9))
-
-    def at(self, probe: int) -> float:
-        """The recall of a probe, read off the same line."""
-        return float(np.interp(np.log(probe), np.log(self.probes_P), self.recalls_P))
 
 
 @dataclass(frozen=True)
@@ -207,10 +173,43 @@ def propose(
     k: int,
     probe: int,
     passing: Passing | None = None,
+    window: int | None = None,
 ) -> Slots:
-    """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded."""
-    lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-    return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)[0]
+    """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded.
+
+    window: the graph of the oldest segment is walked with so many rows in view; all its lists are
+    visited for a query that finds too little, as where nearly all rows are stale.
+    """
+    if window is None:
+        lists_QP, scores_QP = visited(codebook, queries_QD, probe)
+        return best_of(
+            segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing
+        )[0]
+    oldest, *young = segments
+    rows_QC, scores_QC = oldest.walk(queries_QD, k, window)
+    short_Q = (rows_QC >= 0).sum(axis=1) < min(k, len(oldest) - oldest.stale)
+    found = [(rows_QC, scores_QC)]
+    if young:
+        lists_QP, scores_QP = visited(codebook, queries_QD, probe)
+        arguments = (queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)
+        found += [segment.search(*arguments) for segment in young]
+    if short_Q.any():
+        found.append(_scanned(codebook, oldest, queries_QD, k, short_Q))
+        rows_QC[short_Q] = NO_SLOT
+    return best(found, len(queries_QD), overfetched(codebook, k))[0]
+
+
+def _scanned(
+    codebook: Codebook, segment: Segment, queries_QD: Array, k: int, some_Q: Array
+) -> Found:
+    """What every list of a segment has for some of the queries; nothing for the others."""
+    queries_SD = np.ascontiguousarray(queries_QD[some_Q])
+    lists_SP, scores_SP = visited(codebook, queries_SD, codebook.clusters)
+    rows_SC, scores_SC = segment.search(queries_SD, overfetched(codebook, k), lists_SP, scores_SP)
+    rows_QC = np.full((len(queries_QD), rows_SC.shape[1]), NO_SLOT, np.int64)
+    scores_QC = np.full(rows_QC.shape, -np.inf, np.float32)
+    rows_QC[some_Q], scores_QC[some_Q] = rows_SC, scores_SC
+    return rows_QC, scores_QC
 
 
 def overfetched(codebook: Codebook, k: int) -> int:

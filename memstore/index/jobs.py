@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memstore.index import clustered, tuning
-from memstore.index.clustered import Codebook, Reader, Recall
+from memstore.index import clustered, graph, tuning
+from memstore.index.clustered import Codebook, Reader
 from memstore.index.drift import Sealing
+from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.index.two_tier import EMPTY, TwoTierIndex, Version, Work
@@ -37,6 +38,14 @@ standard errors of what is measured."""
 
 MEASURED_AGAIN = 0.25
 """Recall measured on n rows is measured again when so large a share of n was sealed since."""
+
+LAYING_PAYS = 1.25
+"""A graph is laid where visiting lists costs so many times as much as walking; to lay one takes
+some ten times as long as to cluster."""
+
+MOST_REWRITTEN = 0.25
+"""Nor is one laid where more than this share of the rows was written again since the last
+clustering: then the next one is near."""
 
 MAX_SEGMENTS, TIER = 4, 2
 """Segments a query visits at most, and how many times as many rows the oldest holds as all that are
@@ -71,9 +80,7 @@ class Source:
 
 
 def wants_sealing(index: TwoTierIndex) -> bool:
-    return index.config.kind == "clustered" and (
-        index.version.fresh.count > index.config.fresh_limit
-    )
+    return index.config.sealed and index.version.fresh.count > index.config.fresh_limit
 
 
 def wants_merging(version: Version) -> bool:
@@ -164,6 +171,11 @@ def measure(index: TwoTierIndex, source: Source) -> int:
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
         known = _renewed(known, book, version.segments, source.read)
         again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
+        walks = None
+        if version.segments[0].graph is not None:
+            walks = tuning.measure_walks(
+                again, version.segments, source.read, known, _wanted(index)
+            )
         with source.writers:
             now = index.version
             if now.built == version.built and now.codebook is not None:
@@ -174,6 +186,7 @@ def measure(index: TwoTierIndex, source: Source) -> int:
                     now,
                     number=now.number + 1,
                     codebook=replace(now.codebook, recall=again.recall, depth=again.depth),
+                    segments=_walked(now.segments, walks),
                     unmeasured=now.unmeasured - version.unmeasured,
                     promise=promise,
                 )
@@ -187,7 +200,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
     """
     with _working(index, source, source.live) as work:
         live_R, row_version = work.live_R, source.version()
-        if index.config.kind != "clustered" or not len(live_R):
+        if not index.config.sealed or not len(live_R):
             with source.writers:
                 number = index.version.number + 1
                 fresh = index.log.anew(index.version.fresh, _there(work.take(), source))
@@ -198,6 +211,11 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         segments = [clustered.seal(book, source.read, live_R, sealing)]
         known = _renewed(known, book, tuple(segments), source.read)
         book = tuning.measured(book, tuple(segments), source.read, known, _wanted(index))
+        if _wants_graph(index, len(live_R), book, segments[0], known):
+            laid = graph.lay(source.read, live_R, index.seed)
+            segments = [replace(segments[0], graph=laid)]
+            walks = tuning.measure_walks(book, tuple(segments), source.read, known, _wanted(index))
+            segments = list(_walked(tuple(segments), walks))
         encoded, owed_R = 0, live_R[:0]
         for _ in range(ROUNDS):
             with source.writers:
@@ -264,6 +282,30 @@ def _renewed(
     return replace(known, rows_QK=rows_QK)
 
 
+def _wants_graph(
+    index: TwoTierIndex, live: int, book: Codebook, segment: Segment, known: tuning.Truth
+) -> bool:
+    """Whether a graph is told, or is worth laying over rows that are just clustered."""
+    config, before = index.config, index.version
+    if config.kind != "auto" or config.recall_target is None or live < FEWEST_TUNED:
+        return config.kind == "graph"
+    if before.codebook is not None:
+        added = max(live - before.codebook.rows, 0)
+        if before.encoded + len(before.fresh_F) - added > MOST_REWRITTEN * live:
+            return False
+    probe = min(index.probe(book), book.clusters)
+    lists = tuning.visit_cost(book, segment, known.queries_QD, probe)
+    return lists > LAYING_PAYS * tuning.walk_cost(live, config.recall_target)
+
+
+def _walked(segments: tuple[Segment, ...], walks: Recall | None) -> tuple[Segment, ...]:
+    """The segments, with the recall measured of walks through the graph of the oldest."""
+    oldest, *young = segments
+    if oldest.graph is None or walks is None:
+        return segments
+    return (replace(oldest, graph=oldest.graph.with_recall(walks)), *young)
+
+
 def _promise(index: TwoTierIndex, book: Codebook) -> tuple[int, float] | None:
     recall: Recall | None = book.recall
     probe = min(index.probe(book), book.clusters)
@@ -287,10 +329,14 @@ def _drifted(index: TwoTierIndex, source: Source, rows_R: Slots) -> None:
 
 
 def _settled(version: Version) -> int:
-    """The number of old segments that stay as they are; the last one is never among them."""
+    """The number of old segments that stay as they are; the last one is never among them.
+
+    One with a graph stays whatever the sizes: a walk is worth more than few segments.
+    """
     sizes = [len(segment) - segment.stale for segment in version.segments]
     first = len(sizes) - 1
-    if first > 0 and sizes[0] < TIER * sum(sizes[1:]):
+    walked = bool(sizes) and version.segments[0].graph is not None
+    if first > 0 and sizes[0] < TIER * sum(sizes[1:]) and not walked:
         return 0
     if len(sizes) > MAX_SEGMENTS:
         first -= 1

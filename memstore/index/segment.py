@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.index.devices import Copy, Room
+from memstore.index.graph import Graph
 from memstore.index.packing import lifted, packed, unpacked, widest
 from memstore.index.passing import Passing
 from memstore.kernels.bits import cleared
@@ -31,6 +32,7 @@ class Segment:
     erased since has none; nor has it where a younger segment holds it. stale: how many lost it.
     beyond: how many rows were longer than the reach of the reduction.
     room: where copies of it are made for searching.  copy: the one of this segment.
+    graph: laid over the same rows; None in all but the oldest segment at most.
     """
 
     lists: faiss.IndexIVF
@@ -39,6 +41,7 @@ class Segment:
     beyond: int = 0
     room: Room | None = None
     copy: Copy | None = None
+    graph: Graph | None = None
 
     @staticmethod
     def add(lists: faiss.IndexIVF, keys_RD: Array, rows_R: Slots, lists_R: Slots) -> None:
@@ -86,6 +89,11 @@ class Segment:
         return Segment(packed(lists), valid, beyond=sum(part.beyond for part in parts)).on(
             self.room
         )
+
+    def walk(self, queries_QD: Array, k: int, window: int) -> Found:
+        """Rows for the k best of each query, by its graph; fewer where most are stale."""
+        assert self.graph is not None
+        return self.graph.search(queries_QD, k, window, self.valid, self.stale)
 
     def search(
         self,

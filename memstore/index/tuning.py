@@ -6,6 +6,7 @@ Everything is counted, nothing timed, so that a seed gives the same index on eve
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import faiss
@@ -14,8 +15,9 @@ import numpy as np
 from memstore.config import DEFAULT_TARGET, IndexConfig
 from memstore.index import clustered, exact
 from memstore.index.assignment import assigner
-from memstore.index.clustered import DEPTHS, Codebook, Reader, Recall, blocks
+from memstore.index.clustered import DEPTHS, Codebook, Reader, blocks
 from memstore.index.k_means import k_means
+from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction, lengths
 from memstore.index.segment import Segment
 from memstore.kernels.score import score_rows
@@ -47,6 +49,9 @@ much as dozens of codes."""
 WIDEST = 8
 """Measuring ends at one list in so many, too, but not before 32, nor before what is wanted."""
 
+WIDEST_WINDOW = 512
+"""Rows that a walk keeps in view at most while recall is measured."""
+
 MOST_CLUSTERS = 4_096
 """Four times the usual number of clusters is tried up to here: training takes the square of it."""
 
@@ -54,6 +59,10 @@ MOST_CLUSTERS = 4_096
 # scanned as a byte a dimension, a list opened. Codes of 4 bits are scanned in a fifth of that, but
 # to scan more of them takes more candidates: reckoned so, 100,000 rows were searched half as fast.
 ROW_COST, LIST_COST = 3.0, 10.0
+
+# A walk among 100,000 rows scores about so many of them times 1 − log(1 − recall): 560 at .95, 890
+# at .9955; among more rows, more by the ratio of the logarithms. One costs so many products.
+WALK_ROWS, WALK_COST = 140.0, 8.0
 
 
 class Recent:
@@ -200,13 +209,28 @@ def measured(
         probe = min(most.probe(target, codebook.clusters), int(most.probes_P[-1]))
         enough = most.at(probe) - LOST * (1 - target)
 
+        judge = _judge(read, known)
+
         def recall(book: Codebook) -> float:
-            rows_QC = clustered.propose(book, segments, known.queries_QD, K, probe)
-            return float(_met(known, read, rows_QC).mean())
+            return judge(clustered.propose(book, segments, known.queries_QD, K, probe))[0]
 
         books = (replace(codebook, depth=depth) for depth in DEPTHS)
         codebook = next((book for book in books if recall(book) >= enough), deepest)
     return replace(codebook, recall=measure(codebook, segments, read, known, wanted))
+
+
+def visit_cost(codebook: Codebook, segment: Segment, queries_QD: Array, probe: int) -> float:
+    """What a query costs that visits so many lists."""
+    sizes_C = np.array([segment.lists.get_list_size(c) for c in range(codebook.clusters)])
+    lists_QP, _ = clustered.visited(codebook, queries_QD, probe)
+    scanned = float(sizes_C[lists_QP].sum(axis=1).mean())
+    return codebook.clusters + ROW_COST * scanned + LIST_COST * probe
+
+
+def walk_cost(rows: int, target: float) -> float:
+    """What a query costs that walks a graph over so many rows to reach the target."""
+    met = WALK_ROWS * (1.0 - np.log(max(1.0 - target, 0.001)))
+    return float(WALK_COST * met * np.log(rows) / np.log(100_000))
 
 
 def measure(
@@ -225,6 +249,7 @@ def measure(
     lists_QC, near_QC = _ordered(codebook, queries_QD)
     count = clustered.overfetched(codebook, K)
     found = clustered.best([], len(queries_QD), count)
+    judge = _judge(read, known)
     probes, recalls, errors = [], [], []
     visited, probe = 0, 1
     while True:
@@ -234,11 +259,11 @@ def measure(
         )
         other = clustered.best_of(segments, queries_QD, count, lists_QP, near_QP)
         found = clustered.best([found, other], len(queries_QD), count)
-        recall_Q = _met(known, read, found[0])
+        recall, error = judge(found[0])
         probes.append(probe)
-        recalls.append(float(recall_Q.mean()))
-        errors.append(float(recall_Q.std() / np.sqrt(len(recall_Q))))
-        sure = recalls[-1] - errors[-1]
+        recalls.append(recall)
+        errors.append(error)
+        sure = recall - error
         far = probe >= max(codebook.clusters / WIDEST, 32) and sure >= wanted
         if far or probe >= codebook.clusters or sure >= max(NEARLY_ALL, wanted):
             table = (np.array(probes), np.array(recalls), np.array(errors))
@@ -253,15 +278,47 @@ def _ordered(codebook: Codebook, queries_QD: Array) -> tuple[Slots, Array]:
     return np.take_along_axis(lists_QC, order_QC, 1), np.take_along_axis(near_QC, order_QC, 1)
 
 
-def _met(known: Truth, read: Reader, rows_QC: Slots) -> Array:
-    """The share of K that is among the rows proposed for each query."""
+def measure_walks(
+    codebook: Codebook,
+    segments: tuple[Segment, ...],
+    read: Reader,
+    known: Truth,
+    wanted: float = 0.0,
+) -> Recall:
+    """Measures recall by the window of a walk through the graph of the oldest segment.
+
+    Rows sealed since are looked for in as many lists as find as much of them.
+    """
+    windows, recalls, errors = [], [], []
+    window, probe = float(K), codebook.clusters
+    judge = _judge(read, known)
+    while True:
+        rows_QC = clustered.propose(
+            codebook, segments, known.queries_QD, K, probe, window=round(window)
+        )
+        recall, error = judge(rows_QC)
+        windows.append(round(window))
+        recalls.append(recall)
+        errors.append(error)
+        if recall - error >= max(NEARLY_ALL, wanted) or window >= WIDEST_WINDOW:
+            table = (np.array(windows), np.array(recalls), np.array(errors))
+            return Recall(*table, known.asked, known.count)
+        window *= 2**0.5
+
+
+def _judge(read: Reader, known: Truth) -> Callable[[Slots], tuple[float, float]]:
+    """Gives the mean recall of proposed rows, and its standard error over the queries."""
     queries_QD = known.queries_QD
     floor_Q1 = scores(queries_QD, read, known.rows_QK).min(axis=1, keepdims=True)
     # Where there are fewer than K rows at all, every row is to be found.
     wanted_Q = (known.rows_QK != NO_SLOT).sum(axis=1)
-    right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
-    share_Q: Array = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
-    return share_Q
+
+    def judge(rows_QC: Slots) -> tuple[float, float]:
+        right_QC = (scores(queries_QD, read, rows_QC) >= floor_Q1) & (rows_QC != NO_SLOT)
+        recall_Q = np.minimum(right_QC.sum(axis=1), wanted_Q) / wanted_Q
+        return float(recall_Q.mean()), float(recall_Q.std() / np.sqrt(len(recall_Q)))
+
+    return judge
 
 
 def scores(queries_QD: Array, read: Reader, rows_QC: Slots) -> Array:

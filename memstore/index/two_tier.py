@@ -22,8 +22,10 @@ from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
 from memstore.index.fresh import Fresh, Log
+from memstore.index.graph import Graph
 from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
+from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
@@ -68,6 +70,12 @@ class Version:
     def fresh_F(self) -> Slots:
         """The fresh rows, rising."""
         return self.fresh.rows_F
+
+    @property
+    def graph(self) -> Graph | None:
+        """Laid over the oldest rows; no search walks one of which nothing was measured."""
+        graph = self.segments[0].graph if self.segments else None
+        return None if graph is None or graph.recall is None else graph
 
     @property
     def sealed(self) -> int:
@@ -118,18 +126,19 @@ class TwoTierIndex:
             return 0
         code_bytes = self.version.codebook.empty.code_size + 8
         bits = sum(segment.valid.nbytes for segment in self.version.segments)
-        return int(self.version.sealed * code_bytes + bits)
+        graphs = sum(s.graph.bytes for s in self.version.segments if s.graph is not None)
+        return int(self.version.sealed * code_bytes + bits + graphs)
 
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
         self._mirrored(rows_B)
-        if self.config.kind == "clustered":
+        if self.config.sealed:
             self._retire(rows_B, self.log.joined)
 
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
         self._mirrored(rows_B)
-        if self.config.kind == "clustered":
+        if self.config.sealed:
             self._retire(rows_B, self.log.without)
 
     def drifted(self, rows_B: Slots, travel_B: Array) -> None:
@@ -181,8 +190,9 @@ class TwoTierIndex:
         self.recent.saw(queries_QD)
         if version.codebook is None:
             return np.empty((len(queries_QD), 0), np.int64)
-        probe = self._visited(version, version.codebook, options, passing)
-        return clustered.propose(version.codebook, version.segments, queries_QD, k, probe, passing)
+        book, window = version.codebook, None if passing else self.window(version, options)
+        probe = self._visited(version, book, options, passing)
+        return clustered.propose(book, version.segments, queries_QD, k, probe, passing, window)
 
     def sample(
         self,
@@ -215,10 +225,32 @@ class TwoTierIndex:
         passing: Passing | None,
     ) -> int:
         """Lists that a search visits, more of them where few rows pass."""
+        window = None if passing else self.window(version, options)
+        if window is not None and version.graph is not None:
+            return self.beside(codebook, version.graph, window)
         probe = self.probe(codebook, options)
         if passing is not None and options.probe is None:
             probe = self._reach(version, passing, probe)
         return min(probe, codebook.clusters)
+
+    def window(self, version: Version, options: SearchOptions = SearchOptions()) -> int | None:
+        """Rows that a walk with these options keeps in view; None where lists are visited."""
+        graph = version.graph
+        if graph is None or graph.recall is None:
+            return None
+        window = options.probe or (None if options.recall_target else self.config.probe)
+        if window is None:
+            target = options.recall_target or self.config.recall_target or 1.0
+            window = graph.recall.probe(target, len(graph))
+        return window if window < len(graph) else None
+
+    @staticmethod
+    def beside(codebook: clustered.Codebook, graph: Graph, window: int) -> int:
+        """Lists in which as much is found of the rows sealed since as by a walk of the others."""
+        if codebook.recall is None or graph.recall is None:
+            return codebook.clusters
+        target = min(graph.recall.at(window), codebook.recall.most)
+        return min(codebook.recall.probe(target, codebook.clusters), codebook.clusters)
 
     def probe(self, codebook: clustered.Codebook, options: SearchOptions = SearchOptions()) -> int:
         """Lists that a search with these options visits."""
@@ -257,15 +289,15 @@ class TwoTierIndex:
         if version.promise is not None:
             arrays["promise"] = np.array(version.promise)
         if codebook.recall is not None:
-            recall = codebook.recall
-            arrays |= {"probes": recall.probes_P, "asked": np.array(recall.asked)}
-            arrays["measured_rows"] = np.array(recall.rows)
-            arrays |= {"recalls": recall.recalls_P, "errors": recall.errors_P}
+            arrays |= codebook.recall.arrays()
         faiss.write_index(codebook.empty, str(folder / "codebook.faiss"))
         names = ["codebook.faiss", "tiers.npz"]
         for i, segment in enumerate(version.segments):
             names.append(f"segment-{i}.faiss")
             faiss.write_index(segment.lists, str(folder / names[-1]))
+            if segment.graph is not None:
+                names.append(f"graph-{i}.npz")
+                segment.graph.save(folder / names[-1])
             arrays |= {f"valid-{i}": segment.valid, f"stale-{i}": np.array(segment.stale)}
             arrays[f"beyond-{i}"] = np.array(segment.beyond)
         np.savez(folder / "tiers.npz", allow_pickle=False, **arrays)
@@ -274,7 +306,7 @@ class TwoTierIndex:
     def load(self, folder: Path, names: Sequence[str], number: int, live_R: Slots) -> None:
         """Takes over what `save` wrote; without files all live rows are fresh."""
         if "tiers.npz" not in names:
-            fresh_F = live_R if self.config.kind == "clustered" else live_R[:0]
+            fresh_F = live_R if self.config.sealed else live_R[:0]
             self.version = replace(EMPTY, number=number, fresh=self.log.anew(Fresh(), fresh_F))
             return
         empty = faiss.read_index(str(folder / "codebook.faiss"))
@@ -285,18 +317,13 @@ class TwoTierIndex:
                     tiers[f"valid-{i}"],
                     int(tiers[f"stale-{i}"]),
                     int(tiers[f"beyond-{i}"]),
+                    graph=Graph.load(folder / f"graph-{i}.npz")
+                    if f"graph-{i}.npz" in names
+                    else None,
                 )
-                for i in range(len(names) - 2)
+                for i in range(sum(name.startswith("segment-") for name in names))
             )
-            recall = None
-            if "probes" in tiers:
-                recall = clustered.Recall(
-                    tiers["probes"],
-                    tiers["recalls"],
-                    tiers["errors"],
-                    bool(tiers["asked"]),
-                    int(tiers["measured_rows"]),
-                )
+            recall = Recall.of(tiers) if "probes" in tiers else None
             codebook = clustered.Codebook(
                 empty,
                 int(tiers["trained_rows"]),

@@ -173,7 +173,7 @@ class Shard:
     def _search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
         """Proposes, then scores the candidates."""
         tree = options.filter
-        every_row = options.exact or self.config.index_config.kind != "clustered"
+        every_row = options.exact or not self.config.index_config.sealed
         # Each is at least as new as those taken before it: see the top of the file.
         row_version, version, stamp = self.rows.version, self.index.version, self._stamp
         view = self.rows.view
@@ -386,6 +386,9 @@ class Shard:
         book = version.codebook
         probe = 0 if book is None else min(self.index.probe(book), book.clusters)
         recall = None if book is None else book.recall
+        graph, window = version.graph, self.index.window(version)
+        if graph is not None and window is not None:
+            probe, recall = window, graph.recall
         drift_R = self.index.drift.bounds(self.rows.travel_N[:size])
         limit = self.index.drift.limit or DRIFT_LIMIT
         return ShardDescription(
@@ -397,6 +400,7 @@ class Shard:
             fresh=version.fresh.count,
             segments=len(version.segments),
             clusters=version.clusters,
+            walked=0 if graph is None else len(graph),
             row_bytes=self.rows.bytes,
             index_bytes=self.index.bytes,
             record_bytes=self.records.bytes,

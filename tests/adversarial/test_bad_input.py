@@ -553,14 +553,14 @@ with memstore.open(path) as store:
         ("bfloat16", "1e14"),
     ],
 )
-@pytest.mark.parametrize("kind", ["none", "exact", "clustered"])
+@pytest.mark.parametrize("kind", ["none", "exact", "clustered", "graph", "auto"])
 def test_huge_rows_are_found_or_refused(tmp_path: Path, kind: str, dtype: str, size: str) -> None:
     code = f"try:\n{textwrap.indent(SEARCH_HUGE, '    ')}"
     code += "except memstore.errors.NotFinite:\n    print('refused')"
     assert python(code, tmp_path, 0, kind, dtype, size) in ("[5 5 5 5]", "refused")
 
 
-@pytest.mark.parametrize("kind", ["none", "exact", "clustered"])
+@pytest.mark.parametrize("kind", ["none", "exact", "clustered", "graph", "auto"])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
     with memstore.open(tmp_path) as store:
@@ -617,7 +617,7 @@ def test_nothing_to_find(tmp_path: Path, kind: Any, shards: int) -> None:
             MemoryConfig,
             {"dim": 3, "value_dim": 2, "records": {"a": "int64"}, "encoding": {"key": {"a": "b"}}},
         ),
-        (IndexConfig, {"kind": "graph"}),
+        (IndexConfig, {"kind": "tree"}),
         (IndexConfig, {"clusters": 0}),
         (IndexConfig, {"probe": 0}),
         (IndexConfig, {"recall_target": 0}),

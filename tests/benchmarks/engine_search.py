@@ -3,9 +3,10 @@
 One thread, batch 64, the ten rows of highest inner product among rows whose norms differ. memstore
 has rows that are fresh, erased and rewritten since it was built, and scores every candidate again
 from the rows as they are; the peers are built over the same live rows at once, which is the best
-that they can have, and are asked in a process of their own. Recall is the share of ten found whose
-score is no less than the true tenth. At each level of recall every engine works at the least
-effort that reaches it, and is timed against memstore by turns.
+that they can have, and are asked in a process of their own. A memory of kind `auto` has lists or
+a graph, as it reckons itself. Recall is the share of ten found whose score is no less than the
+true tenth. At each level of recall every engine works at the least effort that reaches it, and is
+timed against memstore by turns.
 
 Built indexes of peers are kept for the next run: see `peers.client.scratch`.
 """
@@ -234,8 +235,8 @@ def changed(store: Store, name: str, target: float, keys: Array, seen: Array, ro
     start = time.perf_counter()
     faiss.omp_set_num_threads(CORES)
     # Work in other threads would not be counted against one thread, and disturb the peers.
-    config = MemoryConfig(dim=WIDTH, index=IndexConfig(recall_target=target, maintenance="inline"))
-    memory = store.create(name, config)
+    index = IndexConfig(kind="auto", recall_target=target, maintenance="inline")
+    memory = store.create(name, MemoryConfig(dim=WIDTH, index=index))
     memory.append(keys[:rows])
     for first in range(0, len(seen), BATCH):
         memory.search(seen[first : first + BATCH], K)
@@ -264,7 +265,9 @@ def _ours(memory: Memory, live: Slots, truth: Truth) -> Sweep:
 
     state = memory.describe().shards[0]
     target = memory.config.index_config.recall_target
-    return Sweep(f"memstore for {target}", ask, truth, 1, max(state.clusters, 4_096))
+    # A walk keeps no fewer rows in view than are wanted.
+    least, way = (K, "walks") if state.walked else (1, "lists")
+    return Sweep(f"memstore for {target} by {way}", ask, truth, least, max(state.clusters, 4_096))
 
 
 def _asked(
@@ -290,6 +293,8 @@ def _theirs(peer: Peer, contender: Contender, truth: Truth) -> Callable[[int], t
 
 def _chosen(state: memstore.memory.ShardDescription) -> str:
     measured = "unmeasured" if state.recall is None else f"measured {state.recall:.3f}"
+    if state.walked:
+        return f"a walk with {state.probe} rows in view, {measured}"
     return f"probe {state.probe} of {state.clusters}, alpha {state.alpha}, {measured}"
 
 

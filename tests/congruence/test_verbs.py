@@ -115,7 +115,7 @@ indexes = st.one_of(
     st.sampled_from([IndexConfig(kind="none"), IndexConfig(kind="exact")]),
     st.builds(
         IndexConfig,
-        kind=st.just("clustered"),
+        kind=st.sampled_from(["clustered", "graph", "auto"]),
         clusters=st.sampled_from([None, 1, 4]),
         probe=st.sampled_from([1, 3]),
         codec=st.sampled_from(get_args(Codec)),
@@ -207,7 +207,7 @@ def search_widely(
     """Searches with what training adds, twice, and compares with the plain search."""
     kind = memory.config.index_config.kind
     plain = SearchOptions(exact=kind == "none", filter=tree)
-    clusters = more["sample_clusters"] if kind == "clustered" else 0
+    clusters = more["sample_clusters"] if memory.config.index_config.sealed else 0
     options = replace(plain, **more | {"sample_clusters": clusters})
     settle(memory)
     own, result = memory.search(queries_QD, k, plain), memory.search(queries_QD, k, options)
@@ -313,7 +313,7 @@ class Verbs(RuleBasedStateMachine):
             result.scores_QK, np.reshape(oracle_scores, (queries, k)), rtol=1e-4, atol=1e-4
         )
 
-    @precondition(lambda self: self.config.index_config.kind == "clustered")
+    @precondition(lambda self: self.config.index_config.sealed)
     @rule(seed=seeds, k=ks, probe=st.sampled_from([None, 1, 2, EVERY_LIST]))
     def search_lists(self, seed: int, k: int, probe: int | None) -> None:
         queries_QD = self.queries(seed, 3)
@@ -346,7 +346,7 @@ class Verbs(RuleBasedStateMachine):
         assert result.scores_QK.tolist() == [scores for _, scores in expected]
         assert result.scored_Q.tolist() == [len(slots)] * 2
 
-    @precondition(lambda self: self.config.records and self.config.index_config.kind == "clustered")
+    @precondition(lambda self: self.config.records and self.config.index_config.sealed)
     @rule(tree=filters, seed=seeds, k=ks, probe=st.sampled_from([None, 1, EVERY_LIST]))
     def search_filtered_lists(self, tree: Filter, seed: int, k: int, probe: int | None) -> None:
         queries_QD = self.queries(seed, 3)
@@ -608,7 +608,7 @@ class EncodedVerbs(RuleBasedStateMachine):
         expected = self.facts.search(queries_QD, k)
         assert (result.slots_QK.tolist(), result.scores_QK.tolist()) == expected
 
-    @precondition(lambda self: self.config.index_config.kind == "clustered")
+    @precondition(lambda self: self.config.index_config.sealed)
     @rule(seed=seeds, k=ks, probe=st.sampled_from([None, EVERY_LIST]))
     def search_lists(self, seed: int, k: int, probe: int | None) -> None:
         queries_QD = self.queries(seed, 3)

@@ -19,9 +19,9 @@ from memstore.config import Codec
 from memstore.embedded import EmbeddedMemory
 from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
-from memstore.index.clustered import Recall
 from memstore.index.fresh import Log
 from memstore.index.k_means import k_means
+from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, Slots
