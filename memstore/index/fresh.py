@@ -125,7 +125,11 @@ class Log:
     def joined(self, fresh: Fresh, rows_B: Slots) -> Fresh:
         """With rows as they are now, behind all others. fresh: the youngest part."""
         self._grow(int(rows_B.max(initial=-1)) + 1)
-        return self._laid(self._compact(fresh), rows_B, gone=False)
+        if fresh.places > fresh.count + max(fresh.count // 2, IDLE):
+            # All are laid down again, in one step with the new ones: both or neither count.
+            rows_B = np.concatenate([fresh.rows_F, rows_B])
+            fresh = Fresh((), fresh.end, fresh.end)
+        return self._laid(fresh, rows_B, gone=False)
 
     def moved(self, fresh: Fresh, rows_B: Slots) -> Fresh:
         """With those of some rows that are fresh as they are now."""
@@ -141,18 +145,8 @@ class Log:
         """With these rows alone, laid down again."""
         return self.joined(Fresh((), fresh.end, fresh.end), rows_R)
 
-    def _compact(self, fresh: Fresh) -> Fresh:
-        """Lays all down again where more places are idle than half as many as there are rows."""
-        if fresh.places <= fresh.count + max(fresh.count // 2, IDLE):
-            return fresh
-        return self._laid(Fresh((), fresh.end, fresh.end), fresh.rows_F, gone=False)
-
     def _among(self, fresh: Fresh, rows_B: Slots) -> Slots:
-        known_B = (
-            rows_B
-            if len(rows_B) == 0 or rows_B.max() < len(self._place_N)
-            else (rows_B[rows_B < len(self._place_N)])
-        )
+        known_B = rows_B[rows_B < len(self._place_N)]
         return np.ascontiguousarray(known_B[self._place_N[known_B] >= fresh.first])
 
     def _laid(self, fresh: Fresh, rows_B: Slots, *, gone: bool) -> Fresh:
@@ -187,5 +181,5 @@ class Log:
 
     def _grow(self, size: int) -> None:
         if size > len(self._place_N):
-            more = max(size, 2 * len(self._place_N)) - len(self._place_N)
+            more = max(size, len(self._place_N) * 9 // 8) - len(self._place_N)
             self._place_N = np.append(self._place_N, np.full(more, NO_SLOT))

@@ -118,6 +118,24 @@ def test_rows_written_over_and_over_do_not_fill_the_log() -> None:
     assert fresh.places < 5_000
 
 
+def test_a_write_that_fails_takes_no_row_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 8)
+    keys = np.ones((ROWS, WIDTH), np.float32)
+
+    def read(rows: Slots) -> Array:
+        if ROWS - 1 in rows:
+            raise MemoryError
+        return keys[rows]
+
+    log = Log(read)
+    fresh = log.joined(log.joined(Fresh(), np.arange(10)), np.arange(10))
+    # So much is idle that the next write lays all of it down again.
+    with pytest.raises(MemoryError):
+        log.joined(fresh, np.array([ROWS - 1]))
+    fresh = log.joined(fresh, np.array([20]))
+    assert fresh.rows_F.tolist() == [*range(10), 20]
+
+
 @pytest.mark.skipif(not near.has_matrix_units(), reason="no matrix units, or no torch")
 def test_copies_are_half_as_wide_where_the_processor_multiplies_those() -> None:
     keys = np.ones((ROWS, WIDTH), np.float32)
