@@ -141,7 +141,7 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
                 encoded=now.encoded + len(rows_R),
                 unmeasured=now.unmeasured + len(rows_R),
             )
-            _drifted(index, source, sealed_R)
+            _drifted(index, source, sealing)
         return len(rows_R)
 
 
@@ -245,7 +245,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
                 unmeasured=encoded,
                 promise=_promise(index, book),
             )
-            _drifted(index, source, live_R)
+            _drifted(index, source, sealing)
         return len(live_R)
 
 
@@ -320,11 +320,10 @@ def _there(rows_R: Slots, source: Source) -> Slots:
     return rows_R[source.alive(rows_R)]
 
 
-def _drifted(index: TwoTierIndex, source: Source, rows_R: Slots) -> None:
+def _drifted(index: TwoTierIndex, source: Source, sealing: Sealing) -> None:
     """Makes those fresh that went too far while they were sealed; block by block, since what is
     counted a row is half as much as the row, and the index before is still there."""
-    for start in range(0, len(rows_R), clustered.BLOCK_ROWS):
-        rows_B = rows_R[start : start + clustered.BLOCK_ROWS]
+    for rows_B in sealing.rows:
         index.drifted(rows_B, source.travel(rows_B))
 
 

@@ -203,6 +203,32 @@ def test_what_is_written_while_rows_are_clustered_is_sealed_before_the_swap(
     check(memory)
 
 
+def test_what_is_written_and_then_drifts_while_rows_are_clustered_is_fresh(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = make(store, 300)
+    assert isinstance(memory, EmbeddedMemory)
+    shard = memory.shards[0]
+    monkeypatch.setattr(shard.maintainer, "mutated", lambda: None)
+    real, sealed = clustered.seal, 0
+
+    def seal(*arguments: Any) -> Segment:
+        nonlocal sealed
+        segment = real(*arguments)
+        sealed += 1
+        if sealed == 1:
+            memory.append(keys(40, 1))
+        else:
+            memory.update(np.array([320]), 100 * keys(1, 2), lr=1.0)
+        return segment
+
+    monkeypatch.setattr(clustered, "seal", seal)
+    memory.reindex()
+    assert sealed == 2
+    assert shard.index.version.fresh_F.tolist() == [320]
+    check(memory)
+
+
 def test_a_caller_clusters_instead_of_the_background(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
