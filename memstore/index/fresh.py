@@ -1,8 +1,8 @@
-"""The fresh tier: a log of the rows written since the last sealing, laid out for products.
+"""The fresh tier: a queue of the rows written since the last sealing, laid out for products.
 
 Who writes rows lays copies of them behind those of before, so that no search ever copies them. A
 copy lies at its place, a number that only rises; what was laid down is never changed. A reader
-holds a part of the log, from a first place to an end: it finds the same rows in it for as long as
+holds a part of the queue, from a first place to an end: it finds the same rows in it for as long as
 it likes, and sealing the oldest of them is to begin behind them.
 """
 
@@ -46,7 +46,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Fresh:
-    """Places `first` to `end` of the log, in chunks; `count` rows have their last copy there."""
+    """Places `first` to `end` of the queue, in chunks; `count` rows have their last copy there."""
 
     chunks: tuple[Chunk, ...] = ()
     first: int = 0
@@ -114,7 +114,7 @@ class Fresh:
         return self.first - self.first % CHUNK_ROWS
 
 
-class Log:
+class Queue:
     """Lays rows down. One thread writes; the parts that it gives are read by any."""
 
     def __init__(self, read: Reader) -> None:

@@ -137,7 +137,7 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
                 number=now.number + 1,
                 segments=(*now.segments, segment.without(changed)),
                 # Those that moved since they were read lie further on.
-                fresh=index.log.without(fresh, sealed_R),
+                fresh=index.queue.without(fresh, sealed_R),
                 encoded=now.encoded + len(rows_R),
                 unmeasured=now.unmeasured + len(rows_R),
             )
@@ -203,7 +203,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         if not index.config.sealed or not len(live_R):
             with source.writers:
                 number = index.version.number + 1
-                fresh = index.log.anew(index.version.fresh, _there(work.take(), source))
+                fresh = index.queue.anew(index.version.fresh, _there(work.take(), source))
                 index.version = replace(EMPTY, number=number, fresh=fresh, built=number)
             return 0
         book, known = _train(index, source.read, live_R)
@@ -238,7 +238,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
                 number,
                 book,
                 tuple(segment.without(changed) for segment in segments),
-                index.log.anew(index.version.fresh, _there(changed, source)),
+                index.queue.anew(index.version.fresh, _there(changed, source)),
                 built=number,
                 row_version=row_version,
                 encoded=encoded,

@@ -21,7 +21,7 @@ from memstore.index import clustered, devices, sampling, tuning
 from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
-from memstore.index.fresh import Fresh, Log
+from memstore.index.fresh import Fresh, Queue
 from memstore.index.graph import Graph
 from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
@@ -118,7 +118,7 @@ class TwoTierIndex:
         self.drift = Drift(config.drift_limit)
         self._works: list[Work] = []
         self.recent = tuning.Recent(width)
-        self.log = Log(read)
+        self.queue = Queue(read)
 
     @property
     def bytes(self) -> int:
@@ -133,13 +133,13 @@ class TwoTierIndex:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
         self._mirrored(rows_B)
         if self.config.sealed:
-            self._retire(rows_B, self.log.joined)
+            self._retire(rows_B, self.queue.joined)
 
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
         self._mirrored(rows_B)
         if self.config.sealed:
-            self._retire(rows_B, self.log.without)
+            self._retire(rows_B, self.queue.without)
 
     def drifted(self, rows_B: Slots, travel_B: Array) -> None:
         """Puts those of some rows into the fresh tier that have gone too far since sealed."""
@@ -264,7 +264,7 @@ class TwoTierIndex:
     def moved(self, rows_B: Slots) -> None:
         """Takes note that rows changed that are proposed as before."""
         self._mirrored(rows_B)
-        fresh = self.log.moved(self.version.fresh, rows_B)
+        fresh = self.queue.moved(self.version.fresh, rows_B)
         if fresh is not self.version.fresh:
             self.version = replace(self.version, fresh=fresh)
 
@@ -307,7 +307,7 @@ class TwoTierIndex:
         """Takes over what `save` wrote; without files all live rows are fresh."""
         if "tiers.npz" not in names:
             fresh_F = live_R if self.config.sealed else live_R[:0]
-            self.version = replace(EMPTY, number=number, fresh=self.log.anew(Fresh(), fresh_F))
+            self.version = replace(EMPTY, number=number, fresh=self.queue.anew(Fresh(), fresh_F))
             return
         empty = faiss.read_index(str(folder / "codebook.faiss"))
         with np.load(folder / "tiers.npz", allow_pickle=False) as tiers:
@@ -345,7 +345,7 @@ class TwoTierIndex:
                 number,
                 codebook,
                 self._copied(segments),
-                self.log.anew(Fresh(), tiers["fresh"]),
+                self.queue.anew(Fresh(), tiers["fresh"]),
                 built=built,
                 row_version=row_version,
                 encoded=encoded,
@@ -370,7 +370,7 @@ class TwoTierIndex:
             work.changed.append(rows_B.copy())
         self.drift.forget(rows_B)
         segments = tuple(segment.without(rows_B) for segment in self.version.segments)
-        # Last, since what the log took in counts.
+        # Last, since what the queue took in counts.
         fresh = change(self.version.fresh, rows_B)
         self.version = replace(self.version, segments=segments, fresh=fresh)
 

@@ -1,4 +1,4 @@
-"""The log of fresh rows: which place of it holds the copy of a row that counts."""
+"""The queue of fresh rows: which place of it holds the copy of a row that counts."""
 
 from __future__ import annotations
 

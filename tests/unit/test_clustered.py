@@ -19,7 +19,7 @@ from memstore.config import Codec
 from memstore.embedded import EmbeddedMemory
 from memstore.index import clustered, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
-from memstore.index.fresh import Log
+from memstore.index.fresh import Queue
 from memstore.index.k_means import k_means
 from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction, Terms, lengths
@@ -250,7 +250,7 @@ def test_longer_rows_later_are_clustered_anew() -> None:
     old = dataclasses.replace(index.version.codebook, reduction=Reduction(1.0, reach))
     index.version = dataclasses.replace(index.version, codebook=old)
     grown = np.concatenate([keys, 1_000 * keys[:40]])
-    index.log = Log(lambda rows_R: grown[rows_R])
+    index.queue = Queue(lambda rows_R: grown[rows_R])
     index.wrote(np.arange(400, 410))
     jobs.seal(index, source(grown[:410]))
     assert not jobs.wants_clustering(index, 410)

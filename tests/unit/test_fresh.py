@@ -1,4 +1,4 @@
-"""The log of fresh rows against a plain dictionary of them."""
+"""The queue of fresh rows against a plain dictionary of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memstore.index import fresh as module
-from memstore.index.fresh import Fresh, Log
+from memstore.index.fresh import Fresh, Queue
 from memstore.kernels import near
 from memstore.memory import NO_SLOT, Array, Slots
 
@@ -43,13 +43,13 @@ def check(fresh: Fresh, keys: dict[int, Array], queries: Array, now: Array) -> N
     seed=st.integers(0, 2**32 - 1),
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(1, 90)), max_size=40),
 )
-def test_each_part_of_the_log_holds_the_rows_of_its_time(
+def test_each_part_of_the_queue_holds_the_rows_of_its_time(
     laid_out: int, asked: int, seed: int, steps: list[tuple[str, int]]
 ) -> None:
     rng = np.random.default_rng(seed)
     now = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
     queries = rng.normal(size=(asked, WIDTH)).astype(np.float32)
-    log, fresh = Log(lambda rows: now[rows]), Fresh()
+    queue, fresh = Queue(lambda rows: now[rows]), Fresh()
     model: dict[int, Array] = {}
     looked: list[tuple[Fresh, dict[int, Array]]] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -61,23 +61,23 @@ def test_each_part_of_the_log_holds_the_rows_of_its_time(
             rows = rng.choice(ROWS // 10, count, replace=False)
             if step == "write":
                 now[rows] = rng.normal(size=(count, WIDTH))
-                fresh = log.joined(fresh, rows)
+                fresh = queue.joined(fresh, rows)
                 model |= {row: now[row].copy() for row in rows.tolist()}
             elif step == "erase":
-                fresh = log.without(fresh, rows)
+                fresh = queue.without(fresh, rows)
                 model = {row: key for row, key in model.items() if row not in rows}
             elif step == "move":
                 # As in an update, a row may come twice.
                 rows = np.concatenate([rows, rows[: count // 2]])
                 now[rows] += np.float32(0.5)
-                fresh = log.moved(fresh, rows)
+                fresh = queue.moved(fresh, rows)
                 model |= {row: now[row].copy() for row in rows.tolist() if row in model}
             elif step == "seal":
                 rows, behind = fresh.oldest(count)
                 fresh = fresh.since(behind)
                 model = {row: key for row, key in model.items() if row not in rows}
             elif step == "cluster":
-                fresh = log.anew(fresh, rows)
+                fresh = queue.anew(fresh, rows)
                 model = {row: now[row].copy() for row in rows.tolist()}
             else:
                 looked.append((fresh, dict(model)))
@@ -99,21 +99,21 @@ def test_a_small_write_reads_few_rows() -> None:
         reads.append(len(rows))
         return keys[rows]
 
-    log = Log(read)
-    fresh = log.joined(Fresh(), np.arange(1_000))
+    queue = Queue(read)
+    fresh = queue.joined(Fresh(), np.arange(1_000))
     for step in range(30):
-        fresh = log.joined(fresh, np.arange(1_000 + step * 5, 1_005 + step * 5))
+        fresh = queue.joined(fresh, np.arange(1_000 + step * 5, 1_005 + step * 5))
         fresh.products(keys[:3], read)
     assert max(reads[:2]) == 1_000
     assert max(reads[2:]) == 5
     assert fresh.count == 1_150
 
 
-def test_rows_written_over_and_over_do_not_fill_the_log() -> None:
+def test_rows_written_over_and_over_do_not_fill_the_queue() -> None:
     keys = np.ones((ROWS, WIDTH), np.float32)
-    log, fresh = Log(lambda rows: keys[rows]), Fresh()
+    queue, fresh = Queue(lambda rows: keys[rows]), Fresh()
     for _ in range(1_000):
-        fresh = log.joined(fresh, np.arange(64))
+        fresh = queue.joined(fresh, np.arange(64))
     assert fresh.rows_F.tolist() == list(range(64))
     assert fresh.places < 5_000
 
@@ -127,19 +127,19 @@ def test_a_write_that_fails_takes_no_row_out(monkeypatch: pytest.MonkeyPatch) ->
             raise MemoryError
         return keys[rows]
 
-    log = Log(read)
-    fresh = log.joined(log.joined(Fresh(), np.arange(10)), np.arange(10))
+    queue = Queue(read)
+    fresh = queue.joined(queue.joined(Fresh(), np.arange(10)), np.arange(10))
     # So much is idle that the next write lays all of it down again.
     with pytest.raises(MemoryError):
-        log.joined(fresh, np.array([ROWS - 1]))
-    fresh = log.joined(fresh, np.array([20]))
+        queue.joined(fresh, np.array([ROWS - 1]))
+    fresh = queue.joined(fresh, np.array([20]))
     assert fresh.rows_F.tolist() == [*range(10), 20]
 
 
 @pytest.mark.skipif(not near.has_matrix_units(), reason="no matrix units, or no torch")
 def test_copies_are_half_as_wide_where_the_processor_multiplies_those() -> None:
     keys = np.ones((ROWS, WIDTH), np.float32)
-    fresh = Log(lambda rows: keys[rows]).joined(Fresh(), np.arange(5))
+    fresh = Queue(lambda rows: keys[rows]).joined(Fresh(), np.arange(5))
     copies = fresh.chunks[0].copies_PD
     assert copies is not None
     assert copies.dtype == np.int16
