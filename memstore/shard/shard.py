@@ -132,11 +132,14 @@ class Shard:
         """Takes one optimizer step; returns the number of distinct rows changed."""
         with self._writer:
             with self._change():
-                changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
-                if key_grads_BD is not None:
-                    self.index.moved(rows_B)
-                    if self.index.drift.counts:
-                        self.index.drifted(rows_B, self.rows.travel_N[rows_B])
+                try:
+                    changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
+                finally:
+                    # Where the values fail, the keys have moved all the same.
+                    if key_grads_BD is not None:
+                        self.index.moved(rows_B)
+                        if self.index.drift.counts:
+                            self.index.drifted(rows_B, self.rows.travel_N[rows_B])
             self.maintainer.mutated()
         return changed
 

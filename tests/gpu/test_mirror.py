@@ -13,12 +13,14 @@ import torch
 
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, Store, field
+from memstore.config import IndexKind
 from memstore.dtypes import counting, storage
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
 from memstore.index import mirror
 from memstore.kernels.whole import copies
 from memstore.memory import Array
+from memstore.shard import optimizers
 from tests.gpu import stand_in
 from tests.gpu.stand_in import ON_GPU, PLACES, StandIn
 
@@ -274,6 +276,30 @@ def test_sealed_rows_go_before_keys(there: StandIn) -> None:
     found = memory.search(rows[:9], 10, exactly)
     np.testing.assert_array_equal(found.slots_QK, expected.slots_QK)
     assert there.widths
+
+
+@pytest.mark.parametrize("kind", ["exact", "clustered"])
+def test_keys_that_moved_are_found_where_the_step_of_the_values_failed(
+    there: StandIn, monkeypatch: pytest.MonkeyPatch, kind: IndexKind
+) -> None:
+    index = IndexConfig(kind=kind, device="cuda:0")
+    config = MemoryConfig(dim=24, value_dim=3, index=index, optimizer="sgd")
+    memory = EmbeddedMemory("m", config)
+    memory.append(gaussian(0, 500), gaussian(1, 500, 3))
+    query = gaussian(2, 2)[:1]
+    assert memory.search(query, 1).slots_QK.tolist() != [[7]]
+    real = optimizers.step
+
+    def failing(config: Any, table_ND: Array, *arguments: Any) -> Any:
+        if table_ND.shape[1] == 3:
+            raise MemoryError
+        return real(config, table_ND, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizers, "step", failing)
+        with pytest.raises(MemoryError):
+            memory.update([7], -100 * query, np.ones((1, 3), np.float32), lr=1.0)
+    assert memory.search(query, 1).slots_QK.tolist() == [[7]]
 
 
 def test_readers_and_a_writer_at_once(device: str) -> None:
