@@ -159,7 +159,8 @@ class Mirror:
             self._changed_N[changed_R] = False
             table = view()
             size = len(table.alive_N)
-            self._changed_N = np.append(self._changed_N, np.zeros(size - before, np.bool_))
+            if size > before:
+                self._changed_N = np.append(self._changed_N, np.zeros(size - before, np.bool_))
         held = self._chunks[-1].end if self._chunks else 0
         if size > held:
             self._chunks.append(self._chunk(held, size, table))
