@@ -113,7 +113,7 @@ def products(parts: Sequence[Array], queries_QD: Array) -> Array:
         query_D = np.ascontiguousarray(queries_QD[0])
         for part_RD, place_RQ in zip(parts, places, strict=True):
             _score(query_D, part_RD, place_RQ)
-    elif not halved:
+    elif not halved or not count:
         for part_RD, place_RQ in zip(parts, places, strict=True):
             np.matmul(part_RD, queries_QD.T, out=place_RQ)
     else:

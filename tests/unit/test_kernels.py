@@ -594,3 +594,11 @@ def test_cleared_bits_are_those_of_their_twin(rows: list[int], size: int) -> Non
 @given(rows=st.lists(st.integers(0, 2**40), max_size=50))
 def test_distinct_is_that_of_numpy(rows: list[int]) -> None:
     assert distinct(np.array(rows, np.int64)).tolist() == sorted(set(rows))
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [0, 5, near.LEAST_ROWS])
+def test_no_queries_have_no_products(dtype: Any, rows: int) -> None:
+    operand, none = Operand(np.ones((rows, 8), dtype)), np.empty((0, 8), dtype)
+    assert operand.products(none).shape == (rows, 0)
+    assert operand.slack(none).shape == (0,)
