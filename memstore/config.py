@@ -131,7 +131,8 @@ class IndexConfig(_Config):
         two dimensions, or for each where `dim` is odd: about a third of the bytes, row numbers
         and unfilled blocks included. It needs more candidates, the more the higher the target;
         how many is measured with the recall. It saves memory, not time, and is for the host
-        alone. `python -m tests.benchmarks engine_codecs` compares them.
+        alone. `python -m tests.benchmarks engine_codecs` compares them. A graph has a byte
+        a dimension of its own beside the lists, and 256 bytes of links a row.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
     device: `cpu`, or `cuda:N` for a GPU that searches copies of the sealed rows; filtered

@@ -41,6 +41,9 @@ BLOCK_ROWS, BLOCK_SHARE, PART_ROWS = 512, 16, 64
 """Rows read and linked at a time, about a tenth of a second: then a job that is wanted no more
 ends. One in `BLOCK_SHARE` of those linked before at most. Rows that one thread takes."""
 
+FEW = 10
+"""While fewer than one row in so many is stale, they are left out of what a walk found."""
+
 HIDDEN = 1_024
 """Stale rows that a walk keeps in view at most: that many of the best may have been erased."""
 
@@ -79,6 +82,9 @@ class Graph:
 
         window: rows kept in view, k at least.  valid, stale: of the segment; no stale row is found.
         """
+        few = stale * FEW <= len(self)
+        if few:
+            window += -(-window * stale // len(self))
         window = min(max(window, k), len(self))
         rows_QC, scores_QC, _ = walk(
             queries_QD,
@@ -87,11 +93,12 @@ class Graph:
             self.links_NL,
             self.degree_N,
             self.rows_N,
-            valid if stale else valid[:0],
+            valid,
             self.entries_E,
             window,
             min(stale, HIDDEN),
             min(k + k // 4 + 2, window),  # codes of a byte are nearly exact
+            min(k, window, len(self) - stale) if few else 0,
         )
         return rows_QC, scores_QC
 

@@ -25,7 +25,8 @@ from tests.gpu.stand_in import PLACES
 
 
 def there(index: IndexConfig) -> IndexConfig:
-    return index if index.kind == "none" else replace(index, device="cuda:0")
+    there = index.kind in ("exact", "clustered")
+    return replace(index, device="cuda:0") if there else index
 
 
 def all_there(config: MemoryConfig) -> MemoryConfig:
