@@ -128,11 +128,12 @@ class IndexConfig(_Config):
         Where a graph is walked, the rows that the walk keeps in view.
     codec: what a list holds of a row. Scores never come from it: candidates are scored again
         from the rows, so `sq8` (a byte a dimension) costs little recall. `pq4` holds 4 bits for
-        two dimensions, or for each where `dim` is odd: about a third of the bytes, row numbers
-        and unfilled blocks included. It needs more candidates, the more the higher the target;
-        how many is measured with the recall. It saves memory, not time, and is for the host
-        alone. `python -m tests.benchmarks engine_codecs` compares them. A graph has a byte
-        a dimension of its own beside the lists, and 256 bytes of links a row.
+        two dimensions, or for each where `dim` is odd: a quarter of the codes' bytes; row numbers
+        and blocks that are not full come on top. It needs more candidates, the more the higher
+        the target; how many is measured with the recall. It saves memory, not time, keeps short
+        of the highest recalls, and is for the host alone. `python -m tests.benchmarks
+        engine_codecs` compares them. A graph has a byte a dimension of its own beside the lists,
+        and 256 bytes of links a row.
     fresh_limit: rows written since the last sealing that are searched exactly; beyond it they
         are sealed into a segment.
     device: `cpu`, or `cuda:N` for a GPU that searches copies of the sealed rows; filtered

@@ -67,11 +67,17 @@ def trained(
 
 
 def packed(lists: faiss.IndexIVF) -> faiss.IndexIVF:
-    """The same lists in blocks, if they are of 4-bit codes."""
+    """The same rows in blocks, if they are of 4-bit codes."""
     if not isinstance(lists, faiss.IndexIVFPQ):
         return lists
-    # The blocks that faiss makes lean on the lists that they are made of; a copy does not.
-    return faiss.clone_index(faiss.IndexIVFPQFastScan(lists, BLOCK_ROWS))
+    blocks = faiss.IndexIVFPQFastScan(lists, BLOCK_ROWS)
+    # They lean on the lists that they are made of, but only by the centroids. A copy of all would
+    # touch what faiss sets aside behind each list, up to as much again, and takes no memory yet.
+    centroids = faiss.clone_index(lists.quantizer)
+    centroids.this.disown()
+    blocks.quantizer, blocks.own_fields = centroids, True
+    blocks.referenced_objects.clear()
+    return blocks
 
 
 def unpacked(lists: faiss.IndexIVF) -> faiss.IndexIVF:

@@ -25,8 +25,10 @@ from tests.gpu.stand_in import PLACES
 
 
 def there(index: IndexConfig) -> IndexConfig:
-    there = index.kind in ("exact", "clustered")
-    return replace(index, device="cuda:0") if there else index
+    if index.kind not in ("exact", "clustered"):
+        return index
+    # A GPU searches no codes of pq4.
+    return replace(index, device="cuda:0", codec="sq8" if index.codec == "pq4" else index.codec)
 
 
 def all_there(config: MemoryConfig) -> MemoryConfig:
