@@ -17,6 +17,7 @@ DType = Literal["float32", "float64", "float16", "bfloat16"]
 IndexKind = Literal["none", "exact", "clustered", "graph", "auto"]
 Codec = Literal["flat", "fp16", "sq8", "pq4"]
 Storage = Literal["memory", "mapped"]
+Updates = Literal["logged", "checkpointed"]
 Maintenance = Literal["background", "inline"]
 UsageKind = Literal["last_step", "discounted"]
 OptimizerKind = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "rowwise_adam", "adamw"]
@@ -349,8 +350,10 @@ class MemoryConfig(_Config):
     usage: what least used means.
     storage: `memory` keeps rows in main memory; `mapped` keeps keys, values and optimizer state
         in files of the store's folder, which the system reads and writes by page, for tables
-        larger than memory: rows are written at random several times slower. Neither is durable
-        before a checkpoint.
+        larger than memory: rows are written at random several times slower.
+    updates: `logged`, gradient steps are as durable as all else; `checkpointed`, after a crash
+        trained rows are as at the last checkpoint. `append`, `write`, `blend`, `allocate`, `touch`
+        and `erase` are always logged.
     """
 
     dim: int
@@ -367,6 +370,7 @@ class MemoryConfig(_Config):
     capacity: int | None = None
     usage: UsageConfig | UsageKind | Mapping[str, Any] = field(default_factory=UsageConfig)
     storage: Storage = "memory"
+    updates: Updates = "checkpointed"
 
     def __post_init__(self) -> None:
         _at_least("dim", self.dim, 1)
@@ -375,6 +379,7 @@ class MemoryConfig(_Config):
         _at_least("shards", self.shards, 1)
         _one_of("dtype", self.dtype, DType)
         _one_of("storage", self.storage, Storage)
+        _one_of("updates", self.updates, Updates)
         object.__setattr__(self, "records", dict(self.records))
         object.__setattr__(self, "lookup", tuple(self.lookup))
         object.__setattr__(self, "index", _coerce(IndexConfig, self.index))

@@ -81,15 +81,14 @@ class EmbeddedMemory:
         table = checks.records(records, self._config.schema, len(keys_BD))
         step = checks.step_number(step)
         self.admit()
-        with self._mutation:
+        with self._mutating():
             self._check_open()
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
             for shard, _, rows in self._split(slots_B):
                 shard.reserve(rows)
             self._make_room(len(keys_BD))
             self.next_slot += len(keys_BD)
-            self.put(slots_B, keys_BD, values_BV, table)
-            self._touch(slots_B, step, None)
+            self.put(slots_B, keys_BD, values_BV, table, step=step)
         return slots_B
 
     def write(
@@ -111,10 +110,9 @@ class EmbeddedMemory:
         if keys_BD is None and values_BV is None and table is None:
             raise InvalidArgument("nothing to write", expected="keys, values or records")
         delay_s = 0.0 if keys_BD is None else self.admit()
-        with self._mutation:
+        with self._mutating():
             self.check_known(slots_B)
-            self.put(slots_B, keys_BD, values_BV, table)
-            self._touch(slots_B, step, None)
+            self.put(slots_B, keys_BD, values_BV, table, step=step)
         return Applied(applied=len(slots_B), delay_s=delay_s)
 
     def blend(
@@ -136,7 +134,7 @@ class EmbeddedMemory:
         add_BD = self._matrix("add", add, width, count)
         step = checks.step_number(step)
         delay_s = self.admit()
-        with self._mutation:
+        with self._mutating():
             self.check_known(slots_B)
             most = self._largest(slots_B) + float(weights_B @ np.abs(add_BD).max(axis=1))
             checks.reach(most, self._dtype)
@@ -144,8 +142,7 @@ class EmbeddedMemory:
             slots_B, weights_B = slots_B[kept], weights_B[kept]
             erase_BD, add_BD = erase_BD[kept], add_BD[kept]
             for shard, at, rows in self._split(slots_B):
-                shard.blend(rows, weights_B[at], erase_BD[at], add_BD[at])
-            self._touch(slots_B, step, weights_B)
+                shard.blend(rows, weights_B[at], erase_BD[at], add_BD[at], step)
         return Applied(applied=len(slots_B), skipped=count - len(slots_B), delay_s=delay_s)
 
     def update(
@@ -171,7 +168,7 @@ class EmbeddedMemory:
         drifts = key_grads is not None and self._config.index_config.drift_limit is not None
         delay_s = self.admit() if drifts else 0.0
         changed, skipped = 0, 0
-        with self._mutation:
+        with self._mutating():
             self.check_known(slots_B)
             if generations is not None:
                 kept = self._of_generation(slots_B, generations)
@@ -198,9 +195,10 @@ class EmbeddedMemory:
             weights_B = checks.vector("weights", weights, dtype="float64", rows=len(slots_B))
             if len(weights_B) and weights_B.min() < 0:
                 raise InvalidArgument("weights are negative", got=weights_B.min(), expected="≥ 0")
-        with self._mutation:
+        with self._mutating():
             self.check_known(slots_B)
-            self._touch(slots_B, step, weights_B)
+            for shard, at, rows in self._split(slots_B):
+                shard.touch(rows, step, routing.taken(weights_B, at))
         return Applied(applied=len(slots_B))
 
     def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
@@ -208,19 +206,18 @@ class EmbeddedMemory:
         step = checks.step_number(step)
         table = checks.records(records, self._config.schema, n)
         self.admit()
-        with self._mutation:
+        with self._mutating():
             self._check_open()
             slots_B = self._least_used(n)
             if len(slots_B) < n:
                 raise InvalidArgument("too few slots", got=f"n={n}", expected=f"≤ {len(slots_B)}")
             for shard, at, rows in self._split(slots_B):
-                shard.renew(rows, None if table is None else table.take(at))
-            self._touch(slots_B, step, None)
+                shard.renew(rows, None if table is None else table.take(at), step)
         return slots_B
 
     def erase(self, slots: SlotsLike) -> Applied:
         slots_B = checks.slots(slots, unique=True)
-        with self._mutation:
+        with self._mutating():
             self.check_known(slots_B)
             for shard, _, rows in self._split(slots_B):
                 shard.erase(rows)
@@ -355,6 +352,12 @@ class EmbeddedMemory:
         for shard in self.shards:
             shard.maintainer.stop()
 
+    def close_logs(self) -> None:
+        """Makes what was logged durable and lets go of the logs."""
+        for shard in self.shards:
+            if shard.journal is not None:
+                shard.journal.log.close()
+
     def admit(self) -> float:
         """Waits until rows may become fresh in every shard; returns for how many seconds.
 
@@ -363,6 +366,14 @@ class EmbeddedMemory:
         """
         self._check_open()
         return sum(shard.maintainer.admit() for shard in self.shards)
+
+    @contextlib.contextmanager
+    def _mutating(self) -> Iterator[None]:
+        """Keeps other mutations off; what was done is as durable as the log promises, when done."""
+        with self._mutation:
+            yield
+        for shard in self.shards:
+            shard.commit()
 
     def settle(self) -> None:
         """Waits until the background has nothing to do."""
@@ -381,6 +392,7 @@ class EmbeddedMemory:
         records: pa.Table | None,
         *,
         drifts: bool = False,
+        step: int | None = None,
     ) -> None:
         """Writes rows whose arguments are checked."""
         with self._mutation:
@@ -388,13 +400,8 @@ class EmbeddedMemory:
                 part = None
                 if records is not None:
                     part = records if len(at) == len(slots_B) else records.take(at)
-                shard.put(
-                    rows,
-                    routing.taken(keys_BD, at),
-                    routing.taken(values_BV, at),
-                    part,
-                    drifts=drifts,
-                )
+                keys, values = routing.taken(keys_BD, at), routing.taken(values_BV, at)
+                shard.put(rows, keys, values, part, drifts=drifts, step=step)
 
     def alive(self, slots_B: Slots) -> Array:
         """Which slots are there, bool `[B]`."""
@@ -407,11 +414,6 @@ class EmbeddedMemory:
         """Raises `UnknownSlot` unless all are there."""
         self._check_open()
         checks.known(slots_B, self.alive(slots_B), self._name)
-
-    def _touch(self, slots_B: Slots, step: int | None, weights_B: Array | None) -> None:
-        if step is not None:
-            for shard, at, rows in self._split(slots_B):
-                shard.touch(rows, step, routing.taken(weights_B, at))
 
     def _largest(self, slots_B: Slots) -> float:
         """The largest magnitude in the keys of some slots."""

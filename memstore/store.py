@@ -12,12 +12,14 @@ opens the directory finds all memories as of one checkpoint, whatever happened m
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
+import secrets
 import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 
@@ -37,8 +39,10 @@ from memstore.errors import (
 from memstore.index import devices
 from memstore.memory import Memory
 from memstore.shard import checkpoint
+from memstore.shard.journal import Journal
+from memstore.shard.log import Fsync, Log
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -46,13 +50,22 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 class Store:
     """The memories in one directory. One process owns it at a time."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, fsync: Fsync = "interval") -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
+
+        fsync: when a mutation is durable. `always`: when its call returns. `interval`: a tenth of
+        a second later. `never`: when the system gets to it. The death of the process alone loses
+        nothing that was acknowledged.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
         """
         self.path = Path(path)
+        if fsync not in get_args(Fsync):
+            raise InvalidArgument(
+                "fsync is unknown", got=repr(fsync), expected=f"one of {get_args(Fsync)}"
+            )
+        self._fsync: Fsync = fsync
         self._memories: dict[str, EmbeddedMemory | EncodedMemory] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._number = 0
@@ -88,8 +101,13 @@ class Store:
             devices.find(config.index_config)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
-            self._memories[name] = self._assemble(EmbeddedMemory(name, config, 0, self.path))
-            return self._memories[name]
+            memory = self._assemble(EmbeddedMemory(name, config, 0, self.path))
+            log = secrets.token_hex(8)
+            self._number += 1
+            self._publish(self._saved | {name: self._save(name, memory, log)})
+            self._open_logs(memory, self._saved[name])
+            self._memories[name] = memory
+            return memory
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
@@ -104,7 +122,7 @@ class Store:
             return sorted(self._memories)
 
     def drop(self, name: str) -> None:
-        """Takes a memory away, its files with the next checkpoint.
+        """Takes a memory and its files away.
 
         Raises `MemoryInUse` while another memory is encoded from it.
         """
@@ -121,9 +139,11 @@ class Store:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}", hint="drop those first"
                 )
-            _base(self._memories.pop(name)).retire(UnknownMemory(f"memory {name!r} was dropped"))
-            # A memory made under the same name later is not the one that was saved.
-            self._saved.pop(name, None)
+            self._publish({n: entry for n, entry in self._saved.items() if n != name})
+            dropped = _base(self._memories.pop(name))
+            dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
+            dropped.close_logs()
+            self._sweep()
 
     def checkpoint(self) -> None:
         """Makes everything so far durable: after it, reopening finds this state or a later one."""
@@ -133,15 +153,19 @@ class Store:
             with contextlib.ExitStack() as stack:
                 for _, memory in sorted(self._memories.items()):
                     stack.enter_context(_base(memory).frozen())
-                entries = {
-                    name: self._save(name, memory)
-                    if self._saved.get(name, {}).get("state") != _state(memory)
-                    else self._saved[name]
-                    for name, memory in self._memories.items()
-                }
-            body = {"format": FORMAT, "number": self._number, "memories": entries}
-            files.replace_json(self.path / MANIFEST, body)
-            self._saved = entries
+                self._publish(
+                    {
+                        name: self._save(name, memory, self._saved[name]["log"]["name"])
+                        if self._saved[name]["state"] != _state(memory)
+                        else self._saved[name]
+                        for name, memory in self._memories.items()
+                    }
+                )
+            for name, memory in self._memories.items():
+                after = self._saved[name]["log"]["after"]
+                for shard, last in zip(_base(memory).shards, after, strict=True):
+                    if shard.journal is not None:
+                        shard.journal.log.truncate(last + 1)
             self._sweep()
 
     def close(self) -> None:
@@ -157,6 +181,7 @@ class Store:
                     _base(memory).retire(
                         StoreClosed(f"{self.path} was closed", hint="open it again")
                     )
+                    _base(memory).close_logs()
                 self._memories.clear()
                 self._lock.close()
 
@@ -217,8 +242,33 @@ class Store:
                     memory.encoded_at = dict(arrays)
                 memory.refreshed = entry["state"][-1]
             self._saved[name] = entry
+            self._open_logs(memory, entry)
 
-    def _save(self, name: str, memory: EmbeddedMemory | EncodedMemory) -> dict[str, Any]:
+    def _publish(self, entries: dict[str, dict[str, Any]]) -> None:
+        """Makes these the memories that whoever opens the directory finds."""
+        body = {"format": FORMAT, "number": self._number, "memories": entries}
+        files.replace_json(self.path / MANIFEST, body)
+        self._saved = entries
+
+    def _open_logs(self, memory: EmbeddedMemory | EncodedMemory, entry: dict[str, Any]) -> None:
+        """Does again what the logs of a memory have behind its checkpoint; goes on with them."""
+        base, folder = _base(memory), self.path / "logs" / entry["log"]["name"]
+        for shard, after in zip(base.shards, entry["log"]["after"], strict=True):
+            own = folder / f"shard-{shard.number}"
+            own.mkdir(parents=True, exist_ok=True)
+            for synced in (folder, *list(folder.parents)[:2]):
+                files.sync_folder(synced)
+            owner = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
+            log = Log(own, owner.digest(), after=after, fsync=self._fsync)
+            shard.replay(Journal(base.config, shard.number, log))
+        count = len(base.shards)
+        for shard in base.shards:
+            if shard.rows.size:
+                last = (shard.rows.size - 1) * count + shard.number
+                base.next_slot = max(base.next_slot, last + 1)
+
+    def _save(self, name: str, memory: EmbeddedMemory | EncodedMemory, log: str) -> dict[str, Any]:
+        """log: the name of its folder of logs."""
         base = _base(memory)
         folder = Path("memories") / name / f"{self._number:08d}"
         shutil.rmtree(self.path / folder, ignore_errors=True)
@@ -227,6 +277,7 @@ class Store:
             "next_slot": base.next_slot,
             "folder": str(folder),
             "state": _state(memory),
+            "log": {"name": log, "after": [shard.logged for shard in base.shards]},
             "shards": [
                 checkpoint.save(shard, self.path / folder / f"shard-{shard.number}")
                 for shard in base.shards
@@ -245,6 +296,10 @@ class Store:
         kept = {self.path / entry["folder"] for entry in self._saved.values()}
         for folder in (self.path / "memories").glob("*/*/"):
             if folder not in kept:
+                shutil.rmtree(folder)
+        logs = {entry["log"]["name"] for entry in self._saved.values()}
+        for folder in (self.path / "logs").glob("*/"):
+            if folder.name not in logs:
                 shutil.rmtree(folder)
         for folder in (self.path / "memories").glob("*/"):
             if not any(folder.iterdir()):
@@ -290,6 +345,6 @@ def _check_name(name: object) -> None:
         raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
 
 
-def open(path: str | Path) -> Store:  # noqa: A001
+def open(path: str | Path, *, fsync: Fsync = "interval") -> Store:  # noqa: A001
     """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
-    return Store(path)
+    return Store(path, fsync=fsync)

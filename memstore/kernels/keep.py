@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from memstore.kernels.compiling import compiled
 from memstore.kernels.half import by_chance, nearest, widened
-from memstore.memory import Array
+from memstore.memory import Array, Slots
 
 
 class Chance(NamedTuple):
@@ -32,6 +32,14 @@ class Chance(NamedTuple):
     first: int
 
 
+class ChanceOf(NamedTuple):
+    """As `Chance`, for a table whose row i is that of slot `slots_N[i]`."""
+
+    drawn_N: npt.NDArray[np.uint32]
+    seed: np.uint64
+    slots_N: Slots
+
+
 class Master(NamedTuple):
     """rows_ND float32: an element counts while it rounds to that of the table.
 
@@ -42,7 +50,7 @@ class Master(NamedTuple):
     rows_ND: Array
 
 
-Keeper = Chance | Master | None
+Keeper = Chance | ChanceOf | Master | None
 
 
 def read(table_ND: Any, row: Any, d: Any, keeper: Any) -> Any:
@@ -104,13 +112,20 @@ def _draw_chance(keeper: Any, row: Any) -> Any:
     return mixed(np.uint64(mixed(np.uint64(keeper.seed ^ slot)) + np.uint64(keeper.drawn_N[row])))
 
 
+def _draw_chance_of(keeper: Any, row: Any) -> Any:
+    keeper.drawn_N[row] += np.uint32(1)
+    slot = np.uint64(keeper.slots_N[row])
+    return mixed(np.uint64(mixed(np.uint64(keeper.seed ^ slot)) + np.uint64(keeper.drawn_N[row])))
+
+
 def _draw_none(keeper: Any, row: Any) -> Any:
     return np.uint64(0)
 
 
 @overload(draw)
 def _draw(keeper: Any, row: Any) -> Any:
-    return _draw_chance if _kind(keeper) is Chance else _draw_none
+    kinds = {Chance: _draw_chance, ChanceOf: _draw_chance_of}
+    return kinds.get(_kind(keeper), _draw_none)
 
 
 def _keep_by_chance(table_ND: Any, row: Any, d: Any, number: Any, keeper: Any, drawn: Any) -> Any:
@@ -135,5 +150,9 @@ def _keep_exactly(table_ND: Any, row: Any, d: Any, number: Any, keeper: Any, dra
 
 @overload(keep)
 def _keep(table_ND: Any, row: Any, d: Any, number: Any, keeper: Any, drawn: Any) -> Any:
-    kinds = {Chance: _keep_by_chance, Master: _keep_beside_master}
+    kinds = {
+        Chance: _keep_by_chance,
+        ChanceOf: _keep_by_chance,
+        Master: _keep_beside_master,
+    }
     return kinds.get(_kind(keeper), _keep_exactly)

@@ -7,7 +7,7 @@ A row here is the shard's own number of a slot: `slot // shards`. One thread wri
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from memstore.dtypes import LOW, storage
 from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
 from memstore.kernels.half import packed, wide
-from memstore.kernels.keep import Chance, Keeper, Master
+from memstore.kernels.keep import Chance, ChanceOf, Keeper, Master
 from memstore.kernels.sequence import Marks
 from memstore.kernels.whole import copies, put_rows, take_tenants
 from memstore.memory import Array, Slots
@@ -90,6 +90,8 @@ class RowTable:
         self.version = 0
         self.live = 0
         self.usage = Usage(config.usage_config)
+        self._of: Slots | None = None
+        """Which rows of another table these are copies of; None where they are none."""
         self._folder = None
         if config.storage == "mapped":
             self._folder = Path(tempfile.gettempdir()) if folder is None else folder
@@ -211,6 +213,34 @@ class RowTable:
             changed = len(rows_U)
         return changed
 
+    def image(self, rows_B: Slots, parts: Sequence[str]) -> dict[str, Array]:
+        """What the rows are of "keys", "values" or both, with the state that belongs to it."""
+        view = self.view
+        tables = {"keys": view.keys_ND, "values": view.values_NV}
+        image = {part: tables[part][rows_B] for part in parts}
+        for name, state in self.state.items():
+            if name.split("_")[0] + "s" in parts:
+                image[STATE + name] = state[rows_B]
+        return image
+
+    def adopt(self, rows_B: Slots, image: Mapping[str, Array]) -> None:
+        """Makes rows what `image` gave; state that an image has and the table lacks is made."""
+        self.put(rows_B, image.get("keys"), image.get("values"))
+        for name, array in image.items():
+            if name.startswith(STATE):
+                part, state = name.removeprefix(STATE).split("_", 1)
+                self._make(part, {state: np.zeros((1, *array.shape[1:]), array.dtype)})
+                self.state[f"{part}_{state}"][rows_B] = array
+
+    def copy(self, table: RowTable, rows_U: Slots) -> None:
+        """Holds rows of another table, as rows 0, 1, … here, and nothing else."""
+        self._of = rows_U
+        local_U = np.arange(len(rows_U))
+        parts = ("keys",) if self.values_NV is None else ("keys", "values")
+        for state in self.state.values():
+            state[: len(rows_U)] = 0
+        self.adopt(local_U, table.image(rows_U, parts))
+
     def release(self) -> None:
         """Lets readers go on where a writer failed in the middle of a row."""
         sequence.release(self.view.marks)
@@ -271,8 +301,10 @@ class RowTable:
             return Master(self.state[f"{part}_master"])
         if f"{part}_drawn" in self.state:
             seed = np.uint64(2 * config.seed + (part == "value"))
-            drawn_N = self.state[f"{part}_drawn"]
-            return Chance(drawn_N, seed, self.config.shards, self.number)
+            drawn_N, shards = self.state[f"{part}_drawn"], self.config.shards
+            if self._of is not None:
+                return ChanceOf(drawn_N, seed, self._of * shards + self.number)
+            return Chance(drawn_N, seed, shards, self.number)
         return None
 
     def _make(self, part: str, one: Mapping[str, Array]) -> None:

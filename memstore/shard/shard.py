@@ -33,8 +33,11 @@ from memstore.kernels.select import best_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard import filters
+from memstore.shard.journal import Journal, batches
+from memstore.shard.log_format import Kind
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
+from memstore.shard.usage import NEVER, note_use
 
 ATTEMPTS = 3
 """Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
@@ -74,6 +77,7 @@ class Shard:
             version=lambda: self.rows.version,
         )
         self.maintainer = Maintainer(self.index, source, f"shard {number}")
+        self.journal: Journal | None = None
 
     def reserve(self, rows_B: Slots) -> None:
         """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
@@ -88,33 +92,62 @@ class Shard:
         records: pa.Table | None,
         *,
         drifts: bool = False,
+        step: int | None = None,
     ) -> None:
-        """Writes rows whole. With `drifts` the sealed copies go on proposing them."""
+        """Writes rows whole. With `drifts`, keys that can be made again: the sealed copies go on
+        proposing the rows, and nothing is logged."""
         with self._writer:
-            with self._change(), self._records_first(rows_B, records):
-                self.rows.put(rows_B, keys_BD, values_BV)
-                if keys_BD is not None:
-                    (self.index.moved if drifts else self.index.wrote)(rows_B)
+            self.reserve(rows_B)
+            priority_B = self._priorities(rows_B, step)
+            if self.journal is not None and not drifts:
+                self.journal.put(rows_B, keys_BD, values_BV, records, priority_B)
+            self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
             self.maintainer.mutated()
 
-    def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
+    def blend(
+        self,
+        rows_B: Slots,
+        weights_B: Array,
+        erase_BD: Array,
+        add_BD: Array,
+        step: int | None = None,
+    ) -> None:
         """Writes keys sparsely, in call order; the rows are found by what they are now."""
         with self._writer:
+            used = None
+            if step is not None:
+                used = self.rows.usage.touched(rows_B, step, weights_B)
+            image: dict[str, Array] = {}
+            if self.journal is not None:
+                draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
+                draft.blend(local_B, weights_B, erase_BD, add_BD)
+                priority_U = None if used is None else used[1]
+                image = self.journal.drafted(Kind.PUT, rows_U, ("keys",), priority_U)
             with self._change():
-                self.rows.blend(rows_B, weights_B, erase_BD, add_BD)
+                if image:
+                    self.rows.adopt(rows_U, image)
+                else:
+                    self.rows.blend(rows_B, weights_B, erase_BD, add_BD)
                 self.index.wrote(rows_B)
+                if used is not None:
+                    self.rows.usage.priority_N[used[0]] = used[1]
             self.maintainer.mutated()
 
     def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
-        with self._change():
-            self.rows.touch(rows_B, step, weights_B)
+        with self._writer:
+            if self.journal is not None:
+                self.journal.touch(*self.rows.usage.touched(rows_B, step, weights_B))
+            with self._change():
+                self.rows.touch(rows_B, step, weights_B)
 
-    def renew(self, rows_B: Slots, records: pa.Table | None) -> None:
+    def renew(self, rows_B: Slots, records: pa.Table | None, step: int | None = None) -> None:
         """Hands rows to new tenants."""
         with self._writer:
-            with self._change(), self._records_first(rows_B, records):
-                self.rows.renew(rows_B)
-                self.index.wrote(rows_B)
+            priority_B = self._priorities(rows_B, step, new=True)
+            if self.journal is not None:
+                generations_B = self.generations(rows_B) + 1
+                self.journal.renew(rows_B, generations_B, records, priority_B)
+            self._renew(rows_B, records, priority_B)
             self.maintainer.mutated()
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
@@ -131,23 +164,49 @@ class Shard:
     ) -> int:
         """Takes one optimizer step; returns the number of distinct rows changed."""
         with self._writer:
+            image: dict[str, Array] = {}
+            if self.journal is not None and self.config.updates == "logged":
+                draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
+                changed = draft.step(local_B, key_grads_BD, value_grads_BV, lr)
+                given = {"keys": key_grads_BD, "values": value_grads_BV}
+                parts = tuple(name for name, grads in given.items() if grads is not None)
+                image = self.journal.drafted(Kind.STEP, rows_U, parts)
             with self._change():
                 try:
-                    changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
+                    if image:
+                        self.rows.adopt(rows_U, image)
+                    else:
+                        changed = self.rows.step(rows_B, key_grads_BD, value_grads_BV, lr)
                 finally:
-                    # Where the values fail, the keys have moved all the same.
+                    # The keys may have moved where the step of the values failed.
                     if key_grads_BD is not None:
-                        self.index.moved(rows_B)
-                        if self.index.drift.counts:
-                            self.index.drifted(rows_B, self.rows.travel_N[rows_B])
+                        self._moved(rows_B)
             self.maintainer.mutated()
         return changed
 
     def erase(self, rows_B: Slots) -> None:
-        with self._change():
-            self.rows.kill(rows_B)
-            self.index.killed(rows_B)
-            self._lives += 1
+        with self._writer:
+            if self.journal is not None:
+                self.journal.kill(rows_B)
+            self._erase(rows_B)
+
+    def replay(self, journal: Journal) -> None:
+        """Applies what the log has behind the checkpoint, then writes to that log."""
+        with self._writer:
+            for _, kind, parts in batches(journal.log):
+                self._apply(kind, **parts)
+            self.journal = journal
+            self.maintainer.mutated()
+
+    @property
+    def logged(self) -> int:
+        """The last record of its log; 0 where there is none."""
+        return 0 if self.journal is None else self.journal.log.last
+
+    def commit(self) -> None:
+        """Returns once all mutations so far are as durable as the log promises."""
+        if self.journal is not None:
+            self.journal.log.commit(self.journal.log.last)
 
     def reindex(self) -> None:
         """Clusters all rows anew; mutations go on meanwhile, but for a moment.
@@ -419,6 +478,82 @@ class Shard:
             overloaded=self.maintainer.overloaded,
             device_bytes=0 if self.index.room is None else self.index.room.bytes,
         )
+
+    def _apply(
+        self,
+        kind: Kind,
+        rows: Slots,
+        records: pa.Table | None = None,
+        generations: Array | None = None,
+        priority: Array | None = None,
+        **image: Array,
+    ) -> None:
+        """Does again what a record tells."""
+        if kind == Kind.KILL:
+            self._erase(rows[self.rows.is_alive(rows)])
+        elif kind == Kind.RENEW:
+            self._renew(rows, records, priority)
+            self.rows.usage.generation_N[rows] = generations
+        elif kind == Kind.TOUCH:
+            with self._change():
+                self.rows.usage.priority_N[rows] = priority
+        elif kind == Kind.STEP:
+            with self._change():
+                self.rows.adopt(rows, image)
+                if "keys" in image:
+                    self._moved(rows)
+        else:
+            keys_BD, values_BV = image.pop("keys", None), image.pop("values", None)
+            self._put(rows, keys_BD, values_BV, records, priority)
+            if image:
+                self.rows.adopt(rows, image)
+
+    def _put(
+        self,
+        rows_B: Slots,
+        keys_BD: Array | None,
+        values_BV: Array | None,
+        records: pa.Table | None,
+        priority_B: Array | None,
+        *,
+        drifts: bool = False,
+    ) -> None:
+        with self._change(), self._records_first(rows_B, records):
+            self.rows.put(rows_B, keys_BD, values_BV)
+            if keys_BD is not None:
+                (self.index.moved if drifts else self.index.wrote)(rows_B)
+            if priority_B is not None:
+                self.rows.usage.priority_N[rows_B] = priority_B
+
+    def _renew(self, rows_B: Slots, records: pa.Table | None, priority_B: Array | None) -> None:
+        with self._change(), self._records_first(rows_B, records):
+            self.rows.renew(rows_B)
+            self.index.wrote(rows_B)
+            if priority_B is not None:
+                self.rows.usage.priority_N[rows_B] = priority_B
+
+    def _priorities(self, rows_B: Slots, step: int | None, *, new: bool = False) -> Array | None:
+        """What the priorities of distinct rows are after a use, in the order of the call.
+
+        new: as if they had never been used.
+        """
+        if step is None:
+            return None
+        usage = self.rows.usage
+        priority_B = np.full(len(rows_B), NEVER) if new else usage.priority_N[rows_B]
+        note_use(usage.config, priority_B, np.arange(len(rows_B)), step, None)
+        return priority_B
+
+    def _moved(self, rows_B: Slots) -> None:
+        self.index.moved(rows_B)
+        if self.index.drift.counts:
+            self.index.drifted(rows_B, self.rows.travel_N[rows_B])
+
+    def _erase(self, rows_B: Slots) -> None:
+        with self._change():
+            self.rows.kill(rows_B)
+            self.index.killed(rows_B)
+            self._lives += 1
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:

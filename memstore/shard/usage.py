@@ -44,13 +44,16 @@ class Usage:
 
     def touch(self, rows_B: Slots, step: int, weights_B: npt.NDArray[np.float64] | None) -> None:
         """Notes one use a row at `step`; a row named twice was used twice."""
-        if self.config.kind == "last_step":
-            np.maximum.at(self.priority_N, rows_B, float(step))
-            return
-        with np.errstate(divide="ignore"):  # a weight of 0 is no use: its logarithm is −∞
-            log_weights = 0.0 if weights_B is None else np.log(weights_B)
-        added = log_weights - step * np.log(self.config.discount)
-        np.logaddexp.at(self.priority_N, rows_B, np.broadcast_to(added, rows_B.shape))
+        note_use(self.config, self.priority_N, rows_B, step, weights_B)
+
+    def touched(
+        self, rows_B: Slots, step: int, weights_B: npt.NDArray[np.float64] | None
+    ) -> tuple[Slots, npt.NDArray[np.float64]]:
+        """The distinct rows, rising, and what their priorities would be after `touch`."""
+        rows_U, local_B = np.unique(rows_B, return_inverse=True)
+        priority_U = self.priority_N[rows_U]
+        note_use(self.config, priority_U, local_B, step, weights_B)
+        return rows_U, priority_U
 
     def renew(self, rows_B: Slots) -> None:
         """Forgets how rows were used: their tenant is new."""
@@ -78,3 +81,20 @@ class Usage:
         size = self._known if size is None else size
         rows, keys, places = (region.view(size) for region in self.heaps)
         return rows, keys, places
+
+
+def note_use(
+    config: UsageConfig,
+    priority_N: npt.NDArray[np.float64],
+    rows_B: Slots,
+    step: int,
+    weights_B: npt.NDArray[np.float64] | None,
+) -> None:
+    """Notes one use a row at `step` in the priorities."""
+    if config.kind == "last_step":
+        np.maximum.at(priority_N, rows_B, float(step))
+        return
+    with np.errstate(divide="ignore"):  # a weight of 0 is no use: its logarithm is −∞
+        log_weights = 0.0 if weights_B is None else np.log(weights_B)
+    added = log_weights - step * np.log(config.discount)
+    np.logaddexp.at(priority_N, rows_B, np.broadcast_to(added, rows_B.shape))

@@ -1,0 +1,128 @@
+"""Journal: what mutations leave behind, into the redo log of a shard, and out of it again.
+
+A mutation is worked out on a draft, copies of the rows that it concerns; what the draft is then
+goes into the log, and from there into the table. So nothing is ever in the table that is not in
+the log before, and what is read back after a crash is what was put there, to the bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from memstore.config import MemoryConfig
+from memstore.memory import Array, Slots
+from memstore.shard.log import Log
+from memstore.shard.log_format import Kind, Part, Record
+from memstore.shard.rows import RowTable
+
+MOST_ROWS = 262_144
+"""Rows of equal records that are put back at a time."""
+
+
+class Journal:
+    """Writes the records of one shard; one caller at a time."""
+
+    def __init__(self, config: MemoryConfig, number: int, log: Log) -> None:
+        self.log = log
+        self._config, self._number = config, number
+
+    @functools.cached_property
+    def _draft(self) -> RowTable:
+        return RowTable(self._config, self._number)
+
+    def put(
+        self,
+        rows_B: Slots,
+        keys_BD: Array | None,
+        values_BV: Array | None,
+        records: pa.Table | None,
+        priority_B: Array | None,
+    ) -> None:
+        vectors = {"keys": keys_BD, "values": values_BV}
+        rest = {"records": records, "priority": priority_B}
+        self._append(Kind.PUT, {"rows": rows_B, **vectors, **rest})
+
+    def kill(self, rows_B: Slots) -> None:
+        self._append(Kind.KILL, {"rows": rows_B})
+
+    def renew(
+        self,
+        rows_B: Slots,
+        generations_B: Array,
+        records: pa.Table | None,
+        priority_B: Array | None,
+    ) -> None:
+        rest = {"records": records, "priority": priority_B}
+        self._append(Kind.RENEW, {"rows": rows_B, "generations": generations_B, **rest})
+
+    def touch(self, rows_U: Slots, priority_U: Array) -> None:
+        self._append(Kind.TOUCH, {"rows": rows_U, "priority": priority_U})
+
+    def draft(self, table: RowTable, rows_B: Slots) -> tuple[RowTable, Slots, Slots]:
+        """Copies of the rows named, for a change to be made to them; the distinct rows, rising;
+        and for each row of the call its number in the draft."""
+        rows_U, local_B = np.unique(rows_B, return_inverse=True)
+        self._draft.copy(table, rows_U)
+        return self._draft, rows_U, local_B
+
+    def drafted(
+        self,
+        kind: Kind,
+        rows_U: Slots,
+        parts: tuple[str, ...],
+        priority_U: Array | None = None,
+    ) -> dict[str, Array]:
+        """Writes what the draft is now of keys, values or both; returns it, by name."""
+        image = self._draft.image(np.arange(len(rows_U)), parts)
+        self._append(kind, {"rows": rows_U, **image, "priority": priority_U})
+        return image
+
+    def _append(self, kind: Kind, parts: Mapping[str, Part | None]) -> None:
+        given = {name: part for name, part in parts.items() if part is not None}
+        self.log.append(Record(kind, given))
+
+
+def batches(log: Log) -> Iterator[tuple[int, Kind, dict[str, Any]]]:
+    """The records behind the checkpoint, those of one kind that follow each other as one.
+
+    Yields the number of the last record taken together, the kind, and the parts, in which each
+    row stands once, as the last record has it.
+    """
+    waiting: list[Record] = []
+    last = rows = 0
+    for number, record in log.replay():
+        many = rows > MOST_ROWS
+        if waiting and (many or not _alike(waiting[-1], record)):
+            yield last, waiting[-1].kind, _together(waiting)
+            waiting, rows = [], 0
+        waiting.append(record)
+        last, rows = number, rows + len(cast(Array, record.parts["rows"]))
+    if waiting:
+        yield last, waiting[-1].kind, _together(waiting)
+
+
+def _alike(a: Record, b: Record) -> bool:
+    return a.kind == b.kind and a.parts.keys() == b.parts.keys()
+
+
+def _together(records: list[Record]) -> dict[str, Any]:
+    if len(records) == 1:
+        # What the log gives is not to be written to.
+        items = records[0].parts.items()
+        return {name: p.copy() if isinstance(p, np.ndarray) else p for name, p in items}
+    rows_B = np.concatenate([cast(Array, record.parts["rows"]) for record in records])
+    _, last_U = np.unique(rows_B[::-1], return_index=True)
+    kept_U = np.sort(len(rows_B) - 1 - last_U)
+    whole: dict[str, Any] = {"rows": rows_B[kept_U]}
+    for name in records[0].parts:
+        parts = [record.parts[name] for record in records]
+        if isinstance(parts[0], pa.Table):
+            whole[name] = pa.concat_tables(parts).take(pa.array(kept_U))
+        elif name != "rows":
+            whole[name] = np.concatenate(cast(list[Array], parts))[kept_U]
+    return whole

@@ -1,0 +1,248 @@
+"""What was acknowledged is there after the process died, and nothing is there by half."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import memstore
+from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore.errors import UnsupportedVersion
+from memstore.memory import Array, Memory
+
+WIDTH, VALUES, AT_A_TIME = 8, 3, 16
+
+
+def config(dtype: str, updates: str, optimizer: str, shards: int) -> MemoryConfig:
+    return MemoryConfig(
+        dim=WIDTH,
+        value_dim=VALUES,
+        dtype=dtype,  # type: ignore[arg-type]
+        shards=shards,
+        records={"name": "string", "year": "int64"},
+        lookup=("year",),
+        optimizer=optimizer,  # type: ignore[arg-type]
+        updates=updates,  # type: ignore[arg-type]
+        index=IndexConfig(fresh_limit=64, maintenance="inline"),
+    )
+
+
+def change(memory: Memory, number: int) -> None:
+    """Makes the change of that number, the same one to the same memory."""
+    rng = np.random.default_rng(number)
+
+    def draw(width: int, rows: int = AT_A_TIME) -> Array:
+        return rng.standard_normal((rows, width), np.float32)
+
+    def records(rows: int) -> dict[str, Any]:
+        years = rng.integers(0, 9, rows)
+        return {"name": [f"{number}-{year}" for year in years], "year": years}
+
+    live = memory_slots(memory)
+    some = rng.choice(live, AT_A_TIME) if len(live) else live
+    once = np.unique(some)
+    kind = rng.integers(8) if len(live) > 4 * AT_A_TIME else 0
+    if kind <= 1:
+        memory.append(draw(WIDTH), draw(VALUES), records(AT_A_TIME), step=number)
+    elif kind == 2:
+        memory.write(once, draw(WIDTH, len(once)), draw(VALUES, len(once)), records(len(once)))
+    elif kind == 3:
+        weights = rng.random(len(some))
+        memory.blend(some, weights, rng.random((len(some), WIDTH)), draw(WIDTH), step=number)
+    elif kind == 4:
+        memory.update(some, draw(WIDTH), draw(VALUES), 0.1)
+    elif kind == 5:
+        memory.touch(some, number)
+    elif kind == 6:
+        memory.allocate(5, records=records(5), step=number)
+    else:
+        memory.erase(once[:4])
+
+
+def memory_slots(memory: Memory) -> Array:
+    assert hasattr(memory, "live_slots")
+    slots: Array = memory.live_slots()
+    return slots
+
+
+def told(memory: Memory) -> Iterator[Any]:
+    """All that can be asked of a memory."""
+    slots = memory_slots(memory)
+    yield slots.tolist()
+    rows = memory.gather(slots, columns=("name", "year"))
+    yield rows.generations_B.tolist()
+    assert rows.keys_BD is not None
+    assert rows.values_BV is not None
+    yield rows.keys_BD.tobytes()
+    yield rows.values_BV.tobytes()
+    assert rows.records is not None
+    yield rows.records.to_pydict()
+    yield [found.tolist() for found in (memory.lookup("year", range(9), 10**6).slots,)]
+    queries = np.random.default_rng(0).standard_normal((4, WIDTH), np.float32)
+    exact = memory.search(queries, 5, SearchOptions(exact=True))
+    yield exact.slots_QK.tolist()
+    yield exact.scores_QK.tobytes()
+    # What optimizers and usage keep shows in what comes next.
+    if len(slots):
+        memory.update(slots, np.ones((len(slots), WIDTH)), np.ones((len(slots), VALUES)), 0.1)
+        keys_BD = memory.gather(slots).keys_BD
+        assert keys_BD is not None
+        yield keys_BD.tobytes()
+        count = min(9, len(slots))
+        records = {"name": ["new"] * count, "year": [1] * count}
+        yield memory.allocate(count, records=records).tolist()
+
+
+def expected(folder: Path, how: MemoryConfig, changes: int) -> list[Any]:
+    with memstore.open(folder / f"expected-{changes}") as store:
+        memory = store.create("m", how)
+        for number in range(changes):
+            change(memory, number)
+        return list(told(memory))
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import memstore
+from tests.faults.test_durable import change, config
+folder, dtype, updates, optimizer, shards = sys.argv[1:]
+store = memstore.open(folder, fsync="never")
+memory = store.create("m", config(dtype, updates, optimizer, int(shards)))
+for number in range(10**9):
+    change(memory, number)
+    print(number + 1, flush=True)
+    if shards != "1":
+        sys.stdin.readline()
+    if number % 50 == 49:
+        store.checkpoint()
+"""
+
+WAYS = [
+    ("float32", "logged", "adagrad", 1),
+    ("float32", "logged", "adam", 3),
+    ("bfloat16", "logged", "rowwise_adagrad", 1),
+    ("float16", "logged", "adam", 2),
+]
+
+
+@pytest.mark.parametrize(("dtype", "updates", "optimizer", "shards"), WAYS)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_process_loses_nothing(
+    tmp_path: Path, dtype: str, updates: str, optimizer: str, shards: int, seed: int
+) -> None:
+    rng = np.random.default_rng([seed, shards])
+    arguments = [str(tmp_path / "store"), dtype, updates, optimizer, str(shards)]
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        wanted = int(rng.integers(20, 140))
+        for line in child.stdout:
+            if int(line) >= wanted:
+                break
+            if shards > 1:
+                print(file=child.stdin, flush=True)
+        time.sleep(rng.random() * 0.01)
+        child.send_signal(signal.SIGKILL)
+        acknowledged = [int(line), *map(int, child.stdout.read().split())][-1]
+    how = config(dtype, updates, optimizer, shards)
+    with memstore.open(tmp_path / "store") as store:
+        found = list(told(store.memory("m")))
+    # The change in flight may be there or not. With several shards none is in flight, for it could
+    # be there in some of them.
+    more = (0, 1) if shards == 1 else (0,)
+    assert found in [expected(tmp_path, how, acknowledged + changes) for changes in more]
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_a_log_is_done_again_and_again(tmp_path: Path, again: int) -> None:
+    how = config("float32", "logged", "adagrad", 2)
+    store = memstore.open(tmp_path / "store")
+    memory = store.create("m", how)
+    for number in range(90):
+        change(memory, number)
+        if number == 30:
+            store.checkpoint()
+    died(store)
+    for _ in range(again):
+        died(memstore.open(tmp_path / "store"))
+    with memstore.open(tmp_path / "store") as store:
+        assert list(told(store.memory("m"))) == expected(tmp_path, how, 90)
+
+
+def test_steps_that_are_not_logged_are_as_at_the_checkpoint(tmp_path: Path) -> None:
+    how = config("float32", "checkpointed", "adagrad", 1)
+    store = memstore.open(tmp_path / "store")
+    memory = store.create("m", how)
+    for number in range(20):
+        change(memory, number)
+    slots = memory_slots(memory)
+    store.checkpoint()
+    before = memory.gather(slots).keys_BD
+    memory.update(slots, np.ones((len(slots), WIDTH)), lr=0.1)
+    memory.write(slots[:1], np.full((1, WIDTH), 7.0))
+    died(store)
+    with memstore.open(tmp_path / "store") as store:
+        after = store.memory("m").gather(slots).keys_BD
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after[1:], before[1:])
+    np.testing.assert_array_equal(after[0], 7.0)
+
+
+def test_memories_come_and_go_for_good(tmp_path: Path) -> None:
+    store = memstore.open(tmp_path / "store")
+    for name in ("a", "b"):
+        store.create(name, MemoryConfig(dim=2)).append(np.ones((3, 2)))
+    store.drop("a")
+    store.create("c", MemoryConfig(dim=2))
+    died(store)
+    with memstore.open(tmp_path / "store") as store:
+        assert store.list() == ["b", "c"]
+        assert store.memory("b").describe().shards[0].rows == 3
+        logs = list((tmp_path / "store" / "logs").iterdir())
+        assert len(logs) == 2
+
+
+def test_a_checkpoint_empties_the_log(tmp_path: Path) -> None:
+    with memstore.open(tmp_path / "store") as store:
+        memory = store.create("m", MemoryConfig(dim=64))
+        memory.append(np.ones((1_000, 64)))
+    with memstore.open(tmp_path / "store") as store:
+        assert store.memory("m").describe().shards[0].rows == 1_000
+        sizes = [path.stat().st_size for path in (tmp_path / "store" / "logs").rglob("*.seg")]
+    assert len(sizes) == 1
+    assert sizes[0] < 1_000
+
+
+def test_the_format_before_is_refused(tmp_path: Path) -> None:
+    from memstore import files
+
+    memstore.open(tmp_path / "store").close()
+    manifest = files.read_json(tmp_path / "store" / "memstore.json")
+    files.replace_json(tmp_path / "store" / "memstore.json", manifest | {"format": 3})
+    with pytest.raises(UnsupportedVersion):
+        memstore.open(tmp_path / "store")
+
+
+def died(store: memstore.Store) -> None:
+    """Lets go of a store as the death of its process would."""
+    for memory in store._memories.values():
+        memory.settle()  # type: ignore[union-attr]
+    store._lock.close()
