@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,11 +23,9 @@ from memstore.errors import DeviceUnavailable
 from memstore.index.devices import MOST, WIDER, Room
 from memstore.index.passing import Passing
 from memstore.kernels.near import ROUNDING, bound
+from memstore.kernels.sequence import Marks
 from memstore.kernels.whole import copies
 from memstore.memory import NO_SLOT, Array, Slots
-
-if TYPE_CHECKING:
-    from memstore.shard.rows import RowView
 
 BLOCK_QUERIES = 1_024
 """Queries multiplied at a time."""
@@ -51,6 +49,19 @@ PRECISIONS = {"highest": 0.0, "high": 2 * TRUNCATED, "medium": 2 * ROUNDING}
 """torch's setting for products of float32 → the share that rounding both factors may cost."""
 
 logger = logging.getLogger(__name__)
+
+
+class Table(Protocol):
+    """The rows that there were at one moment, as they are now."""
+
+    @property
+    def keys_ND(self) -> Array: ...
+
+    @property
+    def alive_N(self) -> Array: ...
+
+    @property
+    def marks(self) -> Marks: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +97,7 @@ class Mirror:
             self._changed_N[rows_B[rows_B < len(self._changed_N)]] = True
             self._changes += 1
 
-    def load(self, view: Callable[[], RowView]) -> None:
+    def load(self, view: Callable[[], Table]) -> None:
         """Copies what is not there yet; raises `DeviceError`, and then the host searches on."""
         with self._using:
             self._closed = False
@@ -108,7 +119,7 @@ class Mirror:
         queries_QD: Array,
         k: int,
         rows: int,
-        view: Callable[[], RowView],
+        view: Callable[[], Table],
         passing: Passing | None,
     ) -> tuple[Slots, Slots]:
         """A superset of the k best of each query among the first `rows` rows, int64 `[Q, C]`,
@@ -131,7 +142,7 @@ class Mirror:
 
     # Copying.
 
-    def _open(self, view: Callable[[], RowView]) -> None:
+    def _open(self, view: Callable[[], Table]) -> None:
         try:
             if not self._chunks:
                 self._room.device.check("exact")
@@ -151,7 +162,7 @@ class Mirror:
             # What torch keeps for itself faiss could not have.
             torch.cuda.empty_cache()
 
-    def _update(self, view: Callable[[], RowView]) -> None:
+    def _update(self, view: Callable[[], Table]) -> None:
         # Noted first and read then: what changes in between is noted again.
         with self._noting:
             before, changes, self._changes = len(self._changed_N), self._changes, 0
@@ -169,7 +180,7 @@ class Mirror:
             for start in range(0, len(rows_R), step):
                 self._put(rows_R[start : start + step], table)
 
-    def _chunk(self, start: int, size: int, table: RowView) -> _Chunk:
+    def _chunk(self, start: int, size: int, table: Table) -> _Chunk:
         import torch
 
         rows, width = max(size - start, start // SPARE), table.keys_ND.shape[1]
@@ -182,7 +193,7 @@ class Mirror:
 
         return self._room.fill(needed if start else needed + SCRATCH_BYTES, make)
 
-    def _put(self, rows_B: Slots, table: RowView) -> None:
+    def _put(self, rows_B: Slots, table: Table) -> None:
         """Copies rows, rising, to where they stand."""
         import torch
 
