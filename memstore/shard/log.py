@@ -258,6 +258,8 @@ class Log:
     def _flush(self) -> None:
         while self._dirty.wait() and not self._ended.wait(self._interval_s):
             self._dirty.clear()
+            if self._ended.is_set():
+                return  # What woke it for the end may just have been cleared.
             try:
                 self.sync()
             except LogFailed as error:

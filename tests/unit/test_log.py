@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,25 @@ def test_a_sync_serves_nobody_that_came_after_it_began(
     assert (log.durable, log.last) == (1, 2)
     log.close()
     assert log.durable == 2
+
+
+def test_a_log_that_is_closed_while_it_wakes_up_ends(tmp_path: Path) -> None:
+    log = Log(tmp_path, OWNER, fsync="interval", interval_s=0.001)
+    awake, clear = threading.Event(), log._dirty.clear
+
+    def late() -> None:
+        awake.set()
+        log._ended.wait(10)
+        time.sleep(0.05)  # so that the end was told before, and is forgotten
+        clear()
+
+    log._dirty.clear = late  # type: ignore[method-assign]
+    log.append(Record(Kind.KILL, {"rows": np.arange(3)}))
+    assert awake.wait(10)
+    closing = threading.Thread(target=log.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_segments_end_while_many_write(tmp_path: Path) -> None:
