@@ -242,7 +242,9 @@ class Store:
                     memory.encoded_at = dict(arrays)
                 memory.refreshed = entry["state"][-1]
             self._saved[name] = entry
-            self._open_logs(memory, entry)
+        # Last, since it writes: a store that is refused stays as it is.
+        for name, memory in self._memories.items():
+            self._open_logs(memory, self._saved[name])
 
     def _publish(self, entries: dict[str, dict[str, Any]]) -> None:
         """Makes these the memories that whoever opens the directory finds."""

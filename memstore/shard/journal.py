@@ -87,23 +87,22 @@ class Journal:
         self.log.append(Record(kind, given))
 
 
-def batches(log: Log) -> Iterator[tuple[int, Kind, dict[str, Any]]]:
+def batches(log: Log) -> Iterator[tuple[Kind, dict[str, Any]]]:
     """The records behind the checkpoint, those of one kind that follow each other as one.
 
-    Yields the number of the last record taken together, the kind, and the parts, in which each
-    row stands once, as the last record has it.
+    Yields the kind and the parts, in which each row stands once, as the last record has it.
     """
     waiting: list[Record] = []
-    last = rows = 0
-    for number, record in log.replay():
+    rows = 0
+    for _, record in log.replay():
         many = rows > MOST_ROWS
         if waiting and (many or not _alike(waiting[-1], record)):
-            yield last, waiting[-1].kind, _together(waiting)
+            yield waiting[-1].kind, _together(waiting)
             waiting, rows = [], 0
         waiting.append(record)
-        last, rows = number, rows + len(cast(Array, record.parts["rows"]))
+        rows += len(cast(Array, record.parts["rows"]))
     if waiting:
-        yield last, waiting[-1].kind, _together(waiting)
+        yield waiting[-1].kind, _together(waiting)
 
 
 def _alike(a: Record, b: Record) -> bool:

@@ -193,10 +193,12 @@ class Shard:
     def replay(self, journal: Journal) -> None:
         """Applies what the log has behind the checkpoint, then writes to that log."""
         with self._writer:
-            for _, kind, parts in batches(journal.log):
+            before = self.rows.version
+            for kind, parts in batches(journal.log):
                 self._apply(kind, **parts)
             self.journal = journal
-            self.maintainer.mutated()
+            if self.rows.version != before:
+                self.maintainer.mutated()
 
     @property
     def logged(self) -> int:

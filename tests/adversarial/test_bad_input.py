@@ -860,13 +860,15 @@ def python(code: str, path: Path, status: int = 0, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_killed_owner_leaves_the_last_checkpoint(tmp_path: Path) -> None:
-    with memstore.open(tmp_path) as store:
-        fill(store)
-        before = fingerprints(store)
-    python(DIE, tmp_path, -signal.SIGKILL)
-    with memstore.open(tmp_path) as store:
-        assert fingerprints(store) == before
+def test_a_killed_owner_leaves_what_it_had_done(tmp_path: Path) -> None:
+    for name in ("killed", "closed"):
+        with memstore.open(tmp_path / name) as store:
+            fill(store)
+    with memstore.open(tmp_path / "closed") as store:
+        store.memory("m").erase([0])
+    python(DIE, tmp_path / "killed", -signal.SIGKILL)
+    with memstore.open(tmp_path / "killed") as killed, memstore.open(tmp_path / "closed") as closed:
+        assert fingerprints(killed) == fingerprints(closed)
 
 
 def foreign_folder(path: Path) -> Path:
@@ -992,7 +994,8 @@ def apply(damage: Callable[[bytes], bytes | None], path: Path) -> None:
 
 
 def test_the_tables_below_name_every_file(saved: tuple[Path, dict[str, Any]]) -> None:
-    assert {Path(name).name for name in contents(saved[0])} == {*DATA, *INDEX}
+    names = {Path(name).name for name in contents(saved[0]) if not name.startswith("logs")}
+    assert names == {*DATA, *INDEX}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -1099,7 +1102,7 @@ def test_a_stray_file_stops_no_checkpoint(
         assert fingerprints(store) == saved[1]
 
 
-def test_a_checkpoint_that_fails_leaves_the_last_one(
+def test_a_checkpoint_that_fails_loses_nothing(
     saved: tuple[Path, dict[str, Any]], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with memstore.open(copy) as store:
@@ -1111,7 +1114,7 @@ def test_a_checkpoint_that_fails_leaves_the_last_one(
         crashed = shutil.copytree(copy, copy.with_name("crashed"))
         after = fingerprints(store)
     with memstore.open(crashed) as store:
-        assert fingerprints(store) == saved[1]
+        assert fingerprints(store) == after
     with memstore.open(copy) as store:
         assert fingerprints(store) == after
 
