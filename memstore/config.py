@@ -118,7 +118,7 @@ class IndexConfig(_Config):
     kind: `none` (an embedding table: only `SearchOptions(exact=True)` searches it),
         `exact` (every row is scored), `clustered` (inverted lists over k-means clusters), `graph`
         (a clustered index with a graph laid over the rows when they are clustered, walked by
-        searches without a filter: it is the fastest where high recall is wanted, and takes many
+        searches without a filter: it is for where high recall is wanted, and takes many
         times as long to build), `auto` (clustered, with a graph where that is reckoned to answer
         faster at the recall wanted and few rows were rewritten since the last clustering).
     clusters: lists of a clustered index; None chooses about 2·√rows, a power of two.

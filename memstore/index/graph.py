@@ -136,7 +136,7 @@ def lay(read: Callable[[Slots], Array], rows_R: Slots, seed: int) -> Graph:
             graph.codes_ND[new_B], graph.scale_N[new_B] = encoded(keys_BD)
             length_N[new_B] = lengths(keys_BD) ** POWER
             _grow(graph, length_N, new_B, pool)
-        # Again, now that every row is there to be linked to: a quarter of the misses are left.
+        # Again, now that every row is there to be linked to.
         for new_B in _blocks(order_N):
             read(rows_R[:0])  # which a job that is wanted no more ends at
             _grow(graph, length_N, new_B, pool)

@@ -41,7 +41,7 @@ MEASURED_AGAIN = 0.25
 
 LAYING_PAYS = 1.25
 """A graph is laid where visiting lists costs so many times as much as walking; to lay one takes
-some ten times as long as to cluster."""
+many times as long as to cluster."""
 
 MOST_REWRITTEN = 0.25
 """Nor is one laid where more than this share of the rows was written again since the last
