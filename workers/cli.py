@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +28,7 @@ from workers.ask import Reply, ask
 from workers.evaluate import Evaluation
 from workers.loop import Step
 from workers.run import Run, is_built, recipe_of
+from workers.stopping import interrupted, whole
 
 FOLDER, QUICK = Path("runs/geography"), Path("runs/geography-quick")
 
@@ -51,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out = QUICK if getattr(options, "quick", False) else FOLDER
     try:
         options.command(options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        if not interrupted(error):
+            raise
         console.print("\nStopped. The same command goes on from what was saved.")
         return 130
     except (MemstoreError, TaskDataError, DataMissing) as error:
@@ -158,14 +162,14 @@ def _train(run: Run, base: KnowledgeBase) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, closing(run.train(base)) as steps:
         task = progress.add_task(
             "Training",
             total=run.recipe.steps,
             completed=run.trainer.done,
             figures="linking the questions …",
         )
-        for step in run.train(base):
+        for step in whole(steps):
             recent = [*recent[-19:], step]
             loss, hits = (
                 sum(values) / len(recent)

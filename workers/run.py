@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -107,7 +107,7 @@ class Run:
     def trained(self) -> bool:
         return self.trainer.done >= self.recipe.steps
 
-    def train(self, base: KnowledgeBase) -> Iterator[Step]:
+    def train(self, base: KnowledgeBase) -> Generator[Step, None, None]:
         """Takes the steps that are left; whatever ends it, the run is saved as it then is."""
         asked = questions(
             base,

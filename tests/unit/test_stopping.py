@@ -1,0 +1,55 @@
+"""An interrupt ends a training run between two steps, wherever in a step it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from workers.stopping import interrupted, whole
+
+
+def steps(taken: list[int], interrupts: dict[int, int]) -> Iterator[int]:
+    """Endless steps that are done once they are in `taken`; interrupts: how many come in which."""
+    for number in range(100):
+        for _ in range(interrupts.get(number, 0)):
+            os.kill(os.getpid(), signal.SIGINT)
+        taken.append(number)
+        yield number
+
+
+def test_a_step_is_finished_before_an_interrupt_is_heard() -> None:
+    taken: list[int] = []
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(whole(steps(taken, {3: 1})))
+    assert taken == [0, 1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_stops_in_mid_step() -> None:
+    taken: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        list(whole(steps(taken, {3: 2})))
+    assert taken == [0, 1, 2]
+
+
+def test_steps_that_nobody_interrupts_all_come() -> None:
+    assert list(whole(iter(range(5)))) == [0, 1, 2, 3, 4]
+
+
+def wrapped() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise SystemError("returned a result with an exception set") from error
+
+
+def test_an_interrupt_is_known_behind_the_errors_that_wrap_it() -> None:
+    with pytest.raises(SystemError) as caught:
+        wrapped()
+    assert interrupted(caught.value)
+    assert not interrupted(SystemError("something else"))
