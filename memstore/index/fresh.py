@@ -9,6 +9,7 @@ it likes, and sealing the oldest of them is to begin behind them.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,10 @@ from memstore.memory import NO_SLOT, Array, Slots
 CHUNK_ROWS = 16_384
 """Places allocated at a time, as many as are fresh in the mean: each chunk is a product of its
 own. What is not written yet of a chunk takes no memory."""
+
+STEP = 512
+"""Products are taken of a multiple of so many places of a chunk. Matrix units are told anew how to
+multiply for each number of rows, once, in the time of dozens of products."""
 
 IDLE = 4_096
 """Places that may be idle however few rows are fresh."""
@@ -63,10 +68,10 @@ class Fresh:
     @functools.cached_property
     def standing_F(self) -> Slots:
         """The row of each place, `NO_SLOT` where a younger copy counts or it was taken out."""
-        part = slice(self.first - self._base, self.end - self._base)
+        parts = list(self._parts())
         nothing = np.empty(0, np.int64)
-        rows_F = np.concatenate([nothing, *(chunk.rows_P for chunk in self.chunks)])[part]
-        before_F = np.concatenate([nothing, *(chunk.before_P for chunk in self.chunks)])[part]
+        rows_F = np.concatenate([nothing, *(chunk.rows_P[part] for chunk, part in parts)])
+        before_F = np.concatenate([nothing, *(chunk.before_P[part] for chunk, part in parts)])
         return standing(rows_F, before_F, self.first)
 
     @functools.cached_property
@@ -95,23 +100,26 @@ class Fresh:
         halved = halves(dtype)
         nothing = np.empty((0, queries_QD.shape[1]), np.int16 if halved else dtype)
         parts: list[Array] = [nothing]
-        extent = Extent()
-        for at, chunk in zip(range(self._base, self.end, CHUNK_ROWS), self.chunks, strict=False):
-            part = slice(max(self.first - at, 0), min(self.end - at, CHUNK_ROWS))
-            copies_PD = chunk.copies_PD
-            if copies_PD is None:
+        extent, before = Extent(), 0
+        for chunk, part in self._parts():
+            if chunk.copies_PD is None:
                 keys_PD = read(np.maximum(chunk.rows_P[part], 0))
-                copies_PD = np.empty(keys_PD.shape, nothing.dtype)
-                extent.raise_by(lay_out(keys_PD, copies_PD))
-                parts.append(copies_PD)
+                parts.append(np.empty(keys_PD.shape, nothing.dtype))
+                extent.raise_by(lay_out(keys_PD, parts[-1]))
             else:
+                # What is laid down beside the part, or just being laid down, is left out below.
+                before = before or part.start % STEP
+                wide = slice(part.start // STEP * STEP, -(-part.stop // STEP) * STEP)
+                parts.append(chunk.copies_PD[wide])
                 extent.raise_by(chunk.extent)
-                parts.append(copies_PD[part])
-        return products(parts, queries_QD), extent.slack(queries_QD, rounded=halved)
+        near_FQ = products(parts, queries_QD)[before : before + self.places]
+        return near_FQ, extent.slack(queries_QD, rounded=halved)
 
-    @property
-    def _base(self) -> int:
-        return self.first - self.first % CHUNK_ROWS
+    def _parts(self) -> Iterator[tuple[Chunk, slice]]:
+        """The chunks, and which of its places belong to this part of the queue."""
+        base = self.first - self.first % CHUNK_ROWS
+        for at, chunk in zip(range(base, self.end, CHUNK_ROWS), self.chunks, strict=False):
+            yield chunk, slice(max(self.first - at, 0), min(self.end - at, CHUNK_ROWS))
 
 
 class Queue:

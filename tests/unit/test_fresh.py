@@ -54,6 +54,7 @@ def test_each_part_of_the_queue_holds_the_rows_of_its_time(
     looked: list[tuple[Fresh, dict[int, Array]]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_ROWS", 32)
+        patch.setattr(module, "STEP", 8)
         patch.setattr(module, "IDLE", 32)
         patch.setattr(module, "MOST_LAID_OUT", laid_out)
         for step, count in steps:
