@@ -194,6 +194,14 @@ class EncodedMemory:
         self.refreshed += 1
         return Refreshed(encoded=encoded, drift_before=before, drift_after=self.drift())
 
+    def replayed(self, slots: Slots) -> None:
+        """Encodes slots again whose keys came out of the log, after a crash.
+
+        They were encoded from parts some of whose steps may not have been logged, and are lost.
+        """
+        if any(part.config.updates != "logged" for part in self._parts.values()):
+            self._encode_again(slots, drifts=False)
+
     def describe(self) -> Description:
         return replace(self.base.describe(), drift=self.drift())
 

@@ -21,16 +21,21 @@ def settle(path: Path) -> dict[str, int]:
     return _fingerprint(path)
 
 
-def check(path: Path, expected: dict[str, int]) -> None:
-    """Raises `CorruptFile` unless the file is there and is what `settle` saw."""
+def check_size(path: Path, size: int) -> None:
+    """Raises `CorruptFile` unless the file is there and has so many bytes."""
     if not path.is_file():
         raise CorruptFile(f"{path} is missing", hint="restore it from a copy of the store")
-    if path.stat().st_size != expected["bytes"]:
+    if path.stat().st_size != size:
         raise CorruptFile(
             f"{path} is torn or foreign",
             got=f"{path.stat().st_size} bytes",
-            expected=f"{expected['bytes']} bytes",
+            expected=f"{size} bytes",
         )
+
+
+def check(path: Path, expected: dict[str, int]) -> None:
+    """Raises `CorruptFile` unless the file is there and is what `settle` saw."""
+    check_size(path, expected["bytes"])
     found = _fingerprint(path)
     if found != expected:
         raise CorruptFile(

@@ -5,25 +5,30 @@
     …
     store.close()
 
-A checkpoint writes each changed memory into a new folder, then replaces one manifest: whoever
-opens the directory finds all memories as of one checkpoint, whatever happened meanwhile.
+A checkpoint takes all memories as they are at one moment and writes what has changed of them,
+while they go on changing; then it replaces one manifest. Whoever opens the directory finds all
+memories as of one checkpoint, and does again what was logged since.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import secrets
 import shutil
 import threading
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
 import numpy as np
 
-from memstore import files
+from memstore import checks, files, routing
+from memstore.checkpoints import MemoryCheckpoints, Moment, base_of, config_of
 from memstore.config import MemoryConfig
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -31,6 +36,7 @@ from memstore.errors import (
     InvalidArgument,
     MemoryExists,
     MemoryInUse,
+    MemstoreError,
     NotAStore,
     StoreClosed,
     UnknownMemory,
@@ -38,24 +44,34 @@ from memstore.errors import (
 )
 from memstore.index import devices
 from memstore.memory import Memory
-from memstore.shard import checkpoint
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+LOG_BYTES = 1 << 30
+"""What may be logged since the last checkpoint until one is made: done again in some seconds."""
+
+LOOK_S, LONGEST_PAUSE_S = 1.0, 64.0
+"""How often it is looked how much was logged; the pause doubles after a checkpoint that failed."""
+
+logger = logging.getLogger(__name__)
 
 
 class Store:
     """The memories in one directory. One process owns it at a time."""
 
-    def __init__(self, path: str | Path, *, fsync: Fsync = "interval") -> None:
+    def __init__(
+        self, path: str | Path, *, fsync: Fsync = "interval", log_bytes: int = LOG_BYTES
+    ) -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
 
         fsync: when a mutation is durable. `always`: when its call returns. `interval`: a tenth of
         a second later. `never`: when the system gets to it. The death of the process alone loses
         nothing that was acknowledged.
+        log_bytes: a checkpoint is made in the background when so much was logged since the last.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
@@ -66,11 +82,16 @@ class Store:
                 "fsync is unknown", got=repr(fsync), expected=f"one of {get_args(Fsync)}"
             )
         self._fsync: Fsync = fsync
+        self._log_bytes = checks.positive("log_bytes", log_bytes)
         self._memories: dict[str, EmbeddedMemory | EncodedMemory] = {}
-        self._saved: dict[str, dict[str, Any]] = {}
+        self._checkpoints: dict[str, MemoryCheckpoints] = {}
+        self._covered: dict[str, int] = {}
+        """By log, the bytes that the last checkpoint of its memory covers."""
         self._number = 0
+        # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
         self._closed = False
+        self._ended = threading.Event()
         self._manifest()  # what is foreign is not even locked
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -85,6 +106,10 @@ class Store:
         except BaseException:
             self._lock.close()
             raise
+        self._tender = threading.Thread(
+            target=_tend, args=(weakref.ref(self), self._ended), name="memstore-tend", daemon=True
+        )
+        self._tender.start()
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory.
@@ -102,24 +127,21 @@ class Store:
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             memory = self._assemble(EmbeddedMemory(name, config, 0, self.path))
-            log = secrets.token_hex(8)
-            self._number += 1
-            self._publish(self._saved | {name: self._save(name, memory, log)})
-            self._open_logs(memory, self._saved[name])
+            made = MemoryCheckpoints(memory, self._folder(name), secrets.token_hex(8), None)
+            self._write(self._checkpoints | {name: made}, [name])
+            self._open_logs(made)
             self._memories[name] = memory
             return memory
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
-        with self._mutex:
-            self._check_open()
-            return self._find(name)
+        self._check_open()
+        return self._find(name)
 
     def list(self) -> list[str]:
         """The names of the memories, sorted."""
-        with self._mutex:
-            self._check_open()
-            return sorted(self._memories)
+        self._check_open()
+        return sorted(self._memories)
 
     def drop(self, name: str) -> None:
         """Takes a memory and its files away.
@@ -139,33 +161,20 @@ class Store:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}", hint="drop those first"
                 )
-            self._publish({n: entry for n, entry in self._saved.items() if n != name})
-            dropped = _base(self._memories.pop(name))
+            self._write({n: made for n, made in self._checkpoints.items() if n != name}, [])
+            dropped = base_of(self._memories.pop(name))
             dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
             dropped.close_logs()
             self._sweep()
 
     def checkpoint(self) -> None:
-        """Makes everything so far durable: after it, reopening finds this state or a later one."""
+        """Makes everything so far durable: after it, reopening finds this state or a later one.
+
+        Takes as long as it takes to write what has changed; searches and mutations go on.
+        """
         with self._mutex:
             self._check_open()
-            self._number += 1
-            with contextlib.ExitStack() as stack:
-                for _, memory in sorted(self._memories.items()):
-                    stack.enter_context(_base(memory).frozen())
-                self._publish(
-                    {
-                        name: self._save(name, memory, self._saved[name]["log"]["name"])
-                        if self._saved[name]["state"] != _state(memory)
-                        else self._saved[name]
-                        for name, memory in self._memories.items()
-                    }
-                )
-            for name, memory in self._memories.items():
-                after = self._saved[name]["log"]["after"]
-                for shard, last in zip(_base(memory).shards, after, strict=True):
-                    if shard.journal is not None:
-                        shard.journal.log.truncate(last + 1)
+            self._write(self._checkpoints, list(self._memories))
             self._sweep()
 
     def close(self) -> None:
@@ -178,12 +187,15 @@ class Store:
                 self.checkpoint()
                 self._closed = True
                 for memory in self._memories.values():
-                    _base(memory).retire(
+                    base_of(memory).retire(
                         StoreClosed(f"{self.path} was closed", hint="open it again")
                     )
-                    _base(memory).close_logs()
+                    base_of(memory).close_logs()
                 self._memories.clear()
                 self._lock.close()
+        self._ended.set()
+        if self._tender is not threading.current_thread():
+            self._tender.join()
 
     def __enter__(self) -> Self:
         return self
@@ -228,84 +240,94 @@ class Store:
         for name, entry in sorted(
             manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
-            config = MemoryConfig.from_dict(entry["config"])
-            base = EmbeddedMemory(name, config, entry["next_slot"], self.path)
-            folder = self.path / entry["folder"]
-            base.shards = [
-                checkpoint.load(config, i, folder / f"shard-{i}", part, self.path)
-                for i, part in enumerate(entry["shards"])
-            ]
+            base = EmbeddedMemory(name, config_of(entry), entry["next_slot"], self.path)
             memory = self._memories[name] = self._assemble(base)
-            if isinstance(memory, EncodedMemory):
-                files.check(folder / "encoded_at.npz", entry["encoded_at"])
-                with np.load(folder / "encoded_at.npz", allow_pickle=False) as arrays:
-                    memory.encoded_at = dict(arrays)
-                memory.refreshed = entry["state"][-1]
-            self._saved[name] = entry
+            made = MemoryCheckpoints(memory, self._folder(name), entry["log"]["name"], entry)
+            made.load()
+            self._checkpoints[name] = made
         # Last, since it writes: a store that is refused stays as it is.
-        for name, memory in self._memories.items():
-            self._open_logs(memory, self._saved[name])
+        for made in self._checkpoints.values():
+            self._open_logs(made)
+        self._sweep()
 
-    def _publish(self, entries: dict[str, dict[str, Any]]) -> None:
-        """Makes these the memories that whoever opens the directory finds."""
-        body = {"format": FORMAT, "number": self._number, "memories": entries}
-        files.replace_json(self.path / MANIFEST, body)
-        self._saved = entries
+    def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
+        """Makes these the memories that whoever opens the directory finds, those named as now."""
+        self._number += 1
+        moments: dict[str, Moment] = {}
+        try:
+            with contextlib.ExitStack() as stack:
+                for name in sorted(names):
+                    stack.enter_context(base_of(made[name].memory).frozen())
+                covered = {made[name].log: made[name].logged for name in names}
+                for name in names:
+                    moment = made[name].begin()
+                    if moment is not None:
+                        moments[name] = moment
+            drafts = {name: made[name].write(moments[name], self._number) for name in moments}
+            entries = {name: each.entry for name, each in made.items()}
+            entries |= {name: draft.entry for name, draft in drafts.items()}
+            body = {"format": FORMAT, "number": self._number, "memories": entries}
+            files.replace_json(self.path / MANIFEST, body)
+        except BaseException:
+            for name, moment in moments.items():
+                made[name].abandon(moment)
+            raise
+        self._checkpoints = made
+        self._covered |= covered
+        for name, draft in drafts.items():
+            made[name].keep(draft)
 
-    def _open_logs(self, memory: EmbeddedMemory | EncodedMemory, entry: dict[str, Any]) -> None:
+    def _open_logs(self, made: MemoryCheckpoints) -> None:
         """Does again what the logs of a memory have behind its checkpoint; goes on with them."""
-        base, folder = _base(memory), self.path / "logs" / entry["log"]["name"]
-        for shard, after in zip(base.shards, entry["log"]["after"], strict=True):
+        assert made.entry is not None
+        base, folder = base_of(made.memory), self.path / "logs" / made.log
+        replayed = [np.empty(0, np.int64)]
+        for shard, after in zip(base.shards, made.entry["log"]["after"], strict=True):
             own = folder / f"shard-{shard.number}"
             own.mkdir(parents=True, exist_ok=True)
             for synced in (folder, *list(folder.parents)[:2]):
                 files.sync_folder(synced)
             owner = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
             log = Log(own, owner.digest(), after=after, fsync=self._fsync)
-            shard.replay(Journal(base.config, shard.number, log))
-        count = len(base.shards)
-        for shard in base.shards:
+            rows = shard.replay(Journal(base.config, shard.number, log))
+            replayed.append(routing.slots_of(rows, shard.number, len(base.shards)))
             if shard.rows.size:
-                last = (shard.rows.size - 1) * count + shard.number
+                last = (shard.rows.size - 1) * len(base.shards) + shard.number
                 base.next_slot = max(base.next_slot, last + 1)
+        if isinstance(made.memory, EncodedMemory):
+            made.memory.replayed(np.sort(np.concatenate(replayed)))
 
-    def _save(self, name: str, memory: EmbeddedMemory | EncodedMemory, log: str) -> dict[str, Any]:
-        """log: the name of its folder of logs."""
-        base = _base(memory)
-        folder = Path("memories") / name / f"{self._number:08d}"
-        shutil.rmtree(self.path / folder, ignore_errors=True)
-        entry: dict[str, Any] = {
-            "config": base.config.to_dict(),
-            "next_slot": base.next_slot,
-            "folder": str(folder),
-            "state": _state(memory),
-            "log": {"name": log, "after": [shard.logged for shard in base.shards]},
-            "shards": [
-                checkpoint.save(shard, self.path / folder / f"shard-{shard.number}")
-                for shard in base.shards
-            ],
-        }
-        if isinstance(memory, EncodedMemory):
-            path = self.path / folder / "encoded_at.npz"
-            np.savez(path, **memory.encoded_at)  # type: ignore[arg-type]
-            entry["encoded_at"] = files.settle(path)
-        for synced in (folder, *list(folder.parents)[:-1]):
-            files.sync_folder(self.path / synced)
-        return entry
+    def _folder(self, name: str) -> Path:
+        return self.path / "memories" / name
 
     def _sweep(self) -> None:
         """Takes away what no manifest names any more."""
-        kept = {self.path / entry["folder"] for entry in self._saved.values()}
-        for folder in (self.path / "memories").glob("*/*/"):
-            if folder not in kept:
+        for made in self._checkpoints.values():
+            made.sweep()
+        for folder in (self.path / "memories").glob("*/"):
+            if folder.name not in self._checkpoints:
                 shutil.rmtree(folder)
-        logs = {entry["log"]["name"] for entry in self._saved.values()}
+        logs = {made.log for made in self._checkpoints.values()}
         for folder in (self.path / "logs").glob("*/"):
             if folder.name not in logs:
                 shutil.rmtree(folder)
-        for folder in (self.path / "memories").glob("*/"):
-            if not any(folder.iterdir()):
-                folder.rmdir()
+
+    def _tended(self, pause_s: float) -> float:
+        """Makes a checkpoint if much was logged; returns when to look again."""
+        if self._logged() <= self._log_bytes:
+            return LOOK_S
+        try:
+            self.checkpoint()
+        except (MemstoreError, OSError) as error:
+            if not self._closed:
+                logger.warning("the checkpoint of %s failed: %s", self.path, error)
+            return min(2 * pause_s, LONGEST_PAUSE_S)
+        return LOOK_S
+
+    def _logged(self) -> int:
+        """Bytes logged since the last checkpoint, of all memories."""
+        made = self._checkpoints.values()
+        return sum(each.logged - self._covered.get(each.log, 0) for each in made)
 
     def _assemble(self, base: EmbeddedMemory) -> EmbeddedMemory | EncodedMemory:
         if base.config.encoding is None:
@@ -331,15 +353,15 @@ class Store:
             raise StoreClosed(f"{self.path} was closed", hint="open it again")
 
 
-def _base(memory: EmbeddedMemory | EncodedMemory) -> EmbeddedMemory:
-    return memory.base if isinstance(memory, EncodedMemory) else memory
-
-
-def _state(memory: EmbeddedMemory | EncodedMemory) -> list[int]:
-    """Differs after every change of what a checkpoint would hold."""
-    base = _base(memory)
-    refreshed = memory.refreshed if isinstance(memory, EncodedMemory) else 0
-    return [base.next_slot, base.version, refreshed]
+def _tend(found: weakref.ref[Store], ended: threading.Event) -> None:
+    """Makes a checkpoint whenever much was logged, as long as the store is open."""
+    pause_s = LOOK_S
+    while not ended.wait(pause_s):
+        store = found()
+        if store is None:
+            return
+        pause_s = store._tended(pause_s)
+        del store
 
 
 def _check_name(name: object) -> None:
@@ -347,6 +369,8 @@ def _check_name(name: object) -> None:
         raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
 
 
-def open(path: str | Path, *, fsync: Fsync = "interval") -> Store:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path, *, fsync: Fsync = "interval", log_bytes: int = LOG_BYTES
+) -> Store:
     """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
-    return Store(path, fsync=fsync)
+    return Store(path, fsync=fsync, log_bytes=log_bytes)

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import faiss
 import numpy as np
 
 from memstore.config import IndexConfig
 from memstore.errors import DeviceError
 from memstore.index import clustered, devices, sampling, tuning
-from memstore.index.assignment import assigner
 from memstore.index.clustered import Reader
 from memstore.index.drift import Drift
 from memstore.index.fresh import Fresh, Queue
 from memstore.index.graph import Graph
 from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
-from memstore.index.recall import Recall
-from memstore.index.reductions import Reduction
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
 from memstore.memory import Array, SearchOptions, Slots
@@ -268,90 +263,11 @@ class TwoTierIndex:
         if fresh is not self.version.fresh:
             self.version = replace(self.version, fresh=fresh)
 
-    def save(self, folder: Path) -> list[str]:
-        """Writes the sealed tier into `folder`; returns the names of the files."""
-        version = self.version
-        if version.codebook is None:
-            return []
-        codebook = version.codebook
-        arrays = {
-            "fresh": version.fresh_F,
-            "trained_rows": np.array(codebook.rows),
-            "centroids": codebook.centroids_CE,
-            "coding": np.array([codebook.unit, codebook.depth]),
-            "reduction": np.array([codebook.reduction.alpha, codebook.reduction.reach]),
-            "since": np.array(
-                [version.built, version.row_version, version.encoded, version.unmeasured]
-            ),
-            "sealed_travel": self.drift.sealed_N,
-            "sealed_norm": self.drift.norm_N,
-        }
-        if version.promise is not None:
-            arrays["promise"] = np.array(version.promise)
-        if codebook.recall is not None:
-            arrays |= codebook.recall.arrays()
-        faiss.write_index(codebook.empty, str(folder / "codebook.faiss"))
-        names = ["codebook.faiss", "tiers.npz"]
-        for i, segment in enumerate(version.segments):
-            names.append(f"segment-{i}.faiss")
-            faiss.write_index(segment.lists, str(folder / names[-1]))
-            if segment.graph is not None:
-                names.append(f"graph-{i}.npz")
-                segment.graph.save(folder / names[-1])
-            arrays |= {f"valid-{i}": segment.valid, f"stale-{i}": np.array(segment.stale)}
-            arrays[f"beyond-{i}"] = np.array(segment.beyond)
-        np.savez(folder / "tiers.npz", allow_pickle=False, **arrays)
-        return names
-
-    def load(self, folder: Path, names: Sequence[str], number: int, live_R: Slots) -> None:
-        """Takes over what `save` wrote; without files all live rows are fresh."""
-        if "tiers.npz" not in names:
-            fresh_F = live_R if self.config.sealed else live_R[:0]
-            self.version = replace(EMPTY, number=number, fresh=self.queue.anew(Fresh(), fresh_F))
-            return
-        empty = faiss.read_index(str(folder / "codebook.faiss"))
-        with np.load(folder / "tiers.npz", allow_pickle=False) as tiers:
-            segments = tuple(
-                Segment(
-                    faiss.read_index(str(folder / f"segment-{i}.faiss")),
-                    tiers[f"valid-{i}"],
-                    int(tiers[f"stale-{i}"]),
-                    int(tiers[f"beyond-{i}"]),
-                    graph=Graph.load(folder / f"graph-{i}.npz")
-                    if f"graph-{i}.npz" in names
-                    else None,
-                )
-                for i in range(sum(name.startswith("segment-") for name in names))
-            )
-            recall = Recall.of(tiers) if "probes" in tiers else None
-            codebook = clustered.Codebook(
-                empty,
-                int(tiers["trained_rows"]),
-                tiers["centroids"],
-                Reduction(*tiers["reduction"].tolist()),
-                assigner(tiers["centroids"], self.seed),
-                recall,
-                self.room,
-                # Files of before hold rows as they are.
-                *(tiers["coding"].tolist() if "coding" in tiers else ()),
-            )
-            promise = None
-            if "promise" in tiers:
-                promise = int(tiers["promise"][0]), float(tiers["promise"][1])
-            built, row_version, encoded, unmeasured = tiers["since"].tolist()
-            self.drift.sealed_N = tiers["sealed_travel"]
-            self.drift.norm_N = tiers["sealed_norm"]
-            self.version = Version(
-                number,
-                codebook,
-                self._copied(segments),
-                self.queue.anew(Fresh(), tiers["fresh"]),
-                built=built,
-                row_version=row_version,
-                encoded=encoded,
-                unmeasured=unmeasured,
-                promise=promise,
-            )
+    def restore(self, version: Version, drift: tuple[Array, Array] | None = None) -> None:
+        """Takes over what a checkpoint has, into an empty index. drift: sealed_N, norm_N."""
+        if drift is not None:
+            self.drift.sealed_N, self.drift.norm_N = drift
+        self.version = replace(version, segments=self._copied(version.segments))
 
     def _copied(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         """Segments from a disk, on the device if they fit: there is no index before to serve."""

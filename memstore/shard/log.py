@@ -82,6 +82,8 @@ class Log:
         self._flusher: threading.Thread | None = None
         self._size = 0
         self.last = self.durable = after
+        self.bytes = 0
+        """Appended since it was opened."""
         self.torn: Torn | None = None
         self._open()
 
@@ -108,6 +110,7 @@ class Log:
                     raise self._typed(error) from error
                 raise
             self.last, self._size = self.last + 1, self._size + size
+            self.bytes += size
             if self._fsync == "interval":
                 self._tend()
             return self.last

@@ -126,6 +126,12 @@ class RecordHeap:
         where_N[: len(known)] = known
         return self._heap[0], where_N
 
+    def still(self) -> RecordHeap:
+        """The heap as it is now, for `save`; what is put later is not in it."""
+        copy = RecordHeap(self.schema, ())
+        copy.where_N, copy.version, copy._heap = self.where_N.copy(), self.version, self._heap
+        return copy
+
     def save(self, rows_B: Slots) -> pa.Table:
         """The records of `rows_B` in that order: the heap without its dead lines.
 

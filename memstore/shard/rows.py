@@ -7,9 +7,10 @@ A row here is the shard's own number of a slot: `slot // shards`. One thread wri
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -253,18 +254,26 @@ class RowTable:
         usage = {"priority": self.usage.priority_N, "generation": self.usage.generation_N}
         return parts | {name: part[: self.size] for name, part in usage.items()}
 
-    def restore(self, arrays: Mapping[str, Array], version: int) -> None:
-        """Takes over what `arrays` gave, into a table that is empty."""
-        size = len(arrays["keys"])
-        for name, array in arrays.items():
+    def restore(
+        self,
+        shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        read: Callable[[str, Array], None],
+        version: int,
+    ) -> None:
+        """Takes over what `arrays` gave, into a table that is empty.
+
+        shapes: the dtype and shape of each.  read: fills one, all zeros, from the first row on.
+        """
+        size = shapes["keys"][1][0]
+        for name, (dtype, shape) in shapes.items():
             if name.startswith(STATE):
-                self._regions[name] = self._wide(*array.shape[1:], dtype=array.dtype)
+                self._regions[name] = self._wide(*shape[1:], dtype=dtype)
         self._grow(size)
-        for name, region in self._regions.items():
-            if name in arrays:
-                region.fill(arrays[name])
-        self.usage.priority_N[:] = arrays["priority"]
-        self.usage.generation_N[:] = arrays["generation"]
+        # Of a use that was long ago and of none the numbers are not zero.
+        self.usage.priority_N[:] = 0.0
+        for name, array in self.arrays().items():
+            if name in shapes:
+                read(name, array)
         self.live, self.version = int(np.count_nonzero(self.alive_N)), version
 
     def _wide(self, *shape: int, dtype: npt.DTypeLike | None = None) -> Region:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.index.passing import Passing
 from memstore.index.two_tier import TwoTierIndex, Version
+from memstore.kernels.group import distinct
 from memstore.kernels.half import packed
 from memstore.kernels.near import peaks
 from memstore.kernels.score import score_rows
@@ -33,6 +35,7 @@ from memstore.kernels.select import best_rows
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
 from memstore.shard import filters
+from memstore.shard.cut import Changed, Cut
 from memstore.shard.journal import Journal, batches
 from memstore.shard.log_format import Kind
 from memstore.shard.records import RecordHeap
@@ -78,6 +81,10 @@ class Shard:
         )
         self.maintainer = Maintainer(self.index, source, f"shard {number}")
         self.journal: Journal | None = None
+        self.changed = Changed()
+        """The blocks of rows changed since the last checkpoint."""
+        self.cut: Cut | None = None
+        """What a checkpoint reads that is being written."""
 
     def reserve(self, rows_B: Slots) -> None:
         """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
@@ -123,7 +130,7 @@ class Shard:
                 draft.blend(local_B, weights_B, erase_BD, add_BD)
                 priority_U = None if used is None else used[1]
                 image = self.journal.drafted(Kind.PUT, rows_U, ("keys",), priority_U)
-            with self._change():
+            with self._change(rows_B):
                 if image:
                     self.rows.adopt(rows_U, image)
                 else:
@@ -137,7 +144,7 @@ class Shard:
         with self._writer:
             if self.journal is not None:
                 self.journal.touch(*self.rows.usage.touched(rows_B, step, weights_B))
-            with self._change():
+            with self._change(rows_B):
                 self.rows.touch(rows_B, step, weights_B)
 
     def renew(self, rows_B: Slots, records: pa.Table | None, step: int | None = None) -> None:
@@ -171,7 +178,7 @@ class Shard:
                 given = {"keys": key_grads_BD, "values": value_grads_BV}
                 parts = tuple(name for name, grads in given.items() if grads is not None)
                 image = self.journal.drafted(Kind.STEP, rows_U, parts)
-            with self._change():
+            with self._change(rows_B):
                 try:
                     if image:
                         self.rows.adopt(rows_U, image)
@@ -190,15 +197,22 @@ class Shard:
                 self.journal.kill(rows_B)
             self._erase(rows_B)
 
-    def replay(self, journal: Journal) -> None:
-        """Applies what the log has behind the checkpoint, then writes to that log."""
+    def replay(self, journal: Journal) -> Slots:
+        """Applies what the log has behind the checkpoint, then writes to that log.
+
+        Returns the rows that are there whose keys it had, rising.
+        """
         with self._writer:
-            before = self.rows.version
+            before, keyed = self.rows.version, [np.empty(0, np.int64)]
             for kind, parts in batches(journal.log):
+                if "keys" in parts:
+                    keyed.append(parts["rows"])
                 self._apply(kind, **parts)
             self.journal = journal
             if self.rows.version != before:
                 self.maintainer.mutated()
+            rows = distinct(np.concatenate(keyed))
+            return rows[self.rows.is_alive(rows)]
 
     @property
     def logged(self) -> int:
@@ -434,11 +448,10 @@ class Shard:
     ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
         return self.records.lookup(column, values, limit, self.rows.alive_N, first_Q)
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Holds mutations off while a checkpoint reads; searches go on."""
-        with self._writer:
-            yield
+    @property
+    def writers(self) -> AbstractContextManager[object]:
+        """Held, keeps off all that changes rows, records or index; searches go on."""
+        return self._writer
 
     def travel(self) -> npt.NDArray[np.float64]:
         """How far each row's key has gone since it was appended, `[rows]`."""
@@ -497,10 +510,10 @@ class Shard:
             self._renew(rows, records, priority)
             self.rows.usage.generation_N[rows] = generations
         elif kind == Kind.TOUCH:
-            with self._change():
+            with self._change(rows):
                 self.rows.usage.priority_N[rows] = priority
         elif kind == Kind.STEP:
-            with self._change():
+            with self._change(rows):
                 self.rows.adopt(rows, image)
                 if "keys" in image:
                     self._moved(rows)
@@ -520,7 +533,7 @@ class Shard:
         *,
         drifts: bool = False,
     ) -> None:
-        with self._change(), self._records_first(rows_B, records):
+        with self._change(rows_B), self._records_first(rows_B, records):
             self.rows.put(rows_B, keys_BD, values_BV)
             if keys_BD is not None:
                 (self.index.moved if drifts else self.index.wrote)(rows_B)
@@ -528,7 +541,7 @@ class Shard:
                 self.rows.usage.priority_N[rows_B] = priority_B
 
     def _renew(self, rows_B: Slots, records: pa.Table | None, priority_B: Array | None) -> None:
-        with self._change(), self._records_first(rows_B, records):
+        with self._change(rows_B), self._records_first(rows_B, records):
             self.rows.renew(rows_B)
             self.index.wrote(rows_B)
             if priority_B is not None:
@@ -552,15 +565,18 @@ class Shard:
             self.index.drifted(rows_B, self.rows.travel_N[rows_B])
 
     def _erase(self, rows_B: Slots) -> None:
-        with self._change():
+        with self._change(rows_B):
             self.rows.kill(rows_B)
             self.index.killed(rows_B)
             self._lives += 1
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[None]:
-        """Lets one mutation through; it counts once readers can see all of it."""
+    def _change(self, rows_B: Slots) -> Iterator[None]:
+        """Lets one mutation of some rows through; it counts once readers can see all of it."""
         with self._writer:
+            if self.cut is not None:
+                self.cut.before(rows_B)
+            self.changed.add(rows_B)
             try:
                 yield
             except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import IndexConfig, MemoryConfig, SearchOptions
+from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, files
+from memstore import store as store_module
+from memstore.checkpoints import base_of
 from memstore.errors import UnsupportedVersion
 from memstore.memory import Array, Memory
+from memstore.shard import blocks
+from tests.congruence.oracle import fingerprint
 
 WIDTH, VALUES, AT_A_TIME = 8, 3, 16
 
@@ -112,18 +117,26 @@ def expected(folder: Path, how: MemoryConfig, changes: int) -> list[Any]:
 
 CHILD = """
 import sys
+import threading
 from pathlib import Path
 import memstore
 from tests.faults.test_durable import change, config
-folder, dtype, updates, optimizer, shards = sys.argv[1:]
+folder, dtype, updates, optimizer, shards, checkpoints = sys.argv[1:]
 store = memstore.open(folder, fsync="never")
 memory = store.create("m", config(dtype, updates, optimizer, int(shards)))
+
+def always():
+    while True:
+        store.checkpoint()
+
+if checkpoints == "beside":
+    threading.Thread(target=always, daemon=True).start()
 for number in range(10**9):
     change(memory, number)
     print(number + 1, flush=True)
     if shards != "1":
         sys.stdin.readline()
-    if number % 50 == 49:
+    if checkpoints == "between" and number % 50 == 49:
         store.checkpoint()
 """
 
@@ -136,12 +149,12 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("dtype", "updates", "optimizer", "shards"), WAYS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("checkpoints", ["between", "beside"])
 def test_a_killed_process_loses_nothing(
-    tmp_path: Path, dtype: str, updates: str, optimizer: str, shards: int, seed: int
+    tmp_path: Path, dtype: str, updates: str, optimizer: str, shards: int, checkpoints: str
 ) -> None:
-    rng = np.random.default_rng([seed, shards])
-    arguments = [str(tmp_path / "store"), dtype, updates, optimizer, str(shards)]
+    rng = np.random.default_rng([shards, len(checkpoints)])
+    arguments = [str(tmp_path / "store"), dtype, updates, optimizer, str(shards), checkpoints]
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments],
         cwd=Path(__file__).parents[2],
@@ -231,12 +244,101 @@ def test_a_checkpoint_empties_the_log(tmp_path: Path) -> None:
     assert sizes[0] < 1_000
 
 
-def test_the_format_before_is_refused(tmp_path: Path) -> None:
-    from memstore import files
+def test_a_checkpoint_writes_what_has_changed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    how = MemoryConfig(dim=32, records={"year": "int64"}, index=IndexConfig(maintenance="inline"))
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", how)
+        memory.append(rng.normal(size=(30_000, 32)), records={"year": np.arange(30_000)})
+        store.checkpoint()
+        before = newest(tmp_path)
+        memory.update([5, 6, 29_999], np.ones((3, 32)), lr=0.1)
+        store.checkpoint()
+        after = newest(tmp_path)
+        # Two blocks of thirty, each of the rows and, for the first time, of the optimizer's state.
+        assert after["blocks"][1] < before["blocks"][1] / 5
+        assert after["rows"] != before["rows"]
+        for kept in ("codebook", "segment", "records", "lines"):
+            assert after[kept] == before[kept]
+        memory.erase([7])
+        memory.append(rng.normal(size=(1, 32)), records={"year": [7]})
+        expected = fingerprint(memory)
+    with memstore.open(tmp_path) as store:
+        assert fingerprint(store.memory("m")) == expected
+        store.memory("m").update(np.arange(8, 3_000), np.ones((2_992, 32)), lr=0.1)
+        expected = fingerprint(store.memory("m"))
+    with memstore.open(tmp_path) as store:
+        assert fingerprint(store.memory("m")) == expected
 
+
+def newest(folder: Path) -> dict[str, tuple[str, int]]:
+    """Name and bytes of the newest file of each kind."""
+    files = sorted((folder / "memories").rglob("*-*.*"))
+    return {path.name.split("-")[0]: (path.name, path.stat().st_size) for path in files}
+
+
+def test_checkpoints_are_made_when_much_was_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "LOOK_S", 0.02)
+    write, failures = blocks.write, [OSError(28, "the disk is full"), OSError(5, "it is broken")]
+
+    def failing(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return write(*arguments)
+
+    with memstore.open(tmp_path / "store", log_bytes=50_000) as store:
+        memory = store.create("m", config("float32", "logged", "adagrad", 2))
+        monkeypatch.setattr(blocks, "write", failing)
+        number, changes = checkpoint_of(tmp_path), 0
+        while checkpoint_of(tmp_path) == number:
+            change(memory, changes)
+            changes += 1
+            assert changes < 10_000
+        assert ["failed" in record.message for record in caplog.records] == [True, True]
+        quiet = checkpoint_of(tmp_path)
+        time.sleep(0.2)
+        assert checkpoint_of(tmp_path) <= quiet + 1  # what came meanwhile may be much again
+        crashed = shutil.copytree(tmp_path / "store", tmp_path / "crashed")
+    with memstore.open(crashed) as store:
+        how = config("float32", "logged", "adagrad", 2)
+        assert list(told(store.memory("m"))) == expected(tmp_path, how, changes)
+
+
+def checkpoint_of(folder: Path) -> int:
+    number: int = files.read_json(folder / "store" / "memstore.json")["number"]
+    return number
+
+
+def test_facts_are_encoded_from_the_parts_that_survive(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = memstore.open(tmp_path / "store")
+    store.create("parts", MemoryConfig(dim=4, index="none")).append(rng.normal(size=(6, 4)))
+    encoding = EncodingConfig(key={"a": "parts", "b": "parts"})
+    facts = store.create(
+        "facts",
+        MemoryConfig(dim=4, records={"a": "int64", "b": "int64"}, encoding=encoding, shards=2),
+    )
+    facts.append(records={"a": [0, 1, 2], "b": [3, 4, 5]})
+    store.checkpoint()
+    store.memory("parts").update(np.arange(6), np.ones((6, 4)), lr=1.0)
+    facts.append(records={"a": [0, 5], "b": [1, 2]})
+    facts.write([1], records={"a": [2], "b": [2]})
+    died(store)
+    with memstore.open(tmp_path / "store") as store:
+        parts, facts = store.memory("parts").gather(np.arange(6)).keys_BD, store.memory("facts")
+        keys_BD = facts.gather(np.arange(5)).keys_BD
+        assert parts is not None
+        named = np.array([[0, 3], [2, 2], [2, 5], [0, 1], [5, 2]])
+        np.testing.assert_array_equal(keys_BD, parts[named[:, 0]] + parts[named[:, 1]])
+        assert facts.describe().drift == 0.0
+
+
+def test_the_format_before_is_refused(tmp_path: Path) -> None:
     memstore.open(tmp_path / "store").close()
     manifest = files.read_json(tmp_path / "store" / "memstore.json")
-    files.replace_json(tmp_path / "store" / "memstore.json", manifest | {"format": 3})
+    files.replace_json(tmp_path / "store" / "memstore.json", manifest | {"format": 4})
     with pytest.raises(UnsupportedVersion):
         memstore.open(tmp_path / "store")
 
@@ -244,5 +346,5 @@ def test_the_format_before_is_refused(tmp_path: Path) -> None:
 def died(store: memstore.Store) -> None:
     """Lets go of a store as the death of its process would."""
     for memory in store._memories.values():
-        memory.settle()  # type: ignore[union-attr]
+        base_of(memory).settle()
     store._lock.close()

@@ -288,21 +288,6 @@ def test_a_reopened_store_searches_as_before(tmp_path: Path, codec: Codec) -> No
         assert again.slots_QK.tolist() == rare.slots_QK.tolist()
 
 
-def test_files_from_before_codes_had_a_unit_are_read(tmp_path: Path) -> None:
-    keys, queries = mixture(2_000, 50, width=16)
-    index = _build(keys, clusters=16)
-    names = index.save(tmp_path)
-    with np.load(tmp_path / "tiers.npz") as tiers:
-        before = {name: array for name, array in tiers.items() if name != "coding"}
-    np.savez(tmp_path / "tiers.npz", allow_pickle=False, **before)
-    again = TwoTierIndex(index.config, 16, lambda rows_R: keys[rows_R])
-    again.load(tmp_path, names, 1, np.arange(len(keys)))
-    found, found_again = (
-        each.propose(each.version, queries, 10, SearchOptions()) for each in (index, again)
-    )
-    assert found.tolist() == found_again.tolist()
-
-
 @pytest.mark.parametrize("codec", ["sq8", "pq4"])
 def test_no_erased_row_comes_back_however_many_of_the_best_are_gone(codec: str) -> None:
     keys, queries = mixture(12_000, 4, width=16)

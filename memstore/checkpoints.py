@@ -1,0 +1,158 @@
+"""The checkpoints of one memory: those of its shards, and what belongs to all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memstore import files
+from memstore.config import MemoryConfig
+from memstore.embedded import EmbeddedMemory
+from memstore.encoded import EncodedMemory
+from memstore.memory import Array
+from memstore.shard import checkpoint
+
+Entry = dict[str, Any]
+"""What the manifest has of a memory."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A memory at one moment. encoded_at: None where it is as it was."""
+
+    state: list[int]
+    next_slot: int
+    shards: list[checkpoint.Moment]
+    encoded_at: dict[str, Array] | None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What was written, and counts once a manifest has its entry."""
+
+    entry: Entry
+    shards: list[checkpoint.Draft]
+
+
+class MemoryCheckpoints:
+    """Writes the checkpoints of one memory into one folder; one at a time."""
+
+    def __init__(
+        self, memory: EmbeddedMemory | EncodedMemory, folder: Path, log: str, entry: Entry | None
+    ) -> None:
+        """log: the name of its folder of logs.  entry: of the last checkpoint."""
+        self.memory, self.log = memory, log
+        self.entry = entry
+        self._folder = folder
+        self._shards = [
+            checkpoint.Checkpoints(shard, folder / f"shard-{shard.number}")
+            for shard in base_of(memory).shards
+        ]
+
+    def begin(self) -> Moment | None:
+        """Takes the memory as it is now; None where that is what the last checkpoint has.
+
+        The caller holds mutations off.
+        """
+        base, state = base_of(self.memory), state_of(self.memory)
+        if self.entry is not None and self.entry["state"] == state:
+            return None
+        encoded_at = None
+        if isinstance(self.memory, EncodedMemory) and self._travel_key(state) != self._travel_key(
+            None if self.entry is None else self.entry["state"]
+        ):
+            encoded_at = {name: part.copy() for name, part in self.memory.encoded_at.items()}
+        moment = Moment(state, base.next_slot, [], encoded_at)
+        try:
+            moment.shards.extend(part.begin() for part in self._shards)
+        except BaseException:
+            self.abandon(moment)
+            raise
+        return moment
+
+    def write(self, moment: Moment, number: int) -> Draft:
+        """Writes what changed; all of it is durable then. Mutations go on."""
+        drafts = [
+            part.write(of_shard, number)
+            for part, of_shard in zip(self._shards, moment.shards, strict=True)
+        ]
+        entry: Entry = {
+            "config": base_of(self.memory).config.to_dict(),
+            "next_slot": moment.next_slot,
+            "state": moment.state,
+            "log": {"name": self.log, "after": [of_shard.after for of_shard in moment.shards]},
+            "shards": [draft.entry for draft in drafts],
+            "encoded_at": {} if self.entry is None else self.entry["encoded_at"],
+        }
+        if moment.encoded_at is not None:
+            path = self._folder / f"encoded-{number:08d}.npz"
+            np.savez(path, **moment.encoded_at)  # type: ignore[arg-type]
+            entry["encoded_at"] = {path.name: files.settle(path)}
+        for folder in (self._folder, *list(self._folder.parents)[:2]):
+            files.sync_folder(folder)
+        return Draft(entry, drafts)
+
+    def keep(self, draft: Draft) -> None:
+        """The manifest has it: the next checkpoint builds on this one, and logs begin behind it."""
+        self.entry = draft.entry
+        for part, of_shard in zip(self._shards, draft.shards, strict=True):
+            part.keep(of_shard)
+        shards, after = base_of(self.memory).shards, draft.entry["log"]["after"]
+        for shard, last in zip(shards, after, strict=True):
+            if shard.journal is not None:
+                shard.journal.log.truncate(last + 1)
+
+    def abandon(self, moment: Moment) -> None:
+        """It was not written: the next checkpoint writes what this one was to."""
+        for part, of_shard in zip(self._shards, moment.shards, strict=False):
+            part.abandon(of_shard)
+
+    @property
+    def logged(self) -> int:
+        """Bytes that the memory logged since it was opened."""
+        journals = (shard.journal for shard in base_of(self.memory).shards)
+        return sum(journal.log.bytes for journal in journals if journal is not None)
+
+    def sweep(self) -> None:
+        """Takes away the files that the manifest names no more."""
+        assert self.entry is not None
+        for part in self._shards:
+            part.sweep()
+        for path in self._folder.glob("encoded-*.npz"):
+            if path.name not in self.entry["encoded_at"]:
+                path.unlink()
+
+    def load(self) -> None:
+        """Fills the memory, an empty one; raises `CorruptFile` where a file is not what it was."""
+        assert self.entry is not None
+        for part, of_shard in zip(self._shards, self.entry["shards"], strict=True):
+            part.load(of_shard)
+        if isinstance(self.memory, EncodedMemory):
+            for name, expected in self.entry["encoded_at"].items():
+                files.check(self._folder / name, expected)
+                with np.load(self._folder / name, allow_pickle=False) as arrays:
+                    self.memory.encoded_at = dict(arrays)
+            self.memory.refreshed = self.entry["state"][-1]
+
+    @staticmethod
+    def _travel_key(state: list[int] | None) -> tuple[int, bool] | None:
+        """Differs after every change of `encoded_at`: the first append, and a refresh."""
+        return None if state is None else (state[-1], state[0] > 0)
+
+
+def config_of(entry: Entry) -> MemoryConfig:
+    return MemoryConfig.from_dict(entry["config"])
+
+
+def base_of(memory: EmbeddedMemory | EncodedMemory) -> EmbeddedMemory:
+    return memory.base if isinstance(memory, EncodedMemory) else memory
+
+
+def state_of(memory: EmbeddedMemory | EncodedMemory) -> list[int]:
+    """Differs after every change of what a checkpoint would hold."""
+    base = base_of(memory)
+    refreshed = memory.refreshed if isinstance(memory, EncodedMemory) else 0
+    return [base.next_slot, base.version, refreshed]
