@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from memstore.kernels.near import Operand, peaks
-from memstore.kernels.score import score_rows
-from memstore.kernels.select import best_products
-from memstore.kernels.sequence import quiet
+from memstore.kernels.near import Operand
+from memstore.kernels.select import nearest
 from memstore.memory import Array, Slots
 
 BLOCK_ROWS = 256
@@ -35,9 +33,8 @@ class Flat:
     """Compares a row with every centroid: C products."""
 
     def __init__(self, centroids_CE: Array) -> None:
-        self._centroids_CE = centroids_CE
+        self._centroids_CE = np.ascontiguousarray(centroids_CE)
         self._operand = Operand(centroids_CE)
-        self._marks = quiet(len(centroids_CE))
 
     def __call__(self, keys_RE: Array) -> Slots:
         blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
@@ -49,14 +46,8 @@ class Flat:
 
     def _assign(self, keys_RE: Array) -> Slots:
         near_CR = self._operand.products(keys_RE)
-        likely_RP, _ = best_products(near_CR, peaks(near_CR), min(LIKELY, len(near_CR)))
-        # Of equal ones the smaller is taken, as a search does.
-        likely_RP.sort(axis=1)
-        scores_RP = np.empty(likely_RP.shape, np.float32)
-        score_rows(keys_RE, self._centroids_CE, self._marks, likely_RP, scores_RP)
-        at_R1 = scores_RP.argmax(axis=1)[:, None]
-        lists_R: Slots = np.take_along_axis(likely_RP, at_R1, 1)[:, 0]
-        return lists_R
+        likely = min(LIKELY, len(near_CR))
+        return nearest(near_CR, np.ascontiguousarray(keys_RE), self._centroids_CE, likely)
 
 
 @dataclass(frozen=True)

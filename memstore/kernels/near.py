@@ -224,12 +224,13 @@ def peaks(near_RQ: Array) -> Array:
     """The highest product with each query in every `GROUP` rows, `[G, Q]`."""
     dtype = np.float32 if near_RQ.dtype == np.int16 else near_RQ.dtype
     peaks_GQ = np.empty((-(-len(near_RQ) // GROUP), near_RQ.shape[1]), dtype)
-    _peaks(near_RQ, peaks_GQ)
+    highest(near_RQ, peaks_GQ)
     return peaks_GQ
 
 
 @compiled(error_model="numpy")
-def _peaks(near_RQ: Array, peaks_GQ: Array) -> None:
+def highest(near_RQ: Array, peaks_GQ: Array) -> None:
+    """Fills in `peaks`."""
     for g in range(len(peaks_GQ)):
         peak_Q = peaks_GQ[g]
         peak_Q[:] = -np.inf

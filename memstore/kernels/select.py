@@ -8,7 +8,7 @@ import numpy.typing as npt
 from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import fetch_row
 from memstore.kernels.half import widened
-from memstore.kernels.near import GROUP
+from memstore.kernels.near import GROUP, highest
 from memstore.kernels.score import inner_product, score_again
 from memstore.kernels.sequence import Marks, is_whole, mark_of
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
@@ -163,6 +163,28 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
                 if score >= floor and (size < count or score > scores[0]):
                     size = _keep(rows, scores, tiers, size, r, score, 0)
     return rows_QP, scores_QP
+
+
+@compiled()
+def nearest(near_CR: Array, keys_RE: Array, centroids_CE: Array, likely: int) -> Slots:
+    """For each row the centroid of highest score among the `likely` of highest product, the
+    smallest of equal ones.
+
+    near_CR: products of `kernels.near`. One kernel, so that a job lets go of the GIL but once.
+    """
+    dtype = centroids_CE.dtype
+    peaks_GR = np.empty((-(-len(near_CR) // GROUP), near_CR.shape[1]), dtype)
+    highest(near_CR, peaks_GR)
+    likely_RP, _ = best_products(near_CR, peaks_GR, likely)
+    lists_R = np.empty(len(keys_RE), np.int64)
+    for r in range(len(keys_RE)):
+        best = dtype.type(-np.inf)
+        lists_R[r] = NO_SLOT
+        for c in likely_RP[r]:
+            score = inner_product(keys_RE[r], centroids_CE, c)
+            if lists_R[r] < 0 or score > best or (score == best and c < lists_R[r]):
+                best, lists_R[r] = score, c
+    return lists_R
 
 
 @compiled()
