@@ -53,6 +53,8 @@ class EmbeddedMemory:
         # One mutation at a time over all shards, so that what was checked still holds when done.
         self._mutation = threading.RLock()
         self._retired: MemstoreError | None = None
+        self.refusal: MemstoreError | None = None
+        """What every mutation raises, where there is to be none."""
         self.meter = Meter()
 
     @property
@@ -370,6 +372,8 @@ class EmbeddedMemory:
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
         """Keeps other mutations off; what was done is as durable as the log promises, when done."""
+        if self.refusal is not None:
+            raise self.refusal
         with self._mutation:
             yield
         for shard in self.shards:

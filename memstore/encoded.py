@@ -176,6 +176,8 @@ class EncodedMemory:
     def refresh(self, limit: int | None = None) -> Refreshed:
         if limit is not None:
             checks.positive("limit", limit)
+        if self.base.refusal is not None:
+            raise self.base.refusal
         # Travel is read before the rows are: a step in between is encoded and still counted.
         travel = {column: part.travel() for column, part in self._parts.items()}
         drift = {column: self._drift(column, travel[column]) for column in self._parts}

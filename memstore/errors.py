@@ -135,6 +135,10 @@ class StoreLocked(StoreError):
     retryable = True
 
 
+class ReadOnly(StoreError):
+    """The store was opened for reading alone."""
+
+
 class StoreClosed(StoreError):
     """The store was closed by this process."""
 

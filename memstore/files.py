@@ -80,11 +80,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def lock(path: Path) -> IO[str]:
-    """Takes the one-owner lock; it is held until the returned file is closed."""
-    file = path.open("a+")
+def lock(path: Path, *, shared: bool = False) -> IO[str]:
+    """Takes the lock of the one owner, or of any number of readers beside none.
+
+    It is held until the returned file is closed.
+    """
+    file = path.open("r" if shared else "a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
         owner = file.read().strip()
@@ -94,9 +97,10 @@ def lock(path: Path) -> IO[str]:
             got=f"a lock held by process {owner or 'unknown'}",
             hint="close the store there first",
         ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    if not shared:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
     return file
 
 

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import IO, Any, Self, get_args
 
 import numpy as np
 
@@ -38,12 +38,14 @@ from memstore.errors import (
     MemoryInUse,
     MemstoreError,
     NotAStore,
+    ReadOnly,
     StoreClosed,
     UnknownMemory,
     UnsupportedVersion,
 )
 from memstore.index import devices
 from memstore.memory import Memory
+from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
 
@@ -64,7 +66,12 @@ class Store:
     """The memories in one directory. One process owns it at a time."""
 
     def __init__(
-        self, path: str | Path, *, fsync: Fsync = "interval", log_bytes: int = LOG_BYTES
+        self,
+        path: str | Path,
+        *,
+        fsync: Fsync = "interval",
+        log_bytes: int = LOG_BYTES,
+        read_only: bool = False,
     ) -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
 
@@ -72,6 +79,8 @@ class Store:
         a second later. `never`: when the system gets to it. The death of the process alone loses
         nothing that was acknowledged.
         log_bytes: a checkpoint is made in the background when so much was logged since the last.
+        read_only: nothing is written, and any number may read, while nobody has the store open
+        otherwise; what would change it raises `ReadOnly`.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
@@ -92,12 +101,9 @@ class Store:
         self._mutex = threading.RLock()
         self._closed = False
         self._ended = threading.Event()
-        self._manifest()  # what is foreign is not even locked
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
-        self._lock = files.lock(self.path / "LOCK")
+        self._tender: threading.Thread | None = None
+        self._refusal = ReadOnly(f"{self.path} was opened read-only") if read_only else None
+        self._lock = self._take()
         try:
             if self._manifest():
                 self._load(files.read_json(self.path / MANIFEST))
@@ -106,10 +112,14 @@ class Store:
         except BaseException:
             self._lock.close()
             raise
-        self._tender = threading.Thread(
-            target=_tend, args=(weakref.ref(self), self._ended), name="memstore-tend", daemon=True
-        )
-        self._tender.start()
+        if not read_only:
+            self._tender = threading.Thread(
+                target=_tend,
+                args=(weakref.ref(self), self._ended),
+                name="memstore-tend",
+                daemon=True,
+            )
+            self._tender.start()
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory.
@@ -117,7 +127,7 @@ class Store:
         Raises `MemoryExists` if the name is taken, `DeviceUnavailable` where its device is not.
         """
         with self._mutex:
-            self._check_open()
+            self._check_writing()
             _check_name(name)
             if not isinstance(config, MemoryConfig):
                 raise InvalidArgument(
@@ -149,7 +159,7 @@ class Store:
         Raises `MemoryInUse` while another memory is encoded from it.
         """
         with self._mutex:
-            self._check_open()
+            self._check_writing()
             self._find(name)
             users = [
                 other
@@ -173,7 +183,7 @@ class Store:
         Takes as long as it takes to write what has changed; searches and mutations go on.
         """
         with self._mutex:
-            self._check_open()
+            self._check_writing()
             self._write(self._checkpoints, list(self._memories))
             self._sweep()
 
@@ -184,7 +194,8 @@ class Store:
         """
         with self._mutex:
             if not self._closed:
-                self.checkpoint()
+                if self._refusal is None:
+                    self.checkpoint()
                 self._closed = True
                 for memory in self._memories.values():
                     base_of(memory).retire(
@@ -194,7 +205,7 @@ class Store:
                 self._memories.clear()
                 self._lock.close()
         self._ended.set()
-        if self._tender is not threading.current_thread():
+        if self._tender is not None and self._tender is not threading.current_thread():
             self._tender.join()
 
     def __enter__(self) -> Self:
@@ -207,6 +218,21 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _take(self) -> IO[str]:
+        """Locks the directory, or makes it; what is foreign is not even locked."""
+        there = self._manifest()
+        if self._refusal is not None:
+            if not there:
+                raise NotAStore(
+                    f"{self.path} holds no store", hint="only one that is there can be read"
+                )
+            return files.lock(self.path / "LOCK", shared=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
+        return files.lock(self.path / "LOCK")
 
     def _manifest(self) -> bool:
         """Whether there is a store; raises `NotAStore` where there is something else."""
@@ -240,7 +266,8 @@ class Store:
         for name, entry in sorted(
             manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
-            base = EmbeddedMemory(name, config_of(entry), entry["next_slot"], self.path)
+            home = self.path if self._refusal is None else None
+            base = EmbeddedMemory(name, config_of(entry), entry["next_slot"], home)
             memory = self._memories[name] = self._assemble(base)
             made = MemoryCheckpoints(memory, self._folder(name), entry["log"]["name"], entry)
             made.load()
@@ -248,7 +275,9 @@ class Store:
         # Last, since it writes: a store that is refused stays as it is.
         for made in self._checkpoints.values():
             self._open_logs(made)
-        self._sweep()
+            base_of(made.memory).refusal = self._refusal
+        if self._refusal is None:
+            self._sweep()
 
     def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
         """Makes these the memories that whoever opens the directory finds, those named as now."""
@@ -284,12 +313,16 @@ class Store:
         replayed = [np.empty(0, np.int64)]
         for shard, after in zip(base.shards, made.entry["log"]["after"], strict=True):
             own = folder / f"shard-{shard.number}"
-            own.mkdir(parents=True, exist_ok=True)
-            for synced in (folder, *list(folder.parents)[:2]):
-                files.sync_folder(synced)
-            owner = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
-            log = Log(own, owner.digest(), after=after, fsync=self._fsync)
-            rows = shard.replay(Journal(base.config, shard.number, log))
+            name = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
+            if self._refusal is None:
+                own.mkdir(parents=True, exist_ok=True)
+                for synced in (folder, *list(folder.parents)[:2]):
+                    files.sync_folder(synced)
+                log = Log(own, name.digest(), after=after, fsync=self._fsync)
+                rows = shard.replay(log.replay())
+                shard.journal = Journal(base.config, shard.number, log)
+            else:
+                rows = shard.replay(segments.replay(own, name.digest(), after))
             replayed.append(routing.slots_of(rows, shard.number, len(base.shards)))
             if shard.rows.size:
                 last = (shard.rows.size - 1) * len(base.shards) + shard.number
@@ -352,6 +385,11 @@ class Store:
         if self._closed:
             raise StoreClosed(f"{self.path} was closed", hint="open it again")
 
+    def _check_writing(self) -> None:
+        self._check_open()
+        if self._refusal is not None:
+            raise self._refusal
+
 
 def _tend(found: weakref.ref[Store], ended: threading.Event) -> None:
     """Makes a checkpoint whenever much was logged, as long as the store is open."""
@@ -370,7 +408,11 @@ def _check_name(name: object) -> None:
 
 
 def open(  # noqa: A001
-    path: str | Path, *, fsync: Fsync = "interval", log_bytes: int = LOG_BYTES
+    path: str | Path,
+    *,
+    fsync: Fsync = "interval",
+    log_bytes: int = LOG_BYTES,
+    read_only: bool = False,
 ) -> Store:
     """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
-    return Store(path, fsync=fsync, log_bytes=log_bytes)
+    return Store(path, fsync=fsync, log_bytes=log_bytes, read_only=read_only)

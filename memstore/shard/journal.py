@@ -8,7 +8,7 @@ the log before, and what is read back after a crash is what was put there, to th
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -87,14 +87,14 @@ class Journal:
         self.log.append(Record(kind, given))
 
 
-def batches(log: Log) -> Iterator[tuple[Kind, dict[str, Any]]]:
-    """The records behind the checkpoint, those of one kind that follow each other as one.
+def batches(log: Iterable[tuple[int, Record]]) -> Iterator[tuple[Kind, dict[str, Any]]]:
+    """The records of a log, those of one kind that follow each other as one.
 
     Yields the kind and the parts, in which each row stands once, as the last record has it.
     """
     waiting: list[Record] = []
     rows = 0
-    for _, record in log.replay():
+    for _, record in log:
         many = rows > MOST_ROWS
         if waiting and (many or not _alike(waiting[-1], record)):
             yield waiting[-1].kind, _together(waiting)

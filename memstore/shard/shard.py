@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescri
 from memstore.shard import filters
 from memstore.shard.cut import Changed, Cut
 from memstore.shard.journal import Journal, batches
-from memstore.shard.log_format import Kind
+from memstore.shard.log_format import Kind, Record
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
 from memstore.shard.usage import NEVER, note_use
@@ -197,18 +197,17 @@ class Shard:
                 self.journal.kill(rows_B)
             self._erase(rows_B)
 
-    def replay(self, journal: Journal) -> Slots:
-        """Applies what the log has behind the checkpoint, then writes to that log.
+    def replay(self, log: Iterable[tuple[int, Record]]) -> Slots:
+        """Applies what a log has behind the checkpoint.
 
         Returns the rows that are there whose keys it had, rising.
         """
         with self._writer:
             before, keyed = self.rows.version, [np.empty(0, np.int64)]
-            for kind, parts in batches(journal.log):
+            for kind, parts in batches(log):
                 if "keys" in parts:
                     keyed.append(parts["rows"])
                 self._apply(kind, **parts)
-            self.journal = journal
             if self.rows.version != before:
                 self.maintainer.mutated()
             rows = distinct(np.concatenate(keyed))
