@@ -51,7 +51,9 @@ def make(store: Store, rows: int = 0, **index: Any) -> Memory:
 
 
 def threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("memstore")]
+    """Those of jobs."""
+    jobs = ("memstore-seal", "memstore-cluster")
+    return [t.name for t in threading.enumerate() if t.name in jobs]
 
 
 def state(memory: Memory) -> ShardDescription:
