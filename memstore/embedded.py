@@ -33,6 +33,8 @@ from memstore.memory import (
 from memstore.meter import Meter, metered
 from memstore.shard.shard import Shard
 
+NOTHING = np.empty(0, np.int64)
+
 LEAST_MAX_K = 2_048
 """A small memory may be asked for this many; a larger one for as many as it ever held."""
 
@@ -88,9 +90,9 @@ class EmbeddedMemory:
             slots_B = np.arange(self.next_slot, self.next_slot + len(keys_BD))
             for shard, _, rows in self._split(slots_B):
                 shard.reserve(rows)
-            self._make_room(len(keys_BD))
+            evicted = self._evicted(len(keys_BD))
             self.next_slot += len(keys_BD)
-            self.put(slots_B, keys_BD, values_BV, table, step=step)
+            self.put(slots_B, keys_BD, values_BV, table, step=step, evicted=evicted)
         return slots_B
 
     def write(
@@ -397,15 +399,20 @@ class EmbeddedMemory:
         *,
         drifts: bool = False,
         step: int | None = None,
+        evicted: Slots = NOTHING,
     ) -> None:
-        """Writes rows whose arguments are checked."""
+        """Writes rows whose arguments are checked; those evicted leave at once, shard by shard."""
         with self._mutation:
+            leaving = {shard.number: rows for shard, _, rows in self._split(evicted)}
             for shard, at, rows in self._split(slots_B):
                 part = None
                 if records is not None:
                     part = records if len(at) == len(slots_B) else records.take(at)
                 keys, values = routing.taken(keys_BD, at), routing.taken(values_BV, at)
-                shard.put(rows, keys, values, part, drifts=drifts, step=step)
+                gone = leaving.pop(shard.number, NOTHING)
+                shard.put(rows, keys, values, part, drifts=drifts, step=step, evicted_E=gone)
+            for number, rows in leaving.items():
+                self.shards[number].erase(rows)
 
     def alive(self, slots_B: Slots) -> Array:
         """Which slots are there, bool `[B]`."""
@@ -445,19 +452,17 @@ class EmbeddedMemory:
         priorities = np.concatenate([priority for _, _, priority in found])
         return slots[np.lexsort((slots, priorities))[:count]]
 
-    def _make_room(self, count: int) -> None:
-        """Erases the least used rows that `count` new ones would push over the capacity."""
+    def _evicted(self, count: int) -> Slots:
+        """The least used slots that `count` new ones would push over the capacity."""
         capacity = self._config.capacity
         if capacity is None:
-            return
+            return NOTHING
         if count > capacity:
             raise InvalidArgument(
                 "more rows than the capacity", got=count, expected=f"≤ {capacity}"
             )
         over = sum(shard.rows.live for shard in self.shards) + count - capacity
-        if over > 0:
-            for shard, _, rows in self._split(self._least_used(over)):
-                shard.erase(rows)
+        return self._least_used(over) if over > 0 else NOTHING
 
     def live_slots(self) -> Slots:
         """Every slot that is there, rising."""

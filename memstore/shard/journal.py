@@ -42,9 +42,11 @@ class Journal:
         values_BV: Array | None,
         records: pa.Table | None,
         priority_B: Array | None,
+        evicted_E: Slots,
     ) -> None:
         vectors = {"keys": keys_BD, "values": values_BV}
-        rest = {"records": records, "priority": priority_B}
+        evicted = evicted_E if len(evicted_E) else None
+        rest = {"records": records, "priority": priority_B, "evicted": evicted}
         self._append(Kind.PUT, {"rows": rows_B, **vectors, **rest})
 
     def kill(self, rows_B: Slots) -> None:
@@ -106,7 +108,8 @@ def batches(log: Iterable[tuple[int, Record]]) -> Iterator[tuple[Kind, dict[str,
 
 
 def _alike(a: Record, b: Record) -> bool:
-    return a.kind == b.kind and a.parts.keys() == b.parts.keys()
+    # Rows that are evicted are others than those written: each record does both at once.
+    return a.kind == b.kind and a.parts.keys() == b.parts.keys() and "evicted" not in a.parts
 
 
 def _together(records: list[Record]) -> dict[str, Any]:

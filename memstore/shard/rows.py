@@ -152,7 +152,7 @@ class RowTable:
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
-        self._make("key", self._keeping("key"))
+        self.ready_to_blend()
         table_ND, keeper = packed(self.keys_ND), self._keeper("key")
         moved_B = blend_rows(table_ND, self.view.marks, keeper, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
@@ -183,10 +183,8 @@ class RowTable:
         Raises `StorageFull`, with nothing changed, where its state finds no room.
         """
         changed = 0
+        self.ready_to_step(keys=key_grads_BD is not None, values=value_grads_BV is not None)
         config, marks = self.config.optimizer_config, self.view.marks
-        for part, grads in (("key", key_grads_BD), ("value", value_grads_BV)):
-            if grads is not None:
-                self._make(part, self._new_state(part))
         if key_grads_BD is not None:
             rows_U, moved_U = optimizers.step(
                 config,
@@ -213,6 +211,16 @@ class RowTable:
             )
             changed = len(rows_U)
         return changed
+
+    def ready_to_step(self, *, keys: bool, values: bool) -> None:
+        """Makes the state that a step needs; raises `StorageFull`, with nothing changed."""
+        for part, stepped in (("key", keys), ("value", values)):
+            if stepped:
+                self._make(part, self._new_state(part))
+
+    def ready_to_blend(self) -> None:
+        """Makes the state that blending needs; raises `StorageFull`, with nothing changed."""
+        self._make("key", self._keeping("key"))
 
     def image(self, rows_B: Slots, parts: Sequence[str]) -> dict[str, Array]:
         """What the rows are of "keys", "values" or both, with the state that belongs to it."""

@@ -42,6 +42,8 @@ from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
 from memstore.shard.usage import NEVER, note_use
 
+NONE = np.empty(0, np.int64)
+
 ATTEMPTS = 3
 """Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
 
@@ -100,14 +102,20 @@ class Shard:
         *,
         drifts: bool = False,
         step: int | None = None,
+        evicted_E: Slots = NONE,
     ) -> None:
-        """Writes rows whole. With `drifts`, keys that can be made again: the sealed copies go on
-        proposing the rows, and nothing is logged."""
+        """Writes rows whole, in place of those evicted.
+
+        drifts: keys that can be made again: the sealed copies go on proposing the rows, and nothing
+        is logged.
+        """
         with self._writer:
             self.reserve(rows_B)
             priority_B = self._priorities(rows_B, step)
             if self.journal is not None and not drifts:
-                self.journal.put(rows_B, keys_BD, values_BV, records, priority_B)
+                self.journal.put(rows_B, keys_BD, values_BV, records, priority_B, evicted_E)
+            if len(evicted_E):
+                self._erase(evicted_E)
             self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
             self.maintainer.mutated()
 
@@ -126,6 +134,7 @@ class Shard:
                 used = self.rows.usage.touched(rows_B, step, weights_B)
             image: dict[str, Array] = {}
             if self.journal is not None:
+                self.rows.ready_to_blend()
                 draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
                 draft.blend(local_B, weights_B, erase_BD, add_BD)
                 priority_U = None if used is None else used[1]
@@ -173,9 +182,10 @@ class Shard:
         with self._writer:
             image: dict[str, Array] = {}
             if self.journal is not None and self.config.updates == "logged":
+                given = {"keys": key_grads_BD, "values": value_grads_BV}
+                self.rows.ready_to_step(**{name: g is not None for name, g in given.items()})
                 draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
                 changed = draft.step(local_B, key_grads_BD, value_grads_BV, lr)
-                given = {"keys": key_grads_BD, "values": value_grads_BV}
                 parts = tuple(name for name, grads in given.items() if grads is not None)
                 image = self.journal.drafted(Kind.STEP, rows_U, parts)
             with self._change(rows_B):
@@ -500,9 +510,13 @@ class Shard:
         records: pa.Table | None = None,
         generations: Array | None = None,
         priority: Array | None = None,
+        evicted: Slots = NONE,
         **image: Array,
     ) -> None:
         """Does again what a record tells."""
+        evicted = evicted[self.rows.is_alive(evicted)]
+        if len(evicted):
+            self._erase(evicted)
         if kind == Kind.KILL:
             self._erase(rows[self.rows.is_alive(rows)])
         elif kind == Kind.RENEW:

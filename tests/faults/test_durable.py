@@ -19,9 +19,11 @@ import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, files
 from memstore import store as store_module
 from memstore.checkpoints import base_of
-from memstore.errors import UnsupportedVersion
+from memstore.embedded import EmbeddedMemory
+from memstore.errors import StorageFull, UnsupportedVersion
 from memstore.memory import Array, Memory
-from memstore.shard import blocks
+from memstore.shard import blocks, segments
+from memstore.shard.rows import RowTable
 from tests.congruence.oracle import fingerprint
 
 WIDTH, VALUES, AT_A_TIME = 8, 3, 16
@@ -348,3 +350,63 @@ def died(store: memstore.Store) -> None:
     for memory in store._memories.values():
         base_of(memory).settle()
     store._lock.close()
+
+
+def test_rows_are_evicted_with_the_record_of_those_that_take_their_places(tmp_path: Path) -> None:
+    how = MemoryConfig(dim=WIDTH, capacity=2 * AT_A_TIME, optimizer="sgd")
+    with memstore.open(tmp_path / "store") as store:
+        memory = store.create("m", how)
+        for number in range(6):
+            memory.append(np.full((AT_A_TIME, WIDTH), number), step=number)
+        crashed = shutil.copytree(tmp_path / "store", tmp_path / "crashed")
+        expected = kept(memory)
+    [path] = (crashed / "logs").rglob("*.seg")
+    [segment] = segments.listed(path.parent)
+    owner = path.read_bytes()[32:48]
+    ends = [span.stop for span in segments.read_segment(segment, owner).spans]
+    assert len(ends) == 6  # one record an append
+    whole = path.read_bytes()
+    for count, end in enumerate(ends, 1):
+        for behind in (0, 5):
+            path.write_bytes(whole[: end + behind])
+            with memstore.open(crashed, read_only=True) as store:
+                rows = store.memory("m").describe().rows
+                assert rows == min(count, 2) * AT_A_TIME  # never the old gone and the new not there
+    with memstore.open(crashed) as store:
+        assert kept(store.memory("m")) == expected
+
+
+def kept(memory: Memory) -> dict[str, Any]:
+    """The fingerprint, but for versions: records that are done again together count as one."""
+    return {name: part for name, part in fingerprint(memory).items() if name != "row_versions"}
+
+
+@pytest.mark.parametrize("change_it", ["update", "blend"])
+def test_what_finds_no_room_for_state_is_not_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change_it: str
+) -> None:
+    how = MemoryConfig(dim=WIDTH, dtype="float16", updates="logged", optimizer="adagrad")
+    store = memstore.open(tmp_path / "store")
+    memory = store.create("m", how)
+    assert isinstance(memory, EmbeddedMemory)
+    memory.append(np.ones((4, WIDTH)))
+    before, table, make = fingerprint(memory), memory.shards[0].rows, RowTable._make
+
+    def full(self: RowTable, part: str, one: Any) -> None:
+        if self is table:
+            raise StorageFull("no room", hint="none")
+        make(self, part, one)
+
+    ones = np.ones((4, WIDTH), np.float32)
+    calls = {
+        "update": lambda: memory.update(np.arange(4), ones, lr=0.1),
+        "blend": lambda: memory.blend(np.arange(4), np.ones(4), ones, ones),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(RowTable, "_make", full)
+        with pytest.raises(StorageFull):
+            calls[change_it]()
+    assert fingerprint(memory) == before
+    died(store)
+    with memstore.open(tmp_path / "store") as store:
+        assert fingerprint(store.memory("m")) == before
