@@ -96,11 +96,15 @@ class MemoryCheckpoints:
         return Draft(entry, drafts)
 
     def keep(self, draft: Draft) -> None:
-        """The manifest has it: the next checkpoint builds on this one, and logs begin behind it."""
+        """The manifest has it: the next checkpoint builds on this one."""
         self.entry = draft.entry
         for part, of_shard in zip(self._shards, draft.shards, strict=True):
             part.keep(of_shard)
-        shards, after = base_of(self.memory).shards, draft.entry["log"]["after"]
+
+    def truncate(self) -> None:
+        """Takes away the logs that the checkpoint covers; raises `LogFailed`."""
+        assert self.entry is not None
+        shards, after = base_of(self.memory).shards, self.entry["log"]["after"]
         for shard, last in zip(shards, after, strict=True):
             if shard.journal is not None:
                 shard.journal.log.truncate(last + 1)

@@ -85,6 +85,9 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
 
     It is held until the returned file is closed.
     """
+    if shared and not path.exists():
+        # A copy of a store: whoever has it open otherwise made the file first.
+        return Path(os.devnull).open()
     file = path.open("r" if shared else "a+")
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -94,7 +97,7 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
         file.close()
         raise StoreLocked(
             f"{path.parent} is open elsewhere",
-            got=f"a lock held by process {owner or 'unknown'}",
+            got=f"a lock held by process {owner or 'unknown'}, or by readers",
             hint="close the store there first",
         ) from error
     if not shared:

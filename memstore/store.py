@@ -110,6 +110,10 @@ class Store:
             else:
                 self.checkpoint()
         except BaseException:
+            for memory in self._memories.values():
+                base_of(memory).retire(StoreClosed(f"{self.path} could not be opened"))
+                with contextlib.suppress(MemstoreError):
+                    base_of(memory).close_logs()
             self._lock.close()
             raise
         if not read_only:
@@ -138,8 +142,13 @@ class Store:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             memory = self._assemble(EmbeddedMemory(name, config, 0, self.path))
             made = MemoryCheckpoints(memory, self._folder(name), secrets.token_hex(8), None)
-            self._write(self._checkpoints | {name: made}, [name])
-            self._open_logs(made)
+            try:
+                self._open_logs(made, [0] * config.shards)
+                self._write(self._checkpoints | {name: made}, [name])
+            except BaseException:
+                with contextlib.suppress(MemstoreError):
+                    base_of(memory).close_logs()
+                raise
             self._memories[name] = memory
             return memory
 
@@ -196,15 +205,12 @@ class Store:
             if not self._closed:
                 if self._refusal is None:
                     self.checkpoint()
-                self._closed = True
-                for memory in self._memories.values():
-                    base_of(memory).retire(
-                        StoreClosed(f"{self.path} was closed", hint="open it again")
-                    )
-                    base_of(memory).close_logs()
+                with contextlib.ExitStack() as stack:
+                    stack.callback(self._lock.close)
+                    stack.callback(self._ended.set)
+                    self._retire(stack)
+                    self._closed = True
                 self._memories.clear()
-                self._lock.close()
-        self._ended.set()
         if self._tender is not None and self._tender is not threading.current_thread():
             self._tender.join()
 
@@ -274,7 +280,8 @@ class Store:
             self._checkpoints[name] = made
         # Last, since it writes: a store that is refused stays as it is.
         for made in self._checkpoints.values():
-            self._open_logs(made)
+            assert made.entry is not None
+            self._open_logs(made, made.entry["log"]["after"])
             base_of(made.memory).refusal = self._refusal
         if self._refusal is None:
             self._sweep()
@@ -305,13 +312,21 @@ class Store:
         self._covered |= covered
         for name, draft in drafts.items():
             made[name].keep(draft)
+        for name in drafts:
+            try:
+                made[name].truncate()
+            except MemstoreError as error:
+                # It takes room, and no more: the checkpoint stands.
+                logger.warning("the log of %s stays: %s", name, error)
 
-    def _open_logs(self, made: MemoryCheckpoints) -> None:
-        """Does again what the logs of a memory have behind its checkpoint; goes on with them."""
-        assert made.entry is not None
+    def _open_logs(self, made: MemoryCheckpoints, after_S: Sequence[int]) -> None:
+        """Does again what the logs of a memory have behind its checkpoint; goes on with them.
+
+        after_S: of each shard, the last record that the checkpoint covers.
+        """
         base, folder = base_of(made.memory), self.path / "logs" / made.log
         replayed = [np.empty(0, np.int64)]
-        for shard, after in zip(base.shards, made.entry["log"]["after"], strict=True):
+        for shard, after in zip(base.shards, after_S, strict=True):
             own = folder / f"shard-{shard.number}"
             name = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
             if self._refusal is None:
@@ -351,7 +366,7 @@ class Store:
             return LOOK_S
         try:
             self.checkpoint()
-        except (MemstoreError, OSError) as error:
+        except (MemstoreError, OSError, MemoryError, RuntimeError, ValueError) as error:
             if not self._closed:
                 logger.warning("the checkpoint of %s failed: %s", self.path, error)
             return min(2 * pause_s, LONGEST_PAUSE_S)
@@ -376,10 +391,30 @@ class Store:
         return EncodedMemory(base, parts)
 
     def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
-        if name not in self._memories:
+        found = self._memories.get(name)
+        if found is None:
             known = sorted(self._memories)
             raise UnknownMemory("no such memory", got=repr(name), expected=f"one of {known}")
-        return self._memories[name]
+        return found
+
+    def _retire(self, stack: contextlib.ExitStack) -> None:
+        """Writes what was changed while the last checkpoint was written; then nothing changes.
+
+        stack: is given what is to be done then. Leaves all open where it raises.
+        """
+        bases = [base_of(memory) for _, memory in sorted(self._memories.items())]
+        with contextlib.ExitStack() as frozen:
+            for base in bases:
+                frozen.enter_context(base.frozen())
+            if self._refusal is None:
+                try:
+                    self.checkpoint()
+                except BaseException:
+                    stack.pop_all()
+                    raise
+            for base in bases:
+                base.retire(StoreClosed(f"{self.path} was closed", hint="open it again"))
+                stack.callback(base.close_logs)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -78,9 +78,7 @@ def save(moment: Still, folder: Path, number: int, before: Kept) -> tuple[dict[s
         return {}, Kept()
     put = _Writing(folder, number, before)
     names: dict[str, Any] = {
-        "codebook": put(
-            book.empty, "codebook.faiss", lambda path: faiss.write_index(book.empty, str(path))
-        ),
+        "codebook": put(book.empty, "codebook.faiss", _writer(book.empty)),
         "segments": [],
     }
     for i, segment in enumerate(version.segments):
@@ -165,4 +163,10 @@ def _tiers(moment: Still, book: clustered.Codebook) -> dict[str, Array]:
 
 
 def _writer(lists: faiss.IndexIVF) -> Callable[[Path], None]:
-    return lambda path: faiss.write_index(lists, str(path))
+    def write(path: Path) -> None:
+        try:
+            faiss.write_index(lists, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+    return write

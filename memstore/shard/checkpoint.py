@@ -77,24 +77,34 @@ class Checkpoints:
         """Takes the shard as it is; until `keep` or `abandon`, writers keep what they change."""
         shard = self._shard
         wasted = [blocks_K for _, blocks_K in blocks.wasteful(self._folder, self._directory)]
+        known = self._directory["keys"].rows if self._directory else 0
         with shard.writers:
             rows = shard.rows
             changed_K = shard.changed.take(blocks.blocks(rows.size))
-            for wasted_K in wasted:
-                changed_K[wasted_K[wasted_K < len(changed_K)]] = True
-            heap = None
-            if shard.records.version != self._entry["records"].get("version", 0):
-                heap = shard.records.still()
-            shard.cut = Cut(rows.arrays, changed_K)
-            return Moment(
-                after=shard.logged,
-                versions={"rows": rows.version, "index": shard.index.version.number},
-                live_R=np.empty(0, np.int64) if heap is None else rows.live_rows(),
-                changed_K=changed_K,
-                cut=shard.cut,
-                heap=heap,
-                index=saving.still(shard.index),
-            )
+            try:
+                for wasted_K in wasted:
+                    changed_K[wasted_K[wasted_K < len(changed_K)]] = True
+                if rows.size > known:
+                    # Some of the new rows may never have been written; their blocks are new too,
+                    # and the last one of before is longer.
+                    changed_K[known // blocks.BLOCK_ROWS :] = True
+                heap = None
+                if shard.records.version != self._entry["records"].get("version", 0):
+                    heap = shard.records.still()
+                moment = Moment(
+                    after=shard.logged,
+                    versions={"rows": rows.version, "index": shard.index.version.number},
+                    live_R=np.empty(0, np.int64) if heap is None else rows.live_rows(),
+                    changed_K=changed_K,
+                    cut=Cut(rows.arrays, changed_K),
+                    heap=heap,
+                    index=saving.still(shard.index),
+                )
+            except BaseException:
+                shard.changed.put_back(changed_K)
+                raise
+            shard.cut = moment.cut
+            return moment
 
     def write(self, moment: Moment, number: int) -> Draft:
         """Writes what `moment` has and the last checkpoint has not; all of it is durable then.

@@ -83,7 +83,7 @@ class Log:
         self._size = 0
         self.last = self.durable = after
         self.bytes = 0
-        """Appended since it was opened."""
+        """Not covered by a checkpoint when it was opened, and appended since."""
         self.torn: Torn | None = None
         self._open()
 
@@ -187,6 +187,8 @@ class Log:
         for segment in found:
             if segment.path not in {kept.path for kept in self._segments}:
                 self._remove(segment.path)
+        if self.last > self._after:
+            self.bytes = sum(self._disk.size(segment.path) for segment in self._segments)
 
     def _make_room(self, size: int) -> None:
         """Ends the segment if so many bytes are too many for it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +22,13 @@ from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, f
 from memstore import store as store_module
 from memstore.checkpoints import base_of
 from memstore.embedded import EmbeddedMemory
-from memstore.errors import StorageFull, UnsupportedVersion
+from memstore.errors import LogFailed, StorageFull, UnsupportedVersion
+from memstore.index import saving
 from memstore.memory import Array, Memory
 from memstore.shard import blocks, segments
+from memstore.shard.log import Log
 from memstore.shard.rows import RowTable
+from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
 
 WIDTH, VALUES, AT_A_TIME = 8, 3, 16
@@ -283,7 +288,8 @@ def test_checkpoints_are_made_when_much_was_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store_module, "LOOK_S", 0.02)
-    write, failures = blocks.write, [OSError(28, "the disk is full"), OSError(5, "it is broken")]
+    write = blocks.write
+    failures = [OSError(28, "the disk is full"), OSError(5, "it is broken"), MemoryError()]
 
     def failing(*arguments: Any) -> Any:
         if failures:
@@ -298,7 +304,7 @@ def test_checkpoints_are_made_when_much_was_logged(
             change(memory, changes)
             changes += 1
             assert changes < 10_000
-        assert ["failed" in record.message for record in caplog.records] == [True, True]
+        assert ["failed" in record.message for record in caplog.records] == [True] * 3
         quiet = checkpoint_of(tmp_path)
         time.sleep(0.2)
         assert checkpoint_of(tmp_path) <= quiet + 1  # what came meanwhile may be much again
@@ -410,3 +416,133 @@ def test_what_finds_no_room_for_state_is_not_in_the_log(
     died(store)
     with memstore.open(tmp_path / "store") as store:
         assert fingerprint(store.memory("m")) == before
+
+
+def test_rows_that_were_given_out_and_never_written_harm_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=4, shards=2))
+        assert isinstance(memory, EmbeddedMemory)
+        memory.append(np.ones((100, 4)))
+        store.checkpoint()
+        with monkeypatch.context() as patch:
+            patch.setattr(memory.shards[1], "put", failing(StorageFull("no room", hint="none")))
+            with pytest.raises(StorageFull):
+                memory.append(np.ones((5_000, 4)))
+        memory.append(np.ones((10, 4)))
+        expected = fingerprint(memory)
+    assert list(verify(tmp_path)) == []
+    with memstore.open(tmp_path) as store:
+        assert fingerprint(store.memory("m")) == expected
+
+
+def failing(error: Exception) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["begin", "write", "truncate"])
+def test_a_checkpoint_that_fails_anywhere_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    with memstore.open(tmp_path) as store:
+        memories = [store.create(name, MemoryConfig(dim=4, shards=2)) for name in ("a", "b")]
+        for memory in memories:
+            memory.append(np.ones((3_000, 4)))
+        store.checkpoint()
+        for memory in memories:
+            memory.write([5, 2_000], np.full((2, 4), 9.0))
+            memory.append(np.ones((10, 4)))
+        with monkeypatch.context() as patch:
+            if where == "begin":
+                patch.setattr(saving, "still", failing(MemoryError()))
+            elif where == "write":
+                patch.setattr(saving, "save", failing(OSError(28, "the disk is full")))
+            else:
+                patch.setattr(Log, "truncate", failing(LogFailed("the disk refused it")))
+            with contextlib.suppress(MemoryError, OSError):
+                store.checkpoint()
+        memories[0].write([7], np.full((1, 4), 8.0))
+        expected = [fingerprint(memory) for memory in memories]
+    assert list(verify(tmp_path)) == []
+    with memstore.open(tmp_path) as store:
+        assert [fingerprint(store.memory(name)) for name in ("a", "b")] == expected
+
+
+def test_what_is_stepped_while_a_store_closes_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memstore.open(tmp_path)
+    memory = store.create("m", MemoryConfig(dim=2, optimizer="sgd"))
+    memory.append(np.ones((3, 2)))
+    write = blocks.write
+
+    def stepping(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        stepper = threading.Thread(target=lambda: memory.update([1], np.ones((1, 2)), lr=0.5))
+        stepper.start()
+        stepper.join(60)
+        assert not stepper.is_alive()
+        return write(*arguments)
+
+    monkeypatch.setattr(blocks, "write", stepping)
+    store.close()
+    with memstore.open(tmp_path) as store:
+        keys_BD = store.memory("m").gather([0, 1]).keys_BD
+        assert keys_BD is not None
+        assert keys_BD.tolist() == [[1.0, 1.0], [0.5, 0.5]]
+
+
+def test_a_store_whose_log_fails_at_the_end_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memstore.open(tmp_path)
+    for name in ("a", "b"):
+        store.create(name, MemoryConfig(dim=2)).append(np.ones((3, 2)))
+    close, failures = Log.close, [LogFailed("the disk refused it")]
+
+    def closing(self: Log) -> None:
+        close(self)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(Log, "close", closing)
+    with pytest.raises(LogFailed):
+        store.close()
+    with memstore.open(tmp_path) as store:
+        assert [store.memory(name).describe().rows for name in store.list()] == [3, 3]
+
+
+def test_a_memory_that_could_not_be_made_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memstore.open(tmp_path) as store:
+        for place, name in ((files, "replace_json"), (Log, "_begin")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, failing(OSError(28, "the disk is full")))
+                with pytest.raises((OSError, StorageFull, LogFailed)):
+                    store.create("m", MemoryConfig(dim=2))
+        store.create("other", MemoryConfig(dim=2))
+        assert store.list() == ["other"]
+    with memstore.open(tmp_path) as store:
+        assert store.list() == ["other"]
+        store.create("m", MemoryConfig(dim=2))
+
+
+def test_a_log_that_was_done_again_counts_until_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = memstore.open(tmp_path / "store")
+    store.create("m", MemoryConfig(dim=64)).append(np.ones((1_000, 64)))
+    died(store)
+    monkeypatch.setattr(store_module, "LOOK_S", 0.02)
+    number = checkpoint_of(tmp_path)
+    with memstore.open(tmp_path / "store", log_bytes=100_000) as store:
+        until = time.monotonic() + 60
+        while checkpoint_of(tmp_path) == number:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert store._logged() == 0
