@@ -152,12 +152,11 @@ def _opening(place: Path, store: memstore.Store) -> float:
         memory.retire(memstore.MemstoreError("left as it is"))
         memory.close_logs()
     store._lock.close()
+    store._ended.set()
     begun = time.perf_counter()
     again = memstore.open(place / "store")
     seconds = time.perf_counter() - begun
     again.close()
-    store._closed = True
-    store.close()
     return seconds
 
 
