@@ -116,7 +116,7 @@ class MemoryCheckpoints:
 
     @property
     def logged(self) -> int:
-        """Bytes that the memory logged since it was opened."""
+        """Bytes in its logs that no checkpoint covered when it was opened, and logged since."""
         journals = (shard.journal for shard in base_of(self.memory).shards)
         return sum(journal.log.bytes for journal in journals if journal is not None)
 
