@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from memstore import checks
 from memstore.config import MemoryConfig
+from memstore.deadline import Deadline
 from memstore.dtypes import storage
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, UnknownSlot, Unsupported
@@ -28,6 +29,7 @@ from memstore.memory import (
     Numbers,
     Records,
     Refreshed,
+    RequestId,
     Rows,
     SearchOptions,
     SearchResult,
@@ -35,6 +37,7 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.meter import Meter, metered
+from memstore.retries import Asked
 
 BLOCK = 131_072
 """Slots encoded at a time."""
@@ -82,18 +85,19 @@ class EncodedMemory:
         records: Records | None = None,
         *,
         step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Slots:
         self._refuse_vectors(keys, values)
         if records is None:
             raise InvalidArgument("records are missing", expected=self.config.schema.names)
         table = checks.records(records, self.config.schema, None)
         assert table is not None
-        self._check_values(table)
-        self.base.admit()
-        with self.base.frozen():
-            if self.base.next_slot == 0:
-                self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
-            return self.base.append(self._encode(table), None, table, step=step)
+        asked = Asked.of(request_id, "append", table, step)
+        return self.base.put_new(
+            *(len(table), self._first_encoding, None, table, checks.step_number(step)),
+            *(asked, Deadline(deadline_s)),
+        )
 
     def write(
         self,
@@ -103,16 +107,18 @@ class EncodedMemory:
         records: Records | None = None,
         *,
         step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         self._refuse_vectors(keys, values)
         slots_B = checks.slots(slots, unique=True)
         table = checks.records(records, self.config.schema, len(slots_B))
-        self.base.check_known(slots_B)
         assert table is not None
-        self._check_values(table)
-        self.base.admit()
-        with self.base.frozen():
-            return self.base.write(slots_B, self._encode(table), None, table, step=step)
+        asked = Asked.of(request_id, "write", slots_B, table, step)
+        return self.base.put_over(
+            *(slots_B, self._checked_encoding, None, table, checks.step_number(step)),
+            *(asked, Deadline(deadline_s)),
+        )
 
     def update(
         self,
@@ -122,6 +128,8 @@ class EncodedMemory:
         lr: float | None = None,
         *,
         generations: SlotsLike | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         raise self._no_rows()
 
@@ -134,17 +142,41 @@ class EncodedMemory:
         *,
         step: int | None = None,
         generations: SlotsLike | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         raise self._no_rows()
 
-    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
-        return self.base.touch(slots, step, weights)
+    def touch(
+        self,
+        slots: SlotsLike,
+        step: int,
+        weights: Numbers | None = None,
+        *,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Applied:
+        return self.base.touch(slots, step, weights, request_id=request_id, deadline_s=deadline_s)
 
-    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
+    def allocate(
+        self,
+        n: int,
+        *,
+        step: int | None = None,
+        records: Records | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Slots:
         raise self._no_rows()
 
-    def erase(self, slots: SlotsLike) -> Applied:
-        return self.base.erase(slots)
+    def erase(
+        self,
+        slots: SlotsLike,
+        *,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Applied:
+        return self.base.erase(slots, request_id=request_id, deadline_s=deadline_s)
 
     def search(
         self, queries: Array, k: int, options: SearchOptions = SearchOptions()
@@ -285,6 +317,18 @@ class EncodedMemory:
             self.base.put(slots_B[whole_B], kept_BD, None, None, drifts=drifts)
             encoded += len(keys_BD)
         return encoded
+
+    def _first_encoding(self, records: pa.Table) -> Array:
+        """The keys of records that are to be appended."""
+        self._check_values(records)
+        if self.base.next_slot == 0:
+            # Before the rows are read: a step in between is encoded and still counted.
+            self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
+        return self._encode(records)
+
+    def _checked_encoding(self, records: pa.Table) -> Array:
+        self._check_values(records)
+        return self._encode(records)
 
     def _encode(self, records: pa.Table) -> Array:
         """The keys of records: the sum of the rows that their key columns name, not yet rounded."""

@@ -14,6 +14,7 @@ MemstoreError
 ├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
 │   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
 ├── Overloaded                       the index is behind; nothing was changed, try again later
+├── DeadlineExceeded                 the call waited for too long; nothing was changed
 ├── RequestTooOld                    nobody knows any more whether the request was applied
 ├── RequestConflict                  the request's number was used for another one
 └── StoreError                       the directory, not the call, is at fault
@@ -111,6 +112,12 @@ class Overloaded(MemstoreError):
     def __init__(self, problem: str, *, retry_after_s: float, **facts: Any) -> None:
         super().__init__(problem, hint=f"try again in {retry_after_s:.1f} s", **facts)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(MemstoreError):
+    """The time that a call was given was over before it could begin; nothing was changed."""
+
+    retryable = True
 
 
 class RequestTooOld(MemstoreError):

@@ -33,6 +33,32 @@ MOST = 2**63 - 1
 """The largest seed, and number of rows or clusters to draw."""
 
 
+@dataclass(frozen=True)
+class RequestId:
+    """Who asks, and under which number: with it a mutation may be sent again and is done once.
+
+    client: 1 to 255 bytes of UTF-8, a name that nobody else uses.  number: ≥ 1; a client numbers
+    its requests rising and each once, and sends a retry under the number, and with the content,
+    of the first time. The replies to its last 4,096 are kept.
+    """
+
+    client: str
+    number: int
+
+    def __post_init__(self) -> None:
+        client: object = self.client
+        if not (isinstance(client, str) and 1 <= len(client.encode()) <= 255):
+            raise InvalidArgument(
+                "not the name of a client", got=repr(client), expected="1 to 255 bytes of UTF-8"
+            )
+        number: object = self.number
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not (whole and 1 <= self.number <= MOST):
+            raise InvalidArgument(
+                "the request's number is out of range", got=repr(number), expected="1 to 2^63 − 1"
+            )
+
+
 class Proposal(IntEnum):
     """What proposed a candidate, the first of these that did; `NONE` fills a ragged result.
 
@@ -320,6 +346,13 @@ class Memory(Protocol):
     Who writes faster than the index is sealed in the background is slowed: `append`, `write` of
     keys, `blend`, `update` of keys and `allocate` wait before they apply anything, and raise
     `Overloaded` where that does not help. What has a result says how long it waited.
+
+    Of every mutation: with a `request_id` it may be sent again, whatever became of it, also after
+    a crash; shards that did their part before leave it at that, and the reply is that of the
+    first time (`delay_s` aside). Raises `RequestConflict` where the number was used for another
+    content, `RequestTooOld` where nobody knows any more, and changes nothing then. deadline_s:
+    seconds, > 0, that it may wait before it begins; then it raises `DeadlineExceeded`, with
+    nothing changed. None is as long as it takes.
     """
 
     @property
@@ -335,6 +368,8 @@ class Memory(Protocol):
         records: Records | None = None,
         *,
         step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Slots:
         """Adds rows and returns their new slots, int64 `[B]`, rising; no slot is ever reused.
 
@@ -353,6 +388,8 @@ class Memory(Protocol):
         records: Records | None = None,
         *,
         step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         """Overwrites rows; None leaves that part as it is; optimizer state stays.
 
@@ -369,6 +406,8 @@ class Memory(Protocol):
         *,
         step: int | None = None,
         generations: SlotsLike | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         """Writes keys sparsely: M ← M∘(1 − w·e) + w·a, row by row in the order given.
 
@@ -385,6 +424,8 @@ class Memory(Protocol):
         lr: float | None = None,
         *,
         generations: SlotsLike | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
     ) -> Applied:
         """Takes one optimizer step a row; gradients of equal slots are summed in order first.
 
@@ -394,14 +435,30 @@ class Memory(Protocol):
         """
         ...
 
-    def touch(self, slots: SlotsLike, step: int, weights: Numbers | None = None) -> Applied:
+    def touch(
+        self,
+        slots: SlotsLike,
+        step: int,
+        weights: Numbers | None = None,
+        *,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Applied:
         """Notes that rows were used at `step`, ≥ 0, in the caller's count; a read is no use.
 
         weights `[B]`, ≥ 0: how much, for discounted usage; None is 1 each.
         """
         ...
 
-    def allocate(self, n: int, *, step: int | None = None, records: Records | None = None) -> Slots:
+    def allocate(
+        self,
+        n: int,
+        *,
+        step: int | None = None,
+        records: Records | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Slots:
         """Hands the n least used slots, smallest (usage, slot) first, to new tenants.
 
         Their generation rises by one; key and value are zero, optimizer state and usage gone.
@@ -409,7 +466,13 @@ class Memory(Protocol):
         """
         ...
 
-    def erase(self, slots: SlotsLike) -> Applied:
+    def erase(
+        self,
+        slots: SlotsLike,
+        *,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Applied:
         """Takes rows away for good; raises `InvalidArgument` on a repeated slot."""
         ...
 

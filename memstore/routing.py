@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from memstore.kernels.topk import top_k
 from memstore.memory import NO_SLOT, Array, LookupResult, SearchResult, Slots
-from memstore.shard.shard import ShardResult
+from memstore.shard.reading import ShardResult
 
 
 def split(slots_B: Slots, shards: int) -> Iterator[tuple[int, Slots, Slots]]:

@@ -49,7 +49,7 @@ from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -339,9 +339,7 @@ class Store:
             else:
                 rows = shard.replay(segments.replay(own, name.digest(), after))
             replayed.append(routing.slots_of(rows, shard.number, len(base.shards)))
-            if shard.rows.size:
-                last = (shard.rows.size - 1) * len(base.shards) + shard.number
-                base.next_slot = max(base.next_slot, last + 1)
+            base.next_slot = max(base.next_slot, shard.given_out)
         if isinstance(made.memory, EncodedMemory):
             made.memory.replayed(np.sort(np.concatenate(replayed)))
 

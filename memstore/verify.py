@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,8 @@ def _damage(folder: Path) -> Iterator[str]:
         yield from _altered(home, entry["encoded_at"])
         for number, shard in enumerate(entry["shards"]):
             own, rows = home / f"shard-{number}", shard["rows"]
-            named = rows["directory"] | shard["records"].get("files", {}) | shard["index"]["files"]
+            parts = (shard[part].get("files", {}) for part in ("records", "requests", "index"))
+            named = functools.reduce(operator.or_, parts, rows["directory"])
             bad = [*_altered(own, named), *_missized(own, rows["bytes"])]
             yield from bad
             [directory] = rows["directory"]

@@ -18,6 +18,9 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+LONG = os.environ.get("MEMSTORE_LONG") == "1"
+"""Whether what is random is tried as often as it should be, not as often as there is time for."""
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import faiss
 
+from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.errors import Overloaded
 from memstore.index import jobs
 from memstore.index.jobs import Source
@@ -86,7 +87,7 @@ class Maintainer:
         with contextlib.suppress(RuntimeError, MemoryError):
             self._inline()
 
-    def admit(self) -> float:
+    def admit(self, deadline: Deadline = NO_DEADLINE) -> float:
         """Waits until rows may become fresh; returns for how long, in seconds.
 
         Raises `Overloaded` where nothing was sealed for the `patience_s` of the index.
@@ -102,7 +103,12 @@ class Maintainer:
                 if self.index.version.fresh.count < fresh:
                     fresh = self.index.version.fresh.count
                     until = time.monotonic() + patience_s
-                if not self._moved.wait(until - time.monotonic()) and time.monotonic() >= until:
+                wait_s = min(until - time.monotonic(), deadline.left_s)
+                if self._moved.wait(wait_s):
+                    continue
+                if not deadline.left_s:
+                    raise deadline.exceeded("rows to be sealed")
+                if time.monotonic() >= until:
                     self.overloaded += 1
                     raise Overloaded(
                         f"too many rows of {self.name} are not sealed yet",

@@ -30,6 +30,7 @@ from memstore.memory import Array, Slots
 from memstore.shard import blocks
 from memstore.shard.cut import Blocks, Cut
 from memstore.shard.records import RecordHeap
+from memstore.shard.requests import RequestWindows
 from memstore.shard.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ Entry = dict[str, Any]
 class Moment:
     """A shard at one moment, as long as nobody has written what changed since the last checkpoint.
 
-    after: the last record of its log that is in it.  heap: its records; None where they are as
-    they were.
+    after: the last record of its log that is in it.  heap: its records, and windows: of requests;
+    None where they are as they were.
     """
 
     after: int
@@ -52,6 +53,7 @@ class Moment:
     changed_K: Blocks
     cut: Cut
     heap: RecordHeap | None
+    windows: RequestWindows | None
     index: saving.Still
 
 
@@ -69,7 +71,7 @@ class Checkpoints:
 
     def __init__(self, shard: Shard, folder: Path) -> None:
         self._shard, self._folder = shard, folder
-        self._entry: Entry = {"records": {}}
+        self._entry: Entry = {"records": {}, "requests": {}}
         self._directory: blocks.Directory = {}
         self._index = saving.Kept()
 
@@ -91,6 +93,9 @@ class Checkpoints:
                 heap = None
                 if shard.records.version != self._entry["records"].get("version", 0):
                     heap = shard.records.still()
+                windows = None
+                if shard.windows.noted != self._entry["requests"].get("noted", 0):
+                    windows = shard.windows.still()
                 moment = Moment(
                     after=shard.logged,
                     versions={"rows": rows.version, "index": shard.index.version.number},
@@ -98,6 +103,7 @@ class Checkpoints:
                     changed_K=changed_K,
                     cut=Cut(rows.arrays, changed_K),
                     heap=heap,
+                    windows=windows,
                     index=saving.still(shard.index),
                 )
             except BaseException:
@@ -125,10 +131,16 @@ class Checkpoints:
             "versions": moment.versions,
             "rows": {"directory": {name: files.settle(self._folder / name)}, "bytes": sizes},
             "records": self._entry["records"],
+            "requests": self._entry["requests"],
             "index": {"parts": names, "files": self._settled(names)},
         }
         if moment.heap is not None:
             entry["records"] = self._write_records(moment, number)
+        if moment.windows is not None:
+            name = f"requests-{number:08d}.npz"
+            np.savez(self._folder / name, allow_pickle=False, **moment.windows.arrays())
+            settled = {name: files.settle(self._folder / name)}
+            entry["requests"] = {"noted": moment.windows.noted, "files": settled}
         files.sync_folder(self._folder)
         return Draft(entry, directory, index)
 
@@ -155,7 +167,8 @@ class Checkpoints:
     def load(self, entry: Entry) -> None:
         """Fills the shard, which is empty; raises `CorruptFile` where a file is not what it was."""
         shard, rows = self._shard, entry["rows"]
-        for expected in (rows["directory"], entry["records"].get("files", {})):
+        records, requests = entry["records"], entry["requests"]
+        for expected in (rows["directory"], records.get("files", {}), requests.get("files", {})):
             for name, fingerprint in expected.items():
                 files.check(self._folder / name, fingerprint)
         for name, size in rows["bytes"].items():
@@ -168,7 +181,11 @@ class Checkpoints:
             lambda name, out: blocks.read(self._folder, self._directory[name], name, out),
             entry["versions"]["rows"],
         )
-        self._load_records(entry["records"])
+        self._load_records(records)
+        for name in requests.get("files", {}):
+            with np.load(self._folder / name, allow_pickle=False) as arrays:
+                shard.windows.restore(arrays)
+        shard.windows.noted = requests.get("noted", 0)
         self._entry = entry
         self._load_index(entry)
 
@@ -237,6 +254,7 @@ def _files(entry: Entry) -> Iterator[str]:
     """The files that an entry names, but for the blocks."""
     yield from entry["rows"]["directory"]
     yield from entry["records"].get("files", {})
+    yield from entry["requests"].get("files", {})
     yield from entry["index"]["files"]
 
 

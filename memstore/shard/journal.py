@@ -18,6 +18,7 @@ from memstore.config import MemoryConfig
 from memstore.memory import Array, Slots
 from memstore.shard.log import Log
 from memstore.shard.log_format import Kind, Part, Record
+from memstore.shard.requests import Request
 from memstore.shard.rows import RowTable
 
 MOST_ROWS = 262_144
@@ -38,19 +39,20 @@ class Journal:
     def put(
         self,
         rows_B: Slots,
-        keys_BD: Array | None,
-        values_BV: Array | None,
-        records: pa.Table | None,
-        priority_B: Array | None,
+        parts: Mapping[str, Part | None],
         evicted_E: Slots,
+        next_slot: int | None,
+        request: Request | None,
     ) -> None:
-        vectors = {"keys": keys_BD, "values": values_BV}
-        evicted = evicted_E if len(evicted_E) else None
-        rest = {"records": records, "priority": priority_B, "evicted": evicted}
-        self._append(Kind.PUT, {"rows": rows_B, **vectors, **rest})
+        """parts: keys, values, records and priority of the rows, each or None."""
+        rest = {
+            "evicted": evicted_E if len(evicted_E) else None,
+            "next_slot": None if next_slot is None else np.array([next_slot]),
+        }
+        self._append(Kind.PUT, {"rows": rows_B, **parts, **rest}, request)
 
-    def kill(self, rows_B: Slots) -> None:
-        self._append(Kind.KILL, {"rows": rows_B})
+    def kill(self, rows_B: Slots, request: Request | None) -> None:
+        self._append(Kind.KILL, {"rows": rows_B}, request)
 
     def renew(
         self,
@@ -58,12 +60,13 @@ class Journal:
         generations_B: Array,
         records: pa.Table | None,
         priority_B: Array | None,
+        request: Request | None,
     ) -> None:
         rest = {"records": records, "priority": priority_B}
-        self._append(Kind.RENEW, {"rows": rows_B, "generations": generations_B, **rest})
+        self._append(Kind.RENEW, {"rows": rows_B, "generations": generations_B, **rest}, request)
 
-    def touch(self, rows_U: Slots, priority_U: Array) -> None:
-        self._append(Kind.TOUCH, {"rows": rows_U, "priority": priority_U})
+    def touch(self, rows_U: Slots, priority_U: Array, request: Request | None) -> None:
+        self._append(Kind.TOUCH, {"rows": rows_U, "priority": priority_U}, request)
 
     def draft(self, table: RowTable, rows_B: Slots) -> tuple[RowTable, Slots, Slots]:
         """Copies of the rows named, for a change to be made to them; the distinct rows, rising;
@@ -78,21 +81,27 @@ class Journal:
         rows_U: Slots,
         parts: tuple[str, ...],
         priority_U: Array | None = None,
+        request: Request | None = None,
     ) -> dict[str, Array]:
         """Writes what the draft is now of keys, values or both; returns it, by name."""
         image = self._draft.image(np.arange(len(rows_U)), parts)
-        self._append(kind, {"rows": rows_U, **image, "priority": priority_U})
+        self._append(kind, {"rows": rows_U, **image, "priority": priority_U}, request)
         return image
 
-    def _append(self, kind: Kind, parts: Mapping[str, Part | None]) -> None:
+    def _append(
+        self, kind: Kind, parts: Mapping[str, Part | None], request: Request | None
+    ) -> None:
         given = {name: part for name, part in parts.items() if part is not None}
+        if request is not None:
+            given["request"] = request.packed()
         self.log.append(Record(kind, given))
 
 
 def batches(log: Iterable[tuple[int, Record]]) -> Iterator[tuple[Kind, dict[str, Any]]]:
     """The records of a log, those of one kind that follow each other as one.
 
-    Yields the kind and the parts, in which each row stands once, as the last record has it.
+    Yields the kind and the parts, in which each row stands once, as the last record has it, and
+    "request" is those of all.
     """
     waiting: list[Record] = []
     rows = 0
@@ -109,22 +118,29 @@ def batches(log: Iterable[tuple[int, Record]]) -> Iterator[tuple[Kind, dict[str,
 
 def _alike(a: Record, b: Record) -> bool:
     # Rows that are evicted are others than those written: each record does both at once.
-    return a.kind == b.kind and a.parts.keys() == b.parts.keys() and "evicted" not in a.parts
+    named = a.parts.keys() - {"request"}, b.parts.keys() - {"request"}
+    return a.kind == b.kind and named[0] == named[1] and "evicted" not in a.parts
 
 
 def _together(records: list[Record]) -> dict[str, Any]:
+    whole: dict[str, Any] = {
+        "request": [record.parts["request"] for record in records if "request" in record.parts]
+    }
+    names = records[0].parts.keys() - {"request"}
     if len(records) == 1:
-        # What the log gives is not to be written to.
-        items = records[0].parts.items()
-        return {name: p.copy() if isinstance(p, np.ndarray) else p for name, p in items}
+        for name in names:
+            part = records[0].parts[name]
+            # What the log gives is not to be written to.
+            whole[name] = part.copy() if isinstance(part, np.ndarray) else part
+        return whole
     rows_B = np.concatenate([cast(Array, record.parts["rows"]) for record in records])
     _, last_U = np.unique(rows_B[::-1], return_index=True)
     kept_U = np.sort(len(rows_B) - 1 - last_U)
-    whole: dict[str, Any] = {"rows": rows_B[kept_U]}
-    for name in records[0].parts:
+    for name in names:
         parts = [record.parts[name] for record in records]
         if isinstance(parts[0], pa.Table):
             whole[name] = pa.concat_tables(parts).take(pa.array(kept_U))
-        elif name != "rows":
-            whole[name] = np.concatenate(cast(list[Array], parts))[kept_U]
+        else:
+            joined = np.concatenate(cast(list[Array], parts))
+            whole[name] = joined if name == "next_slot" else joined[kept_U]
     return whole

@@ -56,9 +56,6 @@ class Kind(IntEnum):
     KILL = 3
     RENEW = 4
     TOUCH = 5
-    RESERVE = 6
-    LOAD = 7
-    MARK = 8
 
 
 KINDS = tuple(int(kind) for kind in Kind)

@@ -79,6 +79,8 @@ class RequestWindows:
 
     def __init__(self, window: int = WINDOW, clients: int = CLIENTS, marks: int = MARKS) -> None:
         self._window, self._most_clients, self._most_marks = window, clients, marks
+        self.noted = 0
+        """Rises with every request that is noted."""
         # Who was silent longest comes first.
         self._clients = OrderedDict[str, _Client]()
         self._marks = OrderedDict[str, int]()
@@ -114,6 +116,7 @@ class RequestWindows:
 
     def note(self, request: Request) -> None:
         """Keeps the reply to a request that was applied; doing so twice is doing so once."""
+        self.noted += 1
         client = self._clients.pop(request.client, None)
         if client is None:
             client = _Client(self._marks.pop(request.client, 0))
@@ -129,6 +132,16 @@ class RequestWindows:
             self._marks[name] = max(silent.heap, default=silent.low)
             if len(self._marks) > self._most_marks:
                 self._marks.popitem(last=False)
+
+    def still(self) -> RequestWindows:
+        """The windows as they are now."""
+        copy = RequestWindows(self._window, self._most_clients, self._most_marks)
+        copy.noted, copy._marks = self.noted, self._marks.copy()
+        copy._clients = OrderedDict(
+            (name, _Client(client.low, client.replies.copy(), client.heap.copy()))
+            for name, client in self._clients.items()
+        )
+        return copy
 
     def arrays(self) -> dict[str, Array]:
         """All windows, by name: what a checkpoint holds. C clients, R replies, T bytes of text.

@@ -1,76 +1,40 @@
 """A shard: the unit of placement, log and recovery. It holds the slots with `slot % shards == i`.
 
-Inside it a slot is a row number, `slot // shards`. One caller at a time changes it. Readers take
-no lock: what they see is published by reference, rows before the index that names them and the
-row version last, and they take it the other way round. They wait for nothing but a column that is
-made ready for its first `lookup`.
+Inside it a slot is a row number, `slot // shards`. One caller at a time changes it; how it is read
+meanwhile stands in `shard.reading`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from memstore.config import DRIFT_LIMIT, MemoryConfig
-from memstore.filters import Filter
-from memstore.index import exact
-from memstore.index.fresh import MOST_LAID_OUT, Fresh
 from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
-from memstore.index.passing import Passing
-from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.group import distinct
-from memstore.kernels.half import packed
-from memstore.kernels.near import peaks
-from memstore.kernels.score import score_rows
-from memstore.kernels.select import best_rows
-from memstore.kernels.topk import drop_repeats, top_k
-from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, ShardDescription, Slots
-from memstore.shard import filters
+from memstore.memory import Array, ShardDescription, Slots
 from memstore.shard.cut import Changed, Cut
 from memstore.shard.journal import Journal, batches
 from memstore.shard.log_format import Kind, Record
-from memstore.shard.records import RecordHeap
-from memstore.shard.rows import RowTable, RowView
+from memstore.shard.reading import ReadableShard
+from memstore.shard.requests import Request, RequestWindows
 from memstore.shard.usage import NEVER, note_use
 
 NONE = np.empty(0, np.int64)
 
-ATTEMPTS = 3
-"""Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
 
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What one shard found: as `SearchResult`, with rows for slots."""
-
-    rows_QK: Slots
-    scores_QK: Array
-    proposal_QK: Array
-    scored_Q: npt.NDArray[np.int64]
-    row_version: int
-    index_version: int
-
-
-class Shard:
-    """Rows, records and index of one shard, behind the verbs; arguments are checked already."""
+class Shard(ReadableShard):
+    """One shard behind the verbs; arguments are checked already."""
 
     def __init__(self, config: MemoryConfig, number: int, folder: Path | None = None) -> None:
-        self.config = config
-        self.number = number
-        self.rows = RowTable(config, number, folder)
-        self.records = RecordHeap(config.schema, config.lookup)
-        self.index = TwoTierIndex(config.index_config, config.dim, self._keys, seed=number)
-        self._answers = filters.KeptAnswers()
-        self._lives = 0
+        super().__init__(config, number, folder)
         self._writer = threading.RLock()
         source = Source(
             read=self._keys,
@@ -87,6 +51,9 @@ class Shard:
         """The blocks of rows changed since the last checkpoint."""
         self.cut: Cut | None = None
         """What a checkpoint reads that is being written."""
+        self.windows = RequestWindows()
+        self.given_out = 0
+        """The first slot of the memory that no record of its log has given out."""
 
     def reserve(self, rows_B: Slots) -> None:
         """Makes room for rows that are to be put; raises `StorageFull` where there is none."""
@@ -103,20 +70,25 @@ class Shard:
         drifts: bool = False,
         step: int | None = None,
         evicted_E: Slots = NONE,
+        next_slot: int | None = None,
+        request: Request | None = None,
     ) -> None:
         """Writes rows whole, in place of those evicted.
 
         drifts: keys that can be made again: the sealed copies go on proposing the rows, and nothing
-        is logged.
+        is logged.  next_slot: of the memory, where slots are given out with it.
         """
         with self._writer:
             self.reserve(rows_B)
             priority_B = self._priorities(rows_B, step)
             if self.journal is not None and not drifts:
-                self.journal.put(rows_B, keys_BD, values_BV, records, priority_B, evicted_E)
+                vectors = {"keys": keys_BD, "values": values_BV}
+                rest = {"records": records, "priority": priority_B}
+                self.journal.put(rows_B, vectors | rest, evicted_E, next_slot, request)
             if len(evicted_E):
                 self._erase(evicted_E)
             self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
+            self._note(request)
             self.maintainer.mutated()
 
     def blend(
@@ -126,6 +98,8 @@ class Shard:
         erase_BD: Array,
         add_BD: Array,
         step: int | None = None,
+        *,
+        request: Request | None = None,
     ) -> None:
         """Writes keys sparsely, in call order; the rows are found by what they are now."""
         with self._writer:
@@ -138,7 +112,7 @@ class Shard:
                 draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
                 draft.blend(local_B, weights_B, erase_BD, add_BD)
                 priority_U = None if used is None else used[1]
-                image = self.journal.drafted(Kind.PUT, rows_U, ("keys",), priority_U)
+                image = self.journal.drafted(Kind.PUT, rows_U, ("keys",), priority_U, request)
             with self._change(rows_B):
                 if image:
                     self.rows.adopt(rows_U, image)
@@ -147,23 +121,36 @@ class Shard:
                 self.index.wrote(rows_B)
                 if used is not None:
                     self.rows.usage.priority_N[used[0]] = used[1]
+            self._note(request)
             self.maintainer.mutated()
 
-    def touch(self, rows_B: Slots, step: int, weights_B: Array | None) -> None:
+    def touch(
+        self, rows_B: Slots, step: int, weights_B: Array | None, *, request: Request | None = None
+    ) -> None:
         with self._writer:
             if self.journal is not None:
-                self.journal.touch(*self.rows.usage.touched(rows_B, step, weights_B))
+                rows_U, priority_U = self.rows.usage.touched(rows_B, step, weights_B)
+                self.journal.touch(rows_U, priority_U, request)
             with self._change(rows_B):
                 self.rows.touch(rows_B, step, weights_B)
+            self._note(request)
 
-    def renew(self, rows_B: Slots, records: pa.Table | None, step: int | None = None) -> None:
+    def renew(
+        self,
+        rows_B: Slots,
+        records: pa.Table | None,
+        step: int | None = None,
+        *,
+        request: Request | None = None,
+    ) -> None:
         """Hands rows to new tenants."""
         with self._writer:
             priority_B = self._priorities(rows_B, step, new=True)
             if self.journal is not None:
                 generations_B = self.generations(rows_B) + 1
-                self.journal.renew(rows_B, generations_B, records, priority_B)
+                self.journal.renew(rows_B, generations_B, records, priority_B, request)
             self._renew(rows_B, records, priority_B)
+            self._note(request)
             self.maintainer.mutated()
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
@@ -172,11 +159,14 @@ class Shard:
             rows = self.rows.usage.least(self.rows.alive_N, count)
             return rows, self.rows.usage.priority_N[rows]
 
-    def generations(self, rows_B: Slots) -> npt.NDArray[np.int64]:
-        return self.rows.view.generation_N[rows_B]
-
     def update(
-        self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
+        self,
+        rows_B: Slots,
+        key_grads_BD: Array | None,
+        value_grads_BV: Array | None,
+        lr: float,
+        *,
+        request: Request | None = None,
     ) -> int:
         """Takes one optimizer step; returns the number of distinct rows changed."""
         with self._writer:
@@ -187,7 +177,7 @@ class Shard:
                 draft, rows_U, local_B = self.journal.draft(self.rows, rows_B)
                 changed = draft.step(local_B, key_grads_BD, value_grads_BV, lr)
                 parts = tuple(name for name, grads in given.items() if grads is not None)
-                image = self.journal.drafted(Kind.STEP, rows_U, parts)
+                image = self.journal.drafted(Kind.STEP, rows_U, parts, request=request)
             with self._change(rows_B):
                 try:
                     if image:
@@ -198,14 +188,16 @@ class Shard:
                     # The keys may have moved where the step of the values failed.
                     if key_grads_BD is not None:
                         self._moved(rows_B)
+            self._note(request)
             self.maintainer.mutated()
         return changed
 
-    def erase(self, rows_B: Slots) -> None:
+    def erase(self, rows_B: Slots, *, request: Request | None = None) -> None:
         with self._writer:
             if self.journal is not None:
-                self.journal.kill(rows_B)
+                self.journal.kill(rows_B, request)
             self._erase(rows_B)
+            self._note(request)
 
     def replay(self, log: Iterable[tuple[int, Record]]) -> Slots:
         """Applies what a log has behind the checkpoint.
@@ -245,226 +237,10 @@ class Shard:
             else:
                 self.index.mirror.reopen()
 
-    def search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
-        """The best rows as they are now.
-
-        Rows that are erased while it runs are missing from what it finds: then it looks again.
-        """
-        for _ in range(ATTEMPTS):
-            stamp = self._stamp
-            found = self._search(queries_QD, k, options)
-            if stamp == self._stamp or (found.rows_QK[:, -1:] != NO_SLOT).all():
-                break
-        return found
-
-    def _search(self, queries_QD: Array, k: int, options: SearchOptions) -> ShardResult:
-        """Proposes, then scores the candidates."""
-        tree = options.filter
-        every_row = options.exact or not self.config.index_config.sealed
-        # Each is at least as new as those taken before it: see the top of the file.
-        row_version, version, stamp = self.rows.version, self.index.version, self._stamp
-        view = self.rows.view
-        keys_ND, marks = view.keys_ND, view.marks
-        answer = None if tree is None else self._answer(tree, stamp, view)
-        passing = None if answer is None else answer()
-        if passing is not None and not every_row:
-            every_row = self.index.scans(version, passing, options)
-        if every_row:
-            rows_QC, scored = self._propose_every(queries_QD, view, k, passing)
-            tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
-            scored_Q = np.full(len(queries_QD), scored)
-        else:
-            if passing is None:
-                return self._search_tiers(version, queries_QD, view, row_version, k, options)
-            rows_QC, tier_QC = self._propose_passing(version, queries_QD, view, k, options, passing)
-            scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
-            few_Q = scored_Q < min(k, passing.count)
-            if few_Q.any():
-                found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k, marks)
-                rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
-                scored_Q[few_Q] = passing.count
-        scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
-        rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, packed(keys_ND), marks, rows_QC, scores_QC)
-        if tree is not None and self._stamp != stamp:
-            # After the scores: a writer puts records first, so none stands beside an older one.
-            self._refuse(tree, rows_QC)
-            scores_QC[rows_QC == NO_SLOT] = -np.inf
-        rows_QK, scores_QK, tier_QK = top_k(rows_QC, scores_QC, k, tier_QC)
-        return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
-
-    def sample(
-        self, queries_QD: Array, k: int, options: SearchOptions, rng: np.random.Generator
-    ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
-        """The k best rows of sampled clusters, `[Q, K]`, their scores, and how many were scored."""
-        tree = options.filter
-        version, stamp = self.index.version, self._stamp
-        passing = None if tree is None else self._answer(tree, stamp, self.rows.view)()
-        rows_QC = np.empty((len(queries_QD), 0), np.int64)
-        if passing is None or not self.index.scans(version, passing, options):
-            rows_QC = self.index.sample(version, queries_QD, k, options, rng, passing)
-        (rows_QC,) = drop_repeats(rows_QC)
-        scores_QC, _ = self.score(queries_QD, rows_QC, tree)
-        rows_QK, scores_QK = top_k(rows_QC, scores_QC, k)
-        return rows_QK, scores_QK, (rows_QC != NO_SLOT).sum(axis=1)
-
-    def score(self, queries_QD: Array, rows_QC: Slots, tree: Filter | None) -> tuple[Array, int]:
-        """Scores rows as they are now, at the version returned, −inf for none.
-
-        Blanks in place the rows that are gone and those whose record fails now.
-        """
-        scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
-        row_version, view = self.rows.version, self.rows.view
-        rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, packed(view.keys_ND), view.marks, rows_QC, scores_QC)
-        if tree is not None:
-            # After the scores: a writer puts records first, so none stands beside an older one.
-            self._refuse(tree, rows_QC)
-            scores_QC[rows_QC == NO_SLOT] = -np.inf
-        return scores_QC, row_version
-
-    def strike(self, rows_QC: Slots, tree: Filter | None) -> None:
-        """Blanks in place the rows that are gone and those whose record fails now."""
-        rows_QC[~self.rows.is_alive(rows_QC)] = NO_SLOT
-        if tree is not None:
-            self._refuse(tree, rows_QC)
-
-    def live(self, tree: Filter | None) -> Slots:
-        """The rows that are there and pass, rising."""
-        stamp, view = self._stamp, self.rows.view
-        return view.live_rows() if tree is None else self._answer(tree, stamp, view)().rows()
-
-    @property
-    def _stamp(self) -> tuple[int, int]:
-        """Changes whenever a record or the set of live rows does; not with a step or a key."""
-        return self.records.version, self._lives
-
-    def _answer(self, tree: Filter, stamp: tuple[int, int], view: RowView) -> Callable[[], Passing]:
-        """How to find which rows pass now. stamp: taken before the rows and records are."""
-        key = (*stamp, len(view.alive_N))
-        kept = self._answers.get(tree, key)
-        if kept is not None:
-            return lambda: kept
-        alive_N = view.alive_N.copy()
-        chunks, where_N = self.records.heap(len(alive_N))
-
-        def evaluate() -> Passing:
-            found = filters.passing(tree, chunks, where_N, alive_N)
-            self._answers.put(tree, key, found)
-            return found
-
-        return evaluate
-
-    def _refuse(self, tree: Filter, rows_QC: Slots) -> None:
-        """Blanks the candidates whose record, changed since they were proposed, fails now."""
-        rows_U = np.unique(rows_QC[rows_QC != NO_SLOT])
-        columns = sorted({leaf.column for leaf in tree.leaves()})
-        records = self.records.take(rows_U, columns, None)
-        passes_U = filters.evaluate(tree, records).to_numpy(zero_copy_only=False)
-        rows_QC[~np.isin(rows_QC, rows_U[passes_U])] = NO_SLOT
-
-    def _propose_every(
-        self, queries_QD: Array, view: RowView, k: int, passing: Passing | None
-    ) -> tuple[Slots, int]:
-        """Candidates out of the rows that are there and pass, and how many rows these are.
-
-        The device proposes them, where it has the rows and more than a few of them pass.
-        """
-        mirror, owed_Q = self.index.mirror, np.arange(len(queries_QD))
-        rows_QC = np.empty((len(queries_QD), 0), np.int64)
-        if mirror is not None and (passing is None or passing.sparse is None):
-            rows, now = len(view.keys_ND), lambda: self.rows.view
-            rows_QC, owed_Q = mirror.propose(queries_QD, k, rows, now, passing)
-            if not len(owed_Q):
-                live = np.count_nonzero(view.alive_N) if passing is None else passing.count
-                return rows_QC, int(live)
-        live_R = view.live_rows() if passing is None else passing.rows()
-        some_R = None if len(live_R) == len(view.keys_ND) else live_R
-        found_QC = exact.propose(queries_QD[owed_Q], view.keys_ND, some_R, k, view.marks)
-        if len(owed_Q) == len(queries_QD):
-            return found_QC, len(live_R)
-        wide_QC = np.full((len(queries_QD), max(found_QC.shape[1], rows_QC.shape[1])), NO_SLOT)
-        wide_QC[:, : rows_QC.shape[1]] = rows_QC
-        wide_QC[owed_Q, : found_QC.shape[1]] = found_QC
-        return wide_QC, len(live_R)
-
-    def _propose_passing(
-        self,
-        version: Version,
-        queries_QD: Array,
-        view: RowView,
-        k: int,
-        options: SearchOptions,
-        passing: Passing,
-    ) -> tuple[Slots, Array]:
-        """Candidates of both tiers among the rows that pass, each once, and their tiers."""
-        fresh_F = passing.among(version.fresh_F)
-        fresh_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
-        sealed_QC = self.index.propose(version, queries_QD, k, options, passing)
-        rows_QC = np.concatenate([fresh_QC, sealed_QC], axis=1)
-        tier_QC = np.full(rows_QC.shape, Proposal.SEALED, np.uint8)
-        tier_QC[:, : fresh_QC.shape[1]] = Proposal.FRESH
-        rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
-        return rows_QC, tier_QC
-
-    def _search_tiers(
-        self,
-        version: Version,
-        queries_QD: Array,
-        view: RowView,
-        row_version: int,
-        k: int,
-        options: SearchOptions,
-    ) -> ShardResult:
-        sealed_QC, fresh = self.index.propose(version, queries_QD, k, options), version.fresh
-        if fresh.places > MOST_LAID_OUT:
-            # Their scores are too many to lay out: they are proposed block by block.
-            found_QC = exact.propose(queries_QD, view.keys_ND, fresh.rows_F, k, view.marks)
-            sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
-            fresh = Fresh()
-        near_FQ, slack_Q = fresh.products(queries_QD, view.numbers)
-        rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
-            queries_QD,
-            packed(view.keys_ND),
-            view.marks,
-            view.alive_N,
-            sealed_QC,
-            fresh.standing_F,
-            near_FQ,
-            peaks(near_FQ),
-            slack_Q,
-            k,
-        )
-        if version.fresh is not fresh:
-            tier_QK[np.isin(rows_QK, version.fresh_F)] = Proposal.FRESH
-        return ShardResult(rows_QK, scores_QK, tier_QK, scored_Q, row_version, version.number)
-
-    def alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
-        return self.rows.is_alive(rows_B)
-
-    def vectors(self, rows_B: Slots) -> tuple[Array, Array | None, npt.NDArray[np.int64]]:
-        """Copies of the keys, values and generations of rows; those of a row are of one moment."""
-        keys_BD, values_BV, generations_B = self.rows.view.tenants(np.ascontiguousarray(rows_B))
-        return keys_BD, None if self.rows.values_NV is None else values_BV, generations_B
-
-    def read_records(
-        self, rows_B: Slots, columns: Sequence[str], list_limit: int | None
-    ) -> pa.Table:
-        return self.records.take(rows_B, columns, list_limit)
-
-    def lookup(
-        self, column: str, values: pa.Array, limit: int, first_Q: Slots | None = None
-    ) -> tuple[list[Slots], npt.NDArray[np.bool_]]:
-        return self.records.lookup(column, values, limit, self.rows.alive_N, first_Q)
-
     @property
     def writers(self) -> AbstractContextManager[object]:
         """Held, keeps off all that changes rows, records or index; searches go on."""
         return self._writer
-
-    def travel(self) -> npt.NDArray[np.float64]:
-        """How far each row's key has gone since it was appended, `[rows]`."""
-        return self.rows.travel_N.copy()
 
     def describe(self) -> ShardDescription:
         row_version, version = self.rows.version, self.index.version
@@ -511,9 +287,15 @@ class Shard:
         generations: Array | None = None,
         priority: Array | None = None,
         evicted: Slots = NONE,
+        next_slot: Array | None = None,
+        request: Sequence[bytes] = (),
         **image: Array,
     ) -> None:
-        """Does again what a record tells."""
+        """Does again what records of one kind tell."""
+        for each in request:
+            self.windows.note(Request.unpacked(each))
+        if next_slot is not None:
+            self.given_out = max(self.given_out, int(next_slot.max()))
         evicted = evicted[self.rows.is_alive(evicted)]
         if len(evicted):
             self._erase(evicted)
@@ -572,6 +354,10 @@ class Shard:
         note_use(usage.config, priority_B, np.arange(len(rows_B)), step, None)
         return priority_B
 
+    def _note(self, request: Request | None) -> None:
+        if request is not None:
+            self.windows.note(request)
+
     def _moved(self, rows_B: Slots) -> None:
         self.index.moved(rows_B)
         if self.index.drift.counts:
@@ -611,19 +397,3 @@ class Shard:
             if before is not None:
                 self.records.put_back(rows_B, before)
             raise
-
-    def _keys(self, rows_R: Slots) -> Array:
-        return self.rows.view.numbers(np.ascontiguousarray(rows_R))
-
-
-def _replaced(
-    rows_QC: Slots, tier_QC: Array, few_Q: npt.NDArray[np.bool_], found_FC: Slots
-) -> tuple[Slots, Array]:
-    """The candidates, in which those of the queries `few_Q` are what every passing row gave."""
-    width = max(rows_QC.shape[1], found_FC.shape[1])
-    rows_QW = np.full((len(rows_QC), width), NO_SLOT, np.int64)
-    tier_QW = np.zeros(rows_QW.shape, np.uint8)
-    rows_QW[:, : rows_QC.shape[1]], tier_QW[:, : tier_QC.shape[1]] = rows_QC, tier_QC
-    rows_QW[few_Q], tier_QW[few_Q] = NO_SLOT, Proposal.EXACT
-    rows_QW[few_Q, : found_FC.shape[1]] = found_FC
-    return rows_QW, tier_QW

@@ -129,11 +129,11 @@ def test_a_disk_that_refuses_any_operation(number: int, then: str) -> None:
 def test_a_sync_that_fails_is_told_to_all_that_wait() -> None:
     disk = SimulatedDisk()
     log = Log(FOLDER, OWNER, disk=disk)
-    first = log.append(Record(Kind.MARK, {}))
+    first = log.append(Record(Kind.TOUCH, {}))
     log.commit(first)
     disk.stop_at, disk.failure = disk.operations + 10, errno.EIO
     for _ in range(9):
-        log.append(Record(Kind.MARK, {}))
+        log.append(Record(Kind.TOUCH, {}))
 
     def work() -> None:
         with pytest.raises(LogFailed, match=f"{os.strerror(errno.EIO)}.*open it again"):
@@ -148,7 +148,7 @@ def test_a_failure_in_the_background_is_told_to_the_next_caller() -> None:
     disk = SimulatedDisk()
     log = Log(FOLDER, OWNER, fsync="interval", interval_s=0.01, disk=disk)
     disk.stop_at, disk.failure = disk.operations + 2, errno.EIO
-    log.append(Record(Kind.MARK, {}))
+    log.append(Record(Kind.TOUCH, {}))
     deadline = time.monotonic() + 30
     while disk.operations < disk.stop_at and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -162,7 +162,7 @@ def test_an_interrupt_leaves_no_half_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(tmp_path, OWNER)
-    log.append(Record(Kind.MARK, {}))
+    log.append(Record(Kind.TOUCH, {}))
     writev = os.writev
 
     def interrupted(handle: int, parts: Any) -> int:
@@ -176,7 +176,7 @@ def test_an_interrupt_leaves_no_half_record(
     assert log.append(Record(Kind.KILL, {})) == 2
     log.close()
     kinds = [read.kind for _, read in segments.replay(tmp_path, OWNER)]
-    assert kinds == [Kind.MARK, Kind.KILL]
+    assert kinds == [Kind.TOUCH, Kind.KILL]
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -256,12 +256,12 @@ try:
 except StorageFull as error:
     assert error.retryable and "nothing was changed" in str(error)
 full = log.last
-log.append(Record(Kind.MARK, {}))
+log.append(Record(Kind.TOUCH, {}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 log.commit(append())
 log.close()
 kinds = [record.kind for _, record in segments.replay(folder, owner)]
-assert kinds == [Kind.PUT] * full + [Kind.MARK, Kind.PUT], (full, len(kinds))
+assert kinds == [Kind.PUT] * full + [Kind.TOUCH, Kind.PUT], (full, len(kinds))
 print(full)
 """
 

@@ -19,7 +19,7 @@ from memstore import field as record
 from memstore.kernels.sequence import open_row, quiet
 from memstore.kernels.whole import take_tenants
 from memstore.memory import Array
-from memstore.shard import optimizers, rows, shard
+from memstore.shard import optimizers, rows
 from memstore.shard.records import RecordHeap
 from memstore.shard.region import Region
 from memstore.shard.rows import RowView
@@ -154,7 +154,7 @@ def test_without_their_numbers_they_would_not_be(
 
     monkeypatch.setattr(RowView, "tenants", tenants)
     for name in ("score_rows", "best_rows"):
-        monkeypatch.setattr(shard, name, deaf(getattr(shard, name)))
+        monkeypatch.setattr(reading, name, deaf(getattr(reading, name)))
     end = time.monotonic() + PATIENCE_S
     while not torn(memory, change, look):
         assert time.monotonic() < end

@@ -25,7 +25,7 @@ from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction, Terms, lengths
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, Slots
-from memstore.shard import shard
+from memstore.shard import reading
 from tests.benchmarks.data import mixture
 
 WIDTH = 16
@@ -346,7 +346,7 @@ def test_fresh_rows_too_many_to_lay_out_are_found_all_the_same(
         memory.append(keys[:2_500])
         memory.append(keys[2_500:])
         laid_out = memory.search(queries, 10)
-        monkeypatch.setattr(shard, "MOST_LAID_OUT", 64)
+        monkeypatch.setattr(reading, "MOST_LAID_OUT", 64)
         blocked = memory.search(queries, 10)
         assert blocked.slots_QK.tolist() == laid_out.slots_QK.tolist()
         assert blocked.scores_QK.tolist() == laid_out.scores_QK.tolist()

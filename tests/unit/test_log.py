@@ -53,12 +53,12 @@ def test_parts_come_back_as_they_were(tmp_path: Path) -> None:
     with_all = Record(Kind.STEP, parts)
     log = Log(tmp_path, OWNER)
     log.append(with_all)
-    log.append(Record(Kind.MARK, {}))
+    log.append(Record(Kind.TOUCH, {}))
     log.close()
     (_, read), (_, mark) = segments.replay(tmp_path, OWNER)
     assert same(read, with_all)
     assert read.parts["bfloat16"].dtype == ml_dtypes.bfloat16  # type: ignore[union-attr]
-    assert mark == Record(Kind.MARK, {})
+    assert mark == Record(Kind.TOUCH, {})
 
 
 def test_a_checkpoint_bounds_what_the_log_takes(tmp_path: Path) -> None:
@@ -78,10 +78,10 @@ def test_a_checkpoint_bounds_what_the_log_takes(tmp_path: Path) -> None:
 
 def test_records_go_on_behind_a_checkpoint_that_the_log_did_not_reach(tmp_path: Path) -> None:
     log = Log(tmp_path, OWNER)
-    log.append(Record(Kind.MARK, {}))
+    log.append(Record(Kind.TOUCH, {}))
     log.close()
     log = Log(tmp_path, OWNER, after=7)
-    assert log.append(Record(Kind.MARK, {})) == 8
+    assert log.append(Record(Kind.TOUCH, {})) == 8
     log.close()
     assert [sequence for sequence, _ in segments.replay(tmp_path, OWNER, after=7)] == [8]
 
@@ -124,12 +124,12 @@ def test_a_sync_serves_nobody_that_came_after_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(tmp_path, OWNER)
-    log.append(Record(Kind.MARK, {}))
+    log.append(Record(Kind.TOUCH, {}))
     fsync = os.fsync
 
     def slow(handle: int) -> None:
         fsync(handle)
-        log.append(Record(Kind.MARK, {}))
+        log.append(Record(Kind.TOUCH, {}))
 
     monkeypatch.setattr(os, "fsync", slow)
     log.commit(1)
@@ -177,7 +177,7 @@ def test_a_commit_does_not_wait_where_it_need_not(fsync: Any) -> None:
     disk = SimulatedDisk()
     log = Log(FOLDER, OWNER, fsync=fsync, interval_s=0.01, disk=disk)
     for _ in range(3):
-        log.commit(log.append(Record(Kind.MARK, {})))
+        log.commit(log.append(Record(Kind.TOUCH, {})))
     deadline = time.monotonic() + 30
     while fsync == "interval" and log.durable < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -187,4 +187,4 @@ def test_a_commit_does_not_wait_where_it_need_not(fsync: Any) -> None:
     assert Log(FOLDER, OWNER, disk=after).last == 3
     log.close()
     with pytest.raises(StoreClosed):
-        log.append(Record(Kind.MARK, {}))
+        log.append(Record(Kind.TOUCH, {}))

@@ -17,7 +17,7 @@ import pytest
 import memstore
 from memstore import IndexConfig, Memory, MemoryConfig, SearchOptions, Store
 from memstore.embedded import EmbeddedMemory
-from memstore.errors import MemstoreError, Overloaded, StoreClosed
+from memstore.errors import DeadlineExceeded, MemstoreError, Overloaded, StoreClosed
 from memstore.index import clustered, jobs, maintenance, tuning
 from memstore.index.segment import Segment
 from memstore.memory import Array, JobDescription, ShardDescription, Slots
@@ -362,6 +362,8 @@ def test_writers_are_refused_while_too_many_rows_are_fresh(
     gate.wait()
     gathered = memory.gather(np.arange(300)).keys_BD
     before = memory.describe()  # its bytes count pages that a gather read first
+    with pytest.raises(DeadlineExceeded, match="waited for rows to be sealed"):
+        memory.append(keys(1), deadline_s=0.001)
     with pytest.raises(Overloaded, match="try again in") as caught:
         MUTATIONS[verb](memory)
     assert isinstance(caught.value, MemstoreError)

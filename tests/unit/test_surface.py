@@ -28,6 +28,7 @@ def test_public_names() -> None:
         "Or",
         "Proposal",
         "Refreshed",
+        "RequestId",
         "Rows",
         "SearchOptions",
         "SearchResult",

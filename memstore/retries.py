@@ -1,0 +1,116 @@
+"""Retries: what a request that comes again was told before, shard by shard.
+
+A mutation with a request id leaves a reply in the window of each shard that it changes, in the
+record of the log that has the change. When it comes again, the shards that know it stay as they
+are and the others do their part: so what a crash cut in two becomes whole by being sent again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+
+from memstore.memory import NO_SLOT, Array, RequestId, Slots
+from memstore.shard.requests import Request, digest
+
+NOTHING = np.empty(0, np.int64)
+
+HEAD = struct.Struct("<qqqq")
+"""rows changed, rows skipped, first slot appended, slots handed out."""
+
+
+class Reply(NamedTuple):
+    """What one shard did of a request.
+
+    first: the first slot of an `append`, of all shards.  slots_A: what `allocate` handed out in
+    this shard, and `places_A` where each stands among all that it was asked for.
+    """
+
+    applied: int = 0
+    skipped: int = 0
+    first: int = NO_SLOT
+    places_A: Slots = NOTHING
+    slots_A: Slots = NOTHING
+
+    def packed(self) -> bytes:
+        head = HEAD.pack(self.applied, self.skipped, self.first, len(self.slots_A))
+        return head + self.places_A.tobytes() + self.slots_A.tobytes()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Self:
+        applied, skipped, first, given = HEAD.unpack_from(data)
+        both_A = np.frombuffer(data, np.int64, 2 * given, HEAD.size)
+        return cls(applied, skipped, first, both_A[:given], both_A[given:])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came.  digest: of all that it asks."""
+
+    id: RequestId
+    digest: bytes
+
+    @classmethod
+    def of(cls, request_id: RequestId | None, verb: str, *arguments: Any) -> Self | None:
+        """None where it has no id: then it cannot be told when it comes again."""
+        if request_id is None:
+            return None
+        return cls(request_id, digest(verb, *map(_plain, arguments)))
+
+
+def answered(asked: Asked | None, reply: Reply) -> Request | None:
+    """The request and a shard's reply to it, for its window."""
+    if asked is None:
+        return None
+    return Request(asked.id.client, asked.id.number, asked.digest, reply.packed())
+
+
+class Known:
+    """The shards that did their part of a request before, and what they replied."""
+
+    def __init__(self, replies: Mapping[int, Reply], shards: int) -> None:
+        self.shards = sorted(replies)
+        self._replies, self._count = [replies[shard] for shard in self.shards], shards
+        self.applied = sum(reply.applied for reply in self._replies)
+        self.skipped = sum(reply.skipped for reply in self._replies)
+
+    def first(self, fallback: int) -> int:
+        """The first slot that an `append` was given."""
+        return max((reply.first for reply in self._replies), default=fallback)
+
+    def given(self, n: int) -> Slots:
+        """The slots that an `allocate` of n was given, `NO_SLOT` where it was given none yet."""
+        slots_B = np.full(n, NO_SLOT, np.int64)
+        for reply in self._replies:
+            slots_B[reply.places_A] = reply.slots_A
+        return slots_B
+
+    def rest(self, slots_B: Slots, *parts: Any) -> tuple[Any, ...]:
+        """What is left to do: those of the slots, and of each array or table beside them."""
+        if not self.shards:
+            return slots_B, *parts
+        at = np.flatnonzero(~np.isin(slots_B % self._count, self.shards))
+        return slots_B[at], *(_taken(part, at) for part in parts)
+
+
+def _taken(part: Any, at: Slots) -> Any:
+    if part is None:
+        return None
+    return part.take(at) if isinstance(part, pa.Table) else part[at]
+
+
+def _plain(argument: Any) -> Array | bytes | None:
+    """What can be digested: the same for the same argument."""
+    if argument is None or isinstance(argument, np.ndarray):
+        return argument
+    if isinstance(argument, pa.Table):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, argument.schema) as writer:
+            writer.write_table(argument.combine_chunks())
+        return bytes(sink.getvalue())
+    return repr(argument).encode()
