@@ -16,10 +16,10 @@ DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check bench peers pins clean
+.PHONY: help demo test test-long check bench peers pins clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO) ## train a memory network on real knowledge and ask it (ARGS=--quick)
 	@$(BIN)/memtrain demo $(ARGS)
@@ -27,6 +27,10 @@ demo: $(DEMO) ## train a memory network on real knowledge and ask it (ARGS=--qui
 test: $(DEV) ## run every test on all cores (ARGS="-k log")
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+
+test-long: $(DEV) ## the faults as often as they should be tried: 2,000 kills; hours
+	@echo "Trying the faults ..."
+	@MEMSTORE_LONG=1 $(BIN)/python -m pytest --numprocesses=auto tests/faults $(ARGS)
 
 check: $(DEV) ## lint, format and types
 	@echo "Linting ..."

@@ -19,7 +19,7 @@ from memstore import field as record
 from memstore.kernels.sequence import open_row, quiet
 from memstore.kernels.whole import take_tenants
 from memstore.memory import Array
-from memstore.shard import optimizers, rows
+from memstore.shard import optimizers, reading, rows
 from memstore.shard.records import RecordHeap
 from memstore.shard.region import Region
 from memstore.shard.rows import RowView
