@@ -16,6 +16,8 @@ from memstore.memory import (
     SearchOptions,
     SearchResult,
 )
+from memstore.restoring import restore
+from memstore.snapshot import Snapshot
 from memstore.store import Store, open  # noqa: A004
 
 __all__ = [
@@ -41,10 +43,12 @@ __all__ = [
     "Rows",
     "SearchOptions",
     "SearchResult",
+    "Snapshot",
     "Store",
     "UsageConfig",
     "field",
     "open",
+    "restore",
 ]
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ import numpy as np
 
 from memstore import files
 from memstore.config import MemoryConfig
+from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.memory import Array
@@ -41,14 +42,19 @@ class MemoryCheckpoints:
     """Writes the checkpoints of one memory into one folder; one at a time."""
 
     def __init__(
-        self, memory: EmbeddedMemory | EncodedMemory, folder: Path, log: str, entry: Entry | None
+        self,
+        memory: EmbeddedMemory | EncodedMemory,
+        folder: Path,
+        log: str,
+        entry: Entry | None,
+        disk: Disk = DISK,
     ) -> None:
         """log: the name of its folder of logs.  entry: of the last checkpoint."""
         self.memory, self.log = memory, log
         self.entry = entry
-        self._folder = folder
+        self._folder, self._disk = folder, disk
         self._shards = [
-            checkpoint.Checkpoints(shard, folder / f"shard-{shard.number}")
+            checkpoint.Checkpoints(shard, folder / f"shard-{shard.number}", disk)
             for shard in base_of(memory).shards
         ]
 
@@ -88,11 +94,10 @@ class MemoryCheckpoints:
             "encoded_at": {} if self.entry is None else self.entry["encoded_at"],
         }
         if moment.encoded_at is not None:
-            path = self._folder / f"encoded-{number:08d}.npz"
-            np.savez(path, **moment.encoded_at)  # type: ignore[arg-type]
-            entry["encoded_at"] = {path.name: files.settle(path)}
-        for folder in (self._folder, *list(self._folder.parents)[:2]):
-            files.sync_folder(folder)
+            path, arrays = self._folder / f"encoded-{number:08d}.npz", moment.encoded_at
+            made = files.make(path, lambda file: files.arrays_to(file, arrays), self._disk)
+            entry["encoded_at"] = {path.name: made}
+            self._disk.sync_folder(self._folder)
         return Draft(entry, drafts)
 
     def keep(self, draft: Draft) -> None:
@@ -120,15 +125,6 @@ class MemoryCheckpoints:
         journals = (shard.journal for shard in base_of(self.memory).shards)
         return sum(journal.log.bytes for journal in journals if journal is not None)
 
-    def sweep(self) -> None:
-        """Takes away the files that the manifest names no more."""
-        assert self.entry is not None
-        for part in self._shards:
-            part.sweep()
-        for path in self._folder.glob("encoded-*.npz"):
-            if path.name not in self.entry["encoded_at"]:
-                path.unlink()
-
     def load(self) -> None:
         """Fills the memory, an empty one; raises `CorruptFile` where a file is not what it was."""
         assert self.entry is not None
@@ -145,6 +141,15 @@ class MemoryCheckpoints:
     def _travel_key(state: list[int] | None) -> tuple[int, bool] | None:
         """Differs after every change of `encoded_at`: the first append, and a refresh."""
         return None if state is None else (state[-1], state[0] > 0)
+
+
+def files_of(entry: Entry) -> checkpoint.Files:
+    """All files that an entry names, by their paths in the folder of the memory."""
+    found = dict(entry["encoded_at"])
+    for number, shard in enumerate(entry["shards"]):
+        for name, fingerprint in checkpoint.files_of(shard).items():
+            found[f"shard-{number}/{name}"] = fingerprint
+    return found
 
 
 def config_of(entry: Entry) -> MemoryConfig:

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from memstore import files
-
 Bytes = bytes | bytearray | memoryview
 
 MOST_PARTS = 1_024
@@ -41,6 +39,9 @@ class File(Protocol):
 class Disk(Protocol):
     """The names in folders that exist, and the files behind them."""
 
+    def make(self, folder: Path) -> None:
+        """Makes a folder that is not there yet; the one around it is."""
+
     def create(self, path: Path) -> File:
         """Makes a new file; a name that is there raises."""
 
@@ -60,7 +61,10 @@ class Disk(Protocol):
         """Gives a file another name of the same folder."""
 
     def remove(self, path: Path) -> None:
-        """Takes a name away."""
+        """Takes the name of a file away."""
+
+    def remove_folder(self, folder: Path) -> None:
+        """Takes a folder away that is empty."""
 
     def sync_folder(self, folder: Path) -> None:
         """Returns once the names in a folder are durable."""
@@ -68,6 +72,9 @@ class Disk(Protocol):
 
 class LocalDisk:
     """The disk of this machine."""
+
+    def make(self, folder: Path) -> None:
+        folder.mkdir()
 
     def create(self, path: Path) -> LocalFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
@@ -94,8 +101,15 @@ class LocalDisk:
     def remove(self, path: Path) -> None:
         path.unlink()
 
+    def remove_folder(self, folder: Path) -> None:
+        folder.rmdir()
+
     def sync_folder(self, folder: Path) -> None:
-        files.sync_folder(folder)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 class LocalFile:

@@ -23,6 +23,7 @@ MemstoreError
     ├── StoreClosed                  the store was closed by this process
     ├── UnsupportedVersion           written by another version of the format
     ├── CorruptFile                  a file is torn, altered or missing
+    ├── SnapshotFailed               the place of a snapshot failed; call again to go on
     ├── StorageFull                  the disk or the memory has no room for more rows
     └── LogFailed                    the disk refused the log; open the store again
 """
@@ -156,6 +157,12 @@ class UnsupportedVersion(StoreError):
 
 class CorruptFile(StoreError):
     """A file is torn, altered or missing."""
+
+
+class SnapshotFailed(StoreError):
+    """The place of a snapshot was not reached, or took a part of it only; nothing is lost."""
+
+    retryable = True
 
 
 class StorageFull(StoreError):

@@ -3,22 +3,81 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+import numpy as np
+import numpy.typing as npt
+
+from memstore.disk import DISK, Disk
 from memstore.errors import CorruptFile, StoreLocked
 
 CHUNK_BYTES = 1 << 22
 
 
-def settle(path: Path) -> dict[str, int]:
-    """Flushes a finished file to disk; returns its size and checksum."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return _fingerprint(path)
+Fingerprint = dict[str, int]
+"""Size and CRC of a file: `bytes` and `crc32`."""
+
+
+class NewFile(io.RawIOBase):
+    """A file that is being made, written from its front to its end and counted on the way."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        super().__init__()
+        self._file, self._crc, self._bytes = disk.create(path), 0, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write([view])
+        self._crc, self._bytes = zlib.crc32(view, self._crc), self._bytes + len(view)
+        return len(view)
+
+    def sync(self) -> Fingerprint:
+        """Makes what was written durable; returns its fingerprint."""
+        self._file.sync()
+        return {"bytes": self._bytes, "crc32": self._crc}
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def make(path: Path, write: Callable[[NewFile], object], disk: Disk = DISK) -> Fingerprint:
+    """Makes a file of what `write` writes into it; returns its fingerprint.
+
+    What is in it is durable then, its name after a sync of the folder. Where it fails no file is
+    left.
+    """
+    file = NewFile(path, disk)
+    try:
+        with file:
+            write(file)
+            return file.sync()
+    except BaseException:
+        disk.remove(path)
+        raise
+
+
+def arrays_to(file: NewFile, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays as numpy's `.npz`."""
+    np.savez(cast(Any, file), allow_pickle=False, **arrays)
+
+
+def make_folder(folder: Path, disk: Disk = DISK) -> None:
+    """Makes a folder, and those around it that are not there; their names are durable then."""
+    if not folder.is_dir():
+        make_folder(folder.parent, disk)
+        disk.make(folder)
+        disk.sync_folder(folder.parent)
 
 
 def check_size(path: Path, size: int) -> None:
@@ -33,10 +92,10 @@ def check_size(path: Path, size: int) -> None:
         )
 
 
-def check(path: Path, expected: dict[str, int]) -> None:
-    """Raises `CorruptFile` unless the file is there and is what `settle` saw."""
+def check(path: Path, expected: Fingerprint) -> None:
+    """Raises `CorruptFile` unless the file is there and has that fingerprint."""
     check_size(path, expected["bytes"])
-    found = _fingerprint(path)
+    found = fingerprint(path)
     if found != expected:
         raise CorruptFile(
             f"{path} was altered",
@@ -45,39 +104,39 @@ def check(path: Path, expected: dict[str, int]) -> None:
         )
 
 
-def replace_json(path: Path, value: dict[str, Any]) -> None:
+def replace_json(path: Path, value: dict[str, Any], disk: Disk = DISK) -> None:
     """Writes JSON so that a reader finds the old file or the new one, never a part."""
-    body = json.dumps(value, indent=1)
-    text = json.dumps({"crc32": zlib.crc32(body.encode()), "body": body})
+    data = to_json(value)
     draft = path.with_name(path.name + ".new")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+    if draft.exists():
+        disk.remove(draft)
+    make(draft, lambda file: file.write(data), disk)
+    disk.rename(draft, path)
+    disk.sync_folder(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads what `replace_json` wrote; raises `CorruptFile` on anything else."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    """JSON with its checksum."""
+    body = json.dumps(value, indent=1)
+    return json.dumps({"crc32": zlib.crc32(body.encode()), "body": body}).encode()
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """What `to_json` gave; raises `CorruptFile` on anything else."""
     try:
-        outer = json.loads(path.read_text())
+        outer = json.loads(data)
         body, expected = outer["body"], outer["crc32"]
         if zlib.crc32(body.encode()) != expected:
-            raise CorruptFile(f"{path} was altered", got="another checksum than it names")
+            raise CorruptFile(f"{name} was altered", got="another checksum than it names")
         value: dict[str, Any] = json.loads(body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFile(f"{path} is not a manifest", got=str(error)) from error
+        raise CorruptFile(f"{name} is not a manifest", got=str(error)) from error
     return value
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def lock(path: Path, *, shared: bool = False) -> IO[str]:
@@ -107,7 +166,7 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
     return file
 
 
-def _fingerprint(path: Path) -> dict[str, int]:
+def fingerprint(path: Path) -> Fingerprint:
     crc, size = 0, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

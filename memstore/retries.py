@@ -7,16 +7,17 @@ are and the others do their part: so what a crash cut in two becomes whole by be
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
 from memstore.memory import NO_SLOT, Array, RequestId, Slots
-from memstore.shard.requests import Request, digest
+from memstore.shard.requests import Request, RequestWindows, digest
 
 NOTHING = np.empty(0, np.int64)
 
@@ -68,6 +69,44 @@ def answered(asked: Asked | None, reply: Reply) -> Request | None:
     if asked is None:
         return None
     return Request(asked.id.client, asked.id.number, asked.digest, reply.packed())
+
+
+def settled(windows: Sequence[RequestWindows], shards: int) -> list[RequestWindows]:
+    """The windows of one memory for another number of shards.
+
+    A request that any of the shards knew counts as done in all of them, and what it was replied
+    is given by the first.
+    """
+    after = [RequestWindows() for _ in range(shards)]
+    known = [each.known() for each in windows]
+    for name in dict.fromkeys(itertools.chain.from_iterable(known)):
+        parts = [each[name] for each in known if name in each]
+        low = max(low for low, _ in parts)
+        requests: dict[int, Request] = {}
+        for request in itertools.chain.from_iterable(requests for _, requests in parts):
+            other = requests.get(request.number)
+            requests[request.number] = request if other is None else _joined(other, request)
+        for number, each in enumerate(after):
+            each.forget(name, low)
+            for _, request in sorted(requests.items()):
+                reply = Reply.unpacked(request.reply)
+                if number:
+                    request = replace(request, reply=Reply(first=reply.first).packed())
+                each.note(request)
+    return after
+
+
+def _joined(a: Request, b: Request) -> Request:
+    """A request of which two shards did a part each."""
+    one, other = Reply.unpacked(a.reply), Reply.unpacked(b.reply)
+    whole = Reply(
+        one.applied + other.applied,
+        one.skipped + other.skipped,
+        max(one.first, other.first),
+        np.concatenate([one.places_A, other.places_A]),
+        np.concatenate([one.slots_A, other.slots_A]),
+    )
+    return replace(a, reply=whole.packed())
 
 
 class Known:

@@ -12,24 +12,27 @@ memories as of one checkpoint, and does again what was logged since.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import hashlib
 import logging
 import re
 import secrets
-import shutil
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, get_args
+from typing import IO, Self, get_args
 
 import numpy as np
+from pyarrow import fs
 
-from memstore import checks, files, routing
-from memstore.checkpoints import MemoryCheckpoints, Moment, base_of, config_of
+from memstore import checks, files, manifest, routing
+from memstore import snapshot as snapshots
+from memstore.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
 from memstore.config import MemoryConfig
+from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import (
@@ -41,16 +44,14 @@ from memstore.errors import (
     ReadOnly,
     StoreClosed,
     UnknownMemory,
-    UnsupportedVersion,
 )
 from memstore.index import devices
 from memstore.memory import Memory
+from memstore.place import Place
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
 
-FORMAT = 6
-MANIFEST = "memstore.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 LOG_BYTES = 1 << 30
@@ -72,6 +73,7 @@ class Store:
         fsync: Fsync = "interval",
         log_bytes: int = LOG_BYTES,
         read_only: bool = False,
+        disk: Disk = DISK,
     ) -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
 
@@ -81,6 +83,7 @@ class Store:
         log_bytes: a checkpoint is made in the background when so much was logged since the last.
         read_only: nothing is written, and any number may read, while nobody has the store open
         otherwise; what would change it raises `ReadOnly`.
+        disk: what does all that durability rests on; tests give a worse one.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
@@ -92,11 +95,18 @@ class Store:
             )
         self._fsync: Fsync = fsync
         self._log_bytes = checks.positive("log_bytes", log_bytes)
+        self._disk = disk
         self._memories: dict[str, EmbeddedMemory | EncodedMemory] = {}
         self._checkpoints: dict[str, MemoryCheckpoints] = {}
         self._covered: dict[str, int] = {}
         """By log, the bytes that the last checkpoint of its memory covers."""
-        self._number = 0
+        self._body: manifest.Body = {"store": secrets.token_hex(8), "number": 0, "memories": {}}
+        """The manifest as it was last written."""
+        self._numbered = 0
+        """The highest number that a checkpoint took, one that failed included."""
+        self._marks: dict[str, manifest.Body] = {}
+        self._pinned: dict[object, manifest.Body] = {}
+        """Manifests whose files are being copied."""
         # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
         self._closed = False
@@ -106,7 +116,7 @@ class Store:
         self._lock = self._take()
         try:
             if self._manifest():
-                self._load(files.read_json(self.path / MANIFEST))
+                self._load(manifest.read(self.path / manifest.NAME))
             else:
                 self.checkpoint()
         except BaseException:
@@ -141,16 +151,27 @@ class Store:
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             memory = self._assemble(EmbeddedMemory(name, config, 0, self.path))
-            made = MemoryCheckpoints(memory, self._folder(name), secrets.token_hex(8), None)
-            try:
-                self._open_logs(made, [0] * config.shards)
-                self._write(self._checkpoints | {name: made}, [name])
-            except BaseException:
-                with contextlib.suppress(MemstoreError):
-                    base_of(memory).close_logs()
-                raise
-            self._memories[name] = memory
+            self.adopt({name: memory})
             return memory
+
+    def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory]) -> None:
+        """Takes in memories that belong to no store, as they are, all or none of them."""
+        with self._mutex:
+            self._check_writing()
+            made = {
+                name: self._made(name, memory, secrets.token_hex(8), None)
+                for name, memory in memories.items()
+            }
+            try:
+                for name, memory in memories.items():
+                    self._open_logs(made[name], [0] * memory.config.shards)
+                self._write(self._checkpoints | made, list(made))
+            except BaseException:
+                for memory in memories.values():
+                    with contextlib.suppress(MemstoreError):
+                        base_of(memory).close_logs()
+                raise
+            self._memories |= memories
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
@@ -185,6 +206,71 @@ class Store:
             dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
             dropped.close_logs()
             self._sweep()
+
+    def mark(self, name: str) -> None:
+        """Keeps all memories as they are now under a name, for `snapshot`: makes a checkpoint,
+        whose files stay until `unmark`.
+
+        Raises `InvalidArgument` where there is such a mark.
+        """
+        with self._mutex:
+            self._check_writing()
+            _check_name(name)
+            if name in self._marks:
+                raise InvalidArgument(
+                    "the mark is there already", got=repr(name), hint="take it away by unmark first"
+                )
+            self.checkpoint()
+            files.make_folder(self.path / manifest.MARKS, self._disk)
+            manifest.write(self._mark_file(name), self._body, self._disk)
+            self._marks[name] = self._body
+
+    def unmark(self, name: str) -> None:
+        """Takes a mark away, with what only it has kept; raises `InvalidArgument`."""
+        with self._mutex:
+            self._check_writing()
+            self._marked(name)
+            self._disk.remove(self._mark_file(name))
+            self._disk.sync_folder(self.path / manifest.MARKS)
+            del self._marks[name]
+            self._sweep()
+
+    def marks(self) -> builtins.list[str]:
+        """The names of the marks, sorted."""
+        self._check_open()
+        return sorted(self._marks)
+
+    def snapshot(
+        self,
+        uri: str | Path,
+        *,
+        at: str | None = None,
+        filesystem: fs.FileSystem | None = None,
+        progress: snapshots.Progress | None = None,
+    ) -> snapshots.Snapshot:
+        """Copies all memories as they are at one moment to another place; they go on meanwhile.
+
+        uri: a path or an address as "s3://bucket/folder", where any number of snapshots may lie;
+        files that are there already are not copied again.  at: the mark whose moment it is; None
+        is now, and makes a checkpoint.  filesystem: where `uri` is a path.  progress: is called
+        with the bytes that are there and those that there will be.
+
+        Raises `SnapshotFailed` where the place fails; called again it goes on.
+        """
+        place = Place(uri, filesystem)
+        with self._mutex:
+            self._check_open()
+            if at is None:
+                self._check_writing()
+                self.checkpoint()
+            body = self._body if at is None else self._marked(at)
+            token = object()
+            self._pinned[token] = body
+        try:
+            return snapshots.take(body, self.path, place, at, progress)
+        finally:
+            with self._mutex:
+                del self._pinned[token]
 
     def checkpoint(self) -> None:
         """Makes everything so far durable: after it, reopening finds this state or a later one.
@@ -235,7 +321,7 @@ class Store:
                 )
             return files.lock(self.path / "LOCK", shared=True)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.path, self._disk)
         except OSError as error:
             raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
         return files.lock(self.path / "LOCK")
@@ -246,36 +332,32 @@ class Store:
             return False
         if not self.path.is_dir():
             raise NotAStore(f"{self.path} is no directory", hint="name a directory")
-        if (self.path / MANIFEST).exists():
+        if (self.path / manifest.NAME).exists():
             return True
         # A process that died while it made the store may have left these.
-        ours = {"LOCK", f"{MANIFEST}.new"}
+        ours = {"LOCK", f"{manifest.NAME}.new"}
         foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
         if foreign:
             raise NotAStore(
                 f"{self.path} holds something else",
                 got=f"{foreign[:5]}",
-                expected=f"{MANIFEST}, or an empty directory",
+                expected=f"{manifest.NAME}, or an empty directory",
             )
         return False
 
-    def _load(self, manifest: dict[str, Any]) -> None:
-        if manifest.get("format") != FORMAT:
-            raise UnsupportedVersion(
-                f"{self.path} has another format",
-                got=manifest.get("format"),
-                expected=FORMAT,
-                hint="open it with the version of memstore that wrote it, or build it anew",
-            )
-        self._number = manifest["number"]
+    def _load(self, body: manifest.Body) -> None:
+        self._body = body
+        self._marks = {
+            path.stem: manifest.read(path) for path in (self.path / manifest.MARKS).glob("*.json")
+        }
         # Parts before what is encoded from them.
         for name, entry in sorted(
-            manifest["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
+            body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
             home = self.path if self._refusal is None else None
             base = EmbeddedMemory(name, config_of(entry), entry["next_slot"], home)
             memory = self._memories[name] = self._assemble(base)
-            made = MemoryCheckpoints(memory, self._folder(name), entry["log"]["name"], entry)
+            made = self._made(name, memory, entry["log"]["name"], entry)
             made.load()
             self._checkpoints[name] = made
         # Last, since it writes: a store that is refused stays as it is.
@@ -288,7 +370,7 @@ class Store:
 
     def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
         """Makes these the memories that whoever opens the directory finds, those named as now."""
-        self._number += 1
+        number = self._numbered = max(self._numbered, self._body["number"]) + 1
         moments: dict[str, Moment] = {}
         try:
             with contextlib.ExitStack() as stack:
@@ -299,16 +381,21 @@ class Store:
                     moment = made[name].begin()
                     if moment is not None:
                         moments[name] = moment
-            drafts = {name: made[name].write(moments[name], self._number) for name in moments}
+            drafts = {name: made[name].write(moments[name], number) for name in moments}
             entries = {name: each.entry for name, each in made.items()}
             entries |= {name: draft.entry for name, draft in drafts.items()}
-            body = {"format": FORMAT, "number": self._number, "memories": entries}
-            files.replace_json(self.path / MANIFEST, body)
+            body = {
+                "format": manifest.FORMAT,
+                "store": self._body["store"],
+                "number": number,
+                "memories": entries,
+            }
+            manifest.write(self.path / manifest.NAME, body, self._disk)
         except BaseException:
             for name, moment in moments.items():
                 made[name].abandon(moment)
             raise
-        self._checkpoints = made
+        self._body, self._checkpoints = body, made
         self._covered |= covered
         for name, draft in drafts.items():
             made[name].keep(draft)
@@ -324,16 +411,14 @@ class Store:
 
         after_S: of each shard, the last record that the checkpoint covers.
         """
-        base, folder = base_of(made.memory), self.path / "logs" / made.log
+        base, folder = base_of(made.memory), self.path / manifest.LOGS / made.log
         replayed = [np.empty(0, np.int64)]
         for shard, after in zip(base.shards, after_S, strict=True):
             own = folder / f"shard-{shard.number}"
             name = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
             if self._refusal is None:
-                own.mkdir(parents=True, exist_ok=True)
-                for synced in (folder, *list(folder.parents)[:2]):
-                    files.sync_folder(synced)
-                log = Log(own, name.digest(), after=after, fsync=self._fsync)
+                files.make_folder(own, self._disk)
+                log = Log(own, name.digest(), after=after, fsync=self._fsync, disk=self._disk)
                 rows = shard.replay(log.replay())
                 shard.journal = Journal(base.config, shard.number, log)
             else:
@@ -343,20 +428,32 @@ class Store:
         if isinstance(made.memory, EncodedMemory):
             made.memory.replayed(np.sort(np.concatenate(replayed)))
 
-    def _folder(self, name: str) -> Path:
-        return self.path / "memories" / name
+    def _made(
+        self, name: str, memory: EmbeddedMemory | EncodedMemory, log: str, entry: Entry | None
+    ) -> MemoryCheckpoints:
+        folder = self.path / manifest.MEMORIES / name
+        return MemoryCheckpoints(memory, folder, log, entry, self._disk)
 
     def _sweep(self) -> None:
         """Takes away what no manifest names any more."""
-        for made in self._checkpoints.values():
-            made.sweep()
-        for folder in (self.path / "memories").glob("*/"):
-            if folder.name not in self._checkpoints:
-                shutil.rmtree(folder)
+        bodies = (self._body, *self._marks.values(), *self._pinned.values())
+        wanted = {self.path / path for body in bodies for path in manifest.files_of(body)}
+        self._clear(self.path / manifest.MEMORIES, wanted)
         logs = {made.log for made in self._checkpoints.values()}
-        for folder in (self.path / "logs").glob("*/"):
+        for folder in (self.path / manifest.LOGS).glob("*/"):
             if folder.name not in logs:
-                shutil.rmtree(folder)
+                self._clear(folder, set())
+                self._disk.remove_folder(folder)
+
+    def _clear(self, folder: Path, wanted: Set[Path]) -> None:
+        """Takes away what is not wanted in a folder, and the folders that it leaves empty."""
+        # What is in a folder comes before it.
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if not path.is_dir():
+                if path not in wanted:
+                    self._disk.remove(path)
+            elif not any(path.iterdir()):
+                self._disk.remove_folder(path)
 
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
@@ -387,6 +484,15 @@ class Store:
                 )
             parts[name] = part
         return EncodedMemory(base, parts)
+
+    def _mark_file(self, name: str) -> Path:
+        return self.path / manifest.MARKS / f"{name}.json"
+
+    def _marked(self, name: str) -> manifest.Body:
+        if name not in self._marks:
+            known = sorted(self._marks)
+            raise InvalidArgument("no such mark", got=repr(name), expected=f"one of {known}")
+        return self._marks[name]
 
     def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
         found = self._memories.get(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from memstore import files
+from memstore import files, manifest
 from memstore.checkpoints import base_of
 from memstore.errors import CorruptFile
 from memstore.index.segment import Segment
@@ -19,7 +17,7 @@ from memstore.kernels.half import wide
 from memstore.memory import Array
 from memstore.shard import blocks
 from memstore.shard.shard import Shard
-from memstore.store import FORMAT, MANIFEST, Store
+from memstore.store import Store
 
 AT_A_TIME = 65_536
 """Rows looked at together."""
@@ -31,7 +29,7 @@ def verify(path: str | Path) -> Iterator[str]:
     Writes nothing. Raises `NotAStore`, `StoreLocked` and `UnsupportedVersion` as `memstore.open`.
     """
     folder, damaged = Path(path), False
-    if (folder / MANIFEST).exists():
+    if (folder / manifest.NAME).exists():
         with files.lock(folder / "LOCK", shared=True):
             for problem in _damage(folder):
                 damaged = True
@@ -53,40 +51,29 @@ def verify(path: str | Path) -> Iterator[str]:
 def _damage(folder: Path) -> Iterator[str]:
     """The files that are not what the manifest says."""
     try:
-        manifest = files.read_json(folder / MANIFEST)
+        body = manifest.read(folder / manifest.NAME)
     except CorruptFile as error:
         yield str(error)
         return
-    if manifest.get("format") != FORMAT:
-        return  # Opening says it.
-    for name, entry in manifest["memories"].items():
-        home = folder / "memories" / name
-        yield from _altered(home, entry["encoded_at"])
+    bad = set()
+    named = manifest.files_of(body)
+    for mark in sorted((folder / manifest.MARKS).glob("*.json")):
+        try:
+            named |= manifest.files_of(manifest.read(mark))
+        except CorruptFile as error:
+            yield str(error)
+    for path, fingerprint in named.items():
+        try:
+            files.check(folder / path, fingerprint)
+        except CorruptFile as error:
+            bad.add(folder / path)
+            yield str(error)
+    for name, entry in body["memories"].items():
         for number, shard in enumerate(entry["shards"]):
-            own, rows = home / f"shard-{number}", shard["rows"]
-            parts = (shard[part].get("files", {}) for part in ("records", "requests", "index"))
-            named = functools.reduce(operator.or_, parts, rows["directory"])
-            bad = [*_altered(own, named), *_missized(own, rows["bytes"])]
-            yield from bad
-            [directory] = rows["directory"]
-            if not any(directory in problem for problem in bad):
+            own = folder / manifest.MEMORIES / name / f"shard-{number}"
+            [directory] = shard["rows"]
+            if own / directory not in bad:
                 yield from _bad_blocks(own, own / directory)
-
-
-def _altered(folder: Path, expected: dict[str, dict[str, int]]) -> Iterator[str]:
-    for name, fingerprint in expected.items():
-        try:
-            files.check(folder / name, fingerprint)
-        except CorruptFile as error:
-            yield str(error)
-
-
-def _missized(folder: Path, expected: dict[str, int]) -> Iterator[str]:
-    for name, size in expected.items():
-        try:
-            files.check_size(folder / name, size)
-        except CorruptFile as error:
-            yield str(error)
 
 
 def _bad_blocks(folder: Path, directory: Path) -> Iterator[str]:
@@ -171,19 +158,19 @@ def describe(path: str | Path) -> Iterator[str]:
     """
     folder = Path(path)
     with Store(folder, read_only=True) as store:
-        manifest = files.read_json(folder / MANIFEST)
-        yield f"{folder}: format {FORMAT}, checkpoint {manifest['number']}"
+        body = manifest.read(folder / manifest.NAME)
+        yield f"{folder}: format {manifest.FORMAT}, checkpoint {body['number']}"
         for name in store.list():
             state = store.memory(name).describe()
-            config, entry = state.config, manifest["memories"][name]
+            config, entry = state.config, body["memories"][name]
             values = f" with values of {config.value_dim}" if config.value_dim else ""
             encoded = ", encoded" if config.encoding else ""
             yield (
                 f"  {name}: {state.rows:,} rows of {config.dim} {config.dtype}{values}{encoded}, "
                 f"{len(state.shards)} shard{'s' * (len(state.shards) > 1)}"
             )
-            saved = _size(folder / "memories" / name)
-            logged = _size(folder / "logs" / entry["log"]["name"])
+            saved = _size(folder / manifest.MEMORIES / name)
+            logged = _size(folder / manifest.LOGS / entry["log"]["name"])
             yield f"    on disk {saved / 1e6:,.1f} MB, log {logged / 1e6:,.1f} MB"
             index = config.index_config
             sealed = sum(shard.sealed for shard in state.shards)

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from memstore.files import NewFile, arrays_to
 from memstore.index.recall import Recall
 from memstore.index.reductions import lengths
 from memstore.kernels.codes import BLOCK
@@ -102,11 +103,11 @@ class Graph:
         )
         return rows_QC, scores_QC
 
-    def save(self, path: Path) -> None:
+    def save(self, file: NewFile) -> None:
         arrays = {name: getattr(self, name) for name in ARRAYS}
         if self.recall is not None:
             arrays |= {f"recall_{name}": part for name, part in self.recall.arrays().items()}
-        np.savez(path, allow_pickle=False, **arrays)
+        arrays_to(file, arrays)
 
     @classmethod
     def load(cls, path: Path) -> Graph:

@@ -14,6 +14,8 @@ from typing import Any
 import faiss
 import numpy as np
 
+from memstore.disk import DISK, Disk
+from memstore.files import Fingerprint, NewFile, arrays_to, make
 from memstore.index import clustered
 from memstore.index.assignment import assigner
 from memstore.index.fresh import Fresh
@@ -57,26 +59,40 @@ class _Writing:
     folder: Path
     number: int
     before: Kept
+    disk: Disk
     parts: list[tuple[object, str]] = field(default_factory=list)
+    files: dict[str, Fingerprint] = field(default_factory=dict)
 
-    def __call__(self, part: object, name: str, write: Callable[[Path], None]) -> str:
-        stem, suffix = name.split(".")
-        known = self.before.name(part) or f"{stem}-{self.number:08d}.{suffix}"
-        if self.before.name(part) is None:
-            write(self.folder / known)
+    def __call__(self, part: object, name: str, write: Callable[[NewFile], None]) -> str:
+        known = self.before.name(part)
+        if known is None:
+            known = self.new(name, write)
         self.parts.append((part, known))
         return known
 
+    def new(self, name: str, write: Callable[[NewFile], None]) -> str:
+        stem, suffix = name.split(".")
+        numbered = f"{stem}-{self.number:08d}.{suffix}"
+        self.files[numbered] = make(self.folder / numbered, write, self.disk)
+        return numbered
 
-def save(moment: Still, folder: Path, number: int, before: Kept) -> tuple[dict[str, Any], Kept]:
-    """Writes what `before` lacks; returns the names of all files, and what the next one may keep.
 
-    The files are not durable yet. The names are none where nothing is sealed.
-    """
+@dataclass(frozen=True)
+class Saved:
+    """names: of all files, by part; none where nothing is sealed.  written: those that are new.
+    kept: what the next one may keep."""
+
+    names: dict[str, Any]
+    written: dict[str, Fingerprint]
+    kept: Kept
+
+
+def save(moment: Still, folder: Path, number: int, before: Kept, disk: Disk = DISK) -> Saved:
+    """Writes what `before` lacks; names are durable after a sync of the folder."""
     version, book = moment.version, moment.version.codebook
     if book is None:
-        return {}, Kept()
-    put = _Writing(folder, number, before)
+        return Saved({}, {}, Kept())
+    put = _Writing(folder, number, before, disk)
     names: dict[str, Any] = {
         "codebook": put(book.empty, "codebook.faiss", _writer(book.empty)),
         "segments": [],
@@ -88,9 +104,9 @@ def save(moment: Still, folder: Path, number: int, before: Kept) -> tuple[dict[s
             "graph": None if graph is None else put(graph, f"graph-{i}.npz", graph.save),
         }
         names["segments"].append(of_segment)
-    names["tiers"] = f"tiers-{number:08d}.npz"
-    np.savez(folder / names["tiers"], allow_pickle=False, **_tiers(moment, book))
-    return names, Kept(tuple(put.parts))
+    tiers = _tiers(moment, book)
+    names["tiers"] = put.new("tiers.npz", lambda file: arrays_to(file, tiers))
+    return Saved(names, put.files, Kept(tuple(put.parts)))
 
 
 def load(
@@ -162,11 +178,5 @@ def _tiers(moment: Still, book: clustered.Codebook) -> dict[str, Array]:
     return arrays
 
 
-def _writer(lists: faiss.IndexIVF) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        try:
-            faiss.write_index(lists, str(path))
-        except RuntimeError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
-
-    return write
+def _writer(lists: faiss.IndexIVF) -> Callable[[NewFile], None]:
+    return lambda file: faiss.write_index(lists, faiss.PyCallbackIOWriter(file.write))

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from memstore.disk import DISK, Disk
 from memstore.errors import CorruptFile
+from memstore.files import Fingerprint, NewFile, make
 from memstore.kernels.half import packed
 from memstore.memory import Array, Slots
 
@@ -94,8 +95,9 @@ def write(
     shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
     changed: Iterable[tuple[str, int, Array]],
     disk: Disk = DISK,
-) -> Directory:
-    """Writes blocks into the file `number`, and returns the directory that has them.
+) -> tuple[Directory, Fingerprint]:
+    """Writes blocks into the file `number`; returns the directory that has them, and its
+    fingerprint.
 
     shapes: of all arrays as they are to be.  changed: name, block and rows, of every block that is
     not in `before` as it is to be. The file is durable when it returns; its name is not before
@@ -104,27 +106,20 @@ def write(
     after = {
         name: _resized(before.get(name), dtype, shape) for name, (dtype, shape) in shapes.items()
     }
-    path = folder / name_of(number)
-    offset = 0
-    file = disk.create(path)
-    try:
+
+    def put(file: NewFile) -> None:
+        offset = 0
         for name, block, rows in changed:
             data_R = packed(np.ascontiguousarray(rows)).reshape(-1).view(np.uint8)
             stored = after[name]
             if not data_R.any():
                 stored.files_K[block] = ZEROS
                 continue
-            file.write([data_R.data])
             stored.files_K[block], stored.offsets_K[block] = number, offset
             stored.crcs_K[block] = zlib.crc32(data_R.data)
-            offset += len(data_R)
-        file.sync()
-    except BaseException:
-        file.close()
-        disk.remove(path)
-        raise
-    file.close()
-    return after
+            offset += file.write(data_R.data)
+
+    return after, make(folder / name_of(number), put, disk)
 
 
 def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK) -> None:

@@ -12,16 +12,19 @@ again and a warning says so.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from memstore import files
+from memstore.disk import DISK, Disk
 from memstore.dtypes import storage
 from memstore.errors import CorruptFile
 from memstore.index import saving
@@ -37,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 """What the manifest has of a shard."""
+
+Files = dict[str, files.Fingerprint]
+"""Files of one folder by name."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,9 @@ class Draft:
 class Checkpoints:
     """Writes the checkpoints of one shard into one folder; one at a time."""
 
-    def __init__(self, shard: Shard, folder: Path) -> None:
-        self._shard, self._folder = shard, folder
-        self._entry: Entry = {"records": {}, "requests": {}}
+    def __init__(self, shard: Shard, folder: Path, disk: Disk = DISK) -> None:
+        self._shard, self._folder, self._disk = shard, folder, disk
+        self._entry: Entry = {"blocks": {}, "records": {}, "requests": {}}
         self._directory: blocks.Directory = {}
         self._index = saving.Kept()
 
@@ -117,32 +123,34 @@ class Checkpoints:
 
         number: higher than those of all checkpoints before.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        directory = blocks.write(
+        files.make_folder(self._folder, self._disk)
+        directory, written = blocks.write(
             *(self._folder, number, self._directory, moment.cut.shapes),
             self._changed(moment.cut),
+            self._disk,
         )
-        name = f"rows-{number:08d}.arrow"
-        (self._folder / name).write_bytes(blocks.to_bytes(directory))
-        written = {name: self._folder / name for name in sorted(blocks.wanted(directory))}
-        sizes = {name: path.stat().st_size for name, path in written.items()}
-        names, index = saving.save(moment.index, self._folder, number, self._index)
+        known = self._entry["blocks"] | {blocks.name_of(number): written}
+        index = saving.save(moment.index, self._folder, number, self._index, self._disk)
         entry = {
             "versions": moment.versions,
-            "rows": {"directory": {name: files.settle(self._folder / name)}, "bytes": sizes},
+            "rows": self._make(
+                f"rows-{number:08d}.arrow", lambda file: file.write(blocks.to_bytes(directory))
+            ),
+            "blocks": {name: known[name] for name in sorted(blocks.wanted(directory))},
             "records": self._entry["records"],
             "requests": self._entry["requests"],
-            "index": {"parts": names, "files": self._settled(names)},
+            "index": {"parts": index.names, "files": self._named(index)},
         }
         if moment.heap is not None:
             entry["records"] = self._write_records(moment, number)
         if moment.windows is not None:
-            name = f"requests-{number:08d}.npz"
-            np.savez(self._folder / name, allow_pickle=False, **moment.windows.arrays())
-            settled = {name: files.settle(self._folder / name)}
-            entry["requests"] = {"noted": moment.windows.noted, "files": settled}
-        files.sync_folder(self._folder)
-        return Draft(entry, directory, index)
+            arrays = moment.windows.arrays()
+            made = self._make(
+                f"requests-{number:08d}.npz", lambda file: files.arrays_to(file, arrays)
+            )
+            entry["requests"] = {"noted": moment.windows.noted, "files": made}
+        self._disk.sync_folder(self._folder)
+        return Draft(entry, directory, index.kept)
 
     def keep(self, draft: Draft) -> None:
         """The manifest has it: the next checkpoint builds on this one."""
@@ -156,24 +164,16 @@ class Checkpoints:
             self._shard.changed.put_back(moment.changed_K)
             self._shard.cut = None
 
-    def sweep(self) -> None:
-        """Takes away the files of checkpoints that no manifest names any more."""
-        entry = self._entry
-        kept = {*blocks.wanted(self._directory), *_files(entry)}
-        for path in self._folder.glob("*-[0-9]*.*"):
-            if path.name not in kept:
-                path.unlink()
-
     def load(self, entry: Entry) -> None:
         """Fills the shard, which is empty; raises `CorruptFile` where a file is not what it was."""
-        shard, rows = self._shard, entry["rows"]
-        records, requests = entry["records"], entry["requests"]
-        for expected in (rows["directory"], records.get("files", {}), requests.get("files", {})):
+        shard, records, requests = self._shard, entry["records"], entry["requests"]
+        for expected in (entry["rows"], records.get("files", {}), requests.get("files", {})):
             for name, fingerprint in expected.items():
                 files.check(self._folder / name, fingerprint)
-        for name, size in rows["bytes"].items():
-            files.check_size(self._folder / name, size)
-        [name] = rows["directory"]
+        for name, fingerprint in entry["blocks"].items():
+            # Each block has a checksum of its own.
+            files.check_size(self._folder / name, fingerprint["bytes"])
+        [name] = entry["rows"]
         self._directory = blocks.from_bytes((self._folder / name).read_bytes())
         self._check_dtypes(self._folder / name)
         shard.rows.restore(
@@ -194,10 +194,13 @@ class Checkpoints:
             for name, rows in arrays.items():
                 yield name, block, rows
 
-    def _settled(self, names: Entry) -> dict[str, dict[str, int]]:
-        """The fingerprints of files of the index; of those that were there already, the old."""
-        known = self._entry.get("index", {}).get("files", {})
-        return {name: known.get(name) or files.settle(self._folder / name) for name in _flat(names)}
+    def _make(self, name: str, write: Callable[[files.NewFile], object]) -> Files:
+        return {name: files.make(self._folder / name, write, self._disk)}
+
+    def _named(self, index: saving.Saved) -> Files:
+        """The files of an index, with those that were there before."""
+        known = self._entry.get("index", {}).get("files", {}) | index.written
+        return {name: known[name] for name in _flat(index.names)}
 
     def _write_records(self, moment: Moment, number: int) -> Entry:
         heap, rows_R = moment.heap, moment.live_R
@@ -205,16 +208,19 @@ class Checkpoints:
         version = heap.version
         if not heap.schema.names:
             return {"version": version}
-        names = [f"records-{number:08d}.arrow", f"lines-{number:08d}.npy"]
         table = heap.save(rows_R)
-        path = str(self._folder / names[0])
-        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        np.save(self._folder / names[1], rows_R, allow_pickle=False)
-        return {
-            "version": version,
-            "files": {name: files.settle(self._folder / name) for name in names},
-        }
+
+        def put_table(file: files.NewFile) -> None:
+            sink = pa.PythonFile(file, mode="w")
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+
+        def put_rows(file: files.NewFile) -> None:
+            np.save(cast(Any, file), rows_R, allow_pickle=False)
+
+        made = self._make(f"records-{number:08d}.arrow", put_table)
+        made |= self._make(f"lines-{number:08d}.npy", put_rows)
+        return {"version": version, "files": made}
 
     def _load_records(self, entry: Entry) -> None:
         records = self._shard.records
@@ -250,12 +256,10 @@ class Checkpoints:
                 )
 
 
-def _files(entry: Entry) -> Iterator[str]:
-    """The files that an entry names, but for the blocks."""
-    yield from entry["rows"]["directory"]
-    yield from entry["records"].get("files", {})
-    yield from entry["requests"].get("files", {})
-    yield from entry["index"]["files"]
+def files_of(entry: Entry) -> Files:
+    """All files that an entry names."""
+    parts = (entry[part].get("files", {}) for part in ("records", "requests", "index"))
+    return functools.reduce(operator.or_, parts, entry["rows"] | entry["blocks"])
 
 
 def _flat(names: Entry) -> Iterator[str]:

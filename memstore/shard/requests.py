@@ -133,6 +133,18 @@ class RequestWindows:
             if len(self._marks) > self._most_marks:
                 self._marks.popitem(last=False)
 
+    def known(self) -> dict[str, tuple[int, list[Request]]]:
+        """Of each client, the number up to which nothing is known, and its requests, rising."""
+        clients = {name: _Client(low) for name, low in self._marks.items()} | self._clients
+        return {
+            name: (client.low, [Request(name, n, *client.replies[n]) for n in sorted(client.heap)])
+            for name, client in clients.items()
+        }
+
+    def forget(self, name: str, low: int) -> None:
+        """Knows nothing of the requests of a new client up to a number."""
+        self._marks[name] = low
+
     def still(self) -> RequestWindows:
         """The windows as they are now."""
         copy = RequestWindows(self._window, self._most_clients, self._most_marks)

@@ -51,9 +51,9 @@ from memstore.errors import (
     WrongShape,
     WrongType,
 )
+from memstore.manifest import FORMAT
 from memstore.shard import blocks
 from memstore.shard.rows import RowView
-from memstore.store import FORMAT
 from tests.congruence.oracle import fingerprint, live_slots
 
 ROWS, ERASED = 40, 2

@@ -17,7 +17,7 @@ from memstore.cli import main
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import NotAStore, ReadOnly, StoreLocked
 from memstore.index.segment import Segment
-from memstore.store import MANIFEST
+from memstore.manifest import NAME as MANIFEST
 from memstore.verify import describe, verify
 from tests.adversarial.test_bad_input import (
     DAMAGES,

@@ -21,7 +21,7 @@ from types import FrameType
 import numpy as np
 
 import memstore.disk
-from memstore.disk import Bytes, LocalDisk, LocalFile
+from memstore.disk import Bytes, File, LocalDisk, LocalFile
 
 BLOCK = 512
 PACKAGE = os.fspath(Path(memstore.disk.__file__).parent)
@@ -39,8 +39,11 @@ class Inode:
     durable: bytes = b""
     gone: list[bytes] = field(default_factory=list)
     lost: bool = False
+    folder: bool = False
 
     def after_power_loss(self, rng: np.random.Generator) -> Inode:
+        if self.folder:
+            return self
         versions = [self.cached, *self.gone]
         kept = bytearray(self.durable)
         choice = rng.integers(4)
@@ -62,7 +65,8 @@ class Inode:
 
 
 class SimulatedDisk:
-    """Folders in memory. All of them are there from the start, and empty.
+    """Folders in memory. All of them are there from the start, and empty, for who asks no more than
+    a log does; `make` gives a folder a name in the one around it.
 
     stop_at: the operation, counted from 1, at which `failure` happens: an errno, once, or power
     lost, for good; a write does a part of its work first.  asleep: the site of a sync that is
@@ -80,7 +84,12 @@ class SimulatedDisk:
         self._durable: dict[Path, dict[str, Inode]] = {}
         self._changes: dict[Path, list[dict[str, Inode | None]]] = {}
 
-    def create(self, path: Path) -> SimulatedFile:
+    def make(self, folder: Path) -> None:
+        self.operate()
+        self._names[folder], self._durable[folder], self._changes[folder] = {}, {}, []
+        self._change(folder.parent, {folder.name: Inode(folder=True)})
+
+    def create(self, path: Path) -> File:
         self.operate()
         if path.name in self._folder(path.parent):
             raise FileExistsError(errno.EEXIST, "there already", str(path))
@@ -110,6 +119,10 @@ class SimulatedDisk:
         self.operate()
         self._inode(path)
         self._change(path.parent, {path.name: None})
+
+    def remove_folder(self, folder: Path) -> None:
+        self.operate()
+        self._change(folder.parent, {folder.name: None})
 
     def sync_folder(self, folder: Path) -> None:
         self.operate()

@@ -49,7 +49,7 @@ def save(folder: Path, number: int, before: Directory, arrays: dict[str, Array])
                     yield name, block, array[of]
 
     shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    return blocks.write(folder, number, before, shapes, changed())
+    return blocks.write(folder, number, before, shapes, changed())[0]
 
 
 def check(folder: Path, directory: Directory, arrays: dict[str, Array]) -> None:
@@ -106,7 +106,7 @@ def test_a_file_of_which_little_is_wanted_is_emptied(tmp_path: Path) -> None:
         for block in blocks_K.tolist()
     ]
     shapes = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    third = blocks.write(tmp_path, 3, second, shapes, again)
+    third, _ = blocks.write(tmp_path, 3, second, shapes, again)
     assert blocks.wanted(third) == {blocks.name_of(2), blocks.name_of(3)}
     check(tmp_path, third, arrays)
 

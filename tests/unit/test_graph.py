@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memstore
-from memstore import IndexConfig, MemoryConfig, SearchOptions, field
+from memstore import IndexConfig, MemoryConfig, SearchOptions, field, files
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument
 from memstore.index import graph, jobs
@@ -369,7 +369,7 @@ def test_a_graph_is_not_put_on_a_device(kind: Any) -> None:
 def test_what_a_file_keeps_is_what_was_laid(tmp_path: Path) -> None:
     keys, _ = mixture(1_000, 1, width=WIDTH)
     laid = graph.lay(lambda rows: keys[rows], np.arange(1_000), 0)
-    laid.save(tmp_path / "graph.npz")
+    files.make(tmp_path / "graph.npz", laid.save)
     again = Graph.load(tmp_path / "graph.npz")
     assert again.recall is None
     for name in graph.ARRAYS:

@@ -32,10 +32,12 @@ def test_public_names() -> None:
         "Rows",
         "SearchOptions",
         "SearchResult",
+        "Snapshot",
         "Store",
         "UsageConfig",
         "field",
         "open",
+        "restore",
     ]
     assert all(hasattr(memstore, name) for name in memstore.__all__)
 

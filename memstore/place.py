@@ -1,0 +1,135 @@
+"""Places: where snapshots lie, a folder of this machine or what else Arrow has a file system for.
+
+What is put there is whole or not there, under names that are used once. On this machine it is
+durable as well when `put` returns; an object store makes that its own business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from memstore import files
+from memstore.disk import DISK
+from memstore.errors import CorruptFile, InvalidArgument, SnapshotFailed
+
+CHUNK_BYTES = 1 << 22
+
+
+class Place:
+    """Files by name under one address; a name may have folders in it."""
+
+    def __init__(self, uri: str | Path, filesystem: fs.FileSystem | None = None) -> None:
+        """uri: a path, or as `pyarrow.fs.FileSystem.from_uri` reads it; with a file system, a path
+        there. Raises `InvalidArgument` where it is none, `SnapshotFailed` where it is not reached.
+        """
+        self.uri = str(uri)
+        if filesystem is None:
+            try:
+                filesystem, base = fs.FileSystem.from_uri(self._absolute(uri))
+            except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+                raise InvalidArgument(
+                    "not an address",
+                    got=repr(self.uri),
+                    expected="a path, or as s3://bucket/folder",
+                    hint=str(error),
+                ) from error
+            except OSError as error:
+                raise self._failed("is not reached", error) from error
+        else:
+            base = str(uri)
+        self._fs, self._base = filesystem, base.rstrip("/")
+        self._local = isinstance(filesystem, fs.LocalFileSystem)
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The names under a folder, and the bytes of each; none where it is not there."""
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
+        with self._typed("is not read"):
+            found = self._fs.get_file_info(selector)
+        start = len(self._base) + 1
+        return {info.path[start:]: info.size for info in found if info.type == fs.FileType.File}
+
+    def put(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Makes a file of these bytes; where it fails, none is there."""
+        if self._local:
+            path = Path(self._path(name))
+            with self._typed("does not take it"):
+                files.make_folder(path.parent)
+                draft = path.with_name(path.name + ".new")
+                draft.unlink(missing_ok=True)
+                files.make(draft, lambda file: [file.write(chunk) for chunk in chunks])
+                draft.replace(path)
+                DISK.sync_folder(path.parent)
+            return
+        with self._typed("does not take it"):
+            try:
+                with self._fs.open_output_stream(self._path(name)) as stream:
+                    for chunk in chunks:
+                        stream.write(chunk)
+            except BaseException:
+                # Closing a stream may have put a part of it there.
+                with contextlib.suppress(OSError):
+                    self._fs.delete_file(self._path(name))
+                raise
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file; raises `CorruptFile` where it is missing."""
+        with self._typed("is not read"):
+            try:
+                stream = self._fs.open_input_stream(self._path(name))
+            except FileNotFoundError as error:
+                raise CorruptFile(
+                    f"{self.uri}/{name} is missing", hint="take another snapshot"
+                ) from error
+            with stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    yield chunk
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}" if name else self._base
+
+    @staticmethod
+    def _absolute(uri: str | Path) -> str:
+        text = str(uri)
+        return text if "://" in text else str(Path(text).absolute())
+
+    @contextlib.contextmanager
+    def _typed(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failed(what, error) from error
+
+    def _failed(self, what: str, error: Exception) -> SnapshotFailed:
+        return SnapshotFailed(
+            f"{self.uri} {what}",
+            got=f"{type(error).__name__}: {error}",
+            hint="nothing is lost: call again, and it goes on where it was",
+        )
+
+
+def checked(chunks: Iterable[bytes], expected: files.Fingerprint, name: str) -> Iterator[Any]:
+    """The same bytes; raises `CorruptFile` behind the last of them if they are not as expected."""
+    size = crc = 0
+    for chunk in chunks:
+        size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+        yield chunk
+    if {"bytes": size, "crc32": crc} != expected:
+        raise CorruptFile(
+            f"{name} is not what it was",
+            got=f"{size} bytes, checksum {crc:08x}",
+            expected=f"{expected['bytes']} bytes, {expected['crc32']:08x}",
+        )
+
+
+def bytes_of(path: Path) -> Iterator[bytes]:
+    """The bytes of a file of this machine."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

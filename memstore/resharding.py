@@ -1,0 +1,95 @@
+"""Resharding: the same memories, cut into other numbers of shards.
+
+Slots stay what they are, and so does all that belongs to one: its row, optimizer state, usage,
+generation and record. Indices are built anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from memstore.embedded import EmbeddedMemory
+from memstore.encoded import EncodedMemory
+from memstore.index import saving
+from memstore.memory import Array
+from memstore.retries import settled
+from memstore.shard.shard import Shard
+from memstore.shard.usage import NEVER
+from memstore.store import Store
+
+
+def reshard(source: Path, target: Path, counts: Mapping[str, int]) -> None:
+    """Makes a store at `target` of that at `source`, which stays.
+
+    counts: the number of shards of each memory. Both are in memory at once.
+    """
+    with Store(source, read_only=True) as before, Store(target) as after:
+        made: dict[str, EmbeddedMemory | EncodedMemory] = {}
+        plain: dict[str, EmbeddedMemory] = {}
+        facts: dict[str, EncodedMemory] = {}
+        for name in before.list():
+            memory = before.memory(name)
+            if isinstance(memory, EncodedMemory):
+                facts[name] = memory
+            elif isinstance(memory, EmbeddedMemory):
+                made[name] = plain[name] = _cut(memory, counts[name], target)
+        for name, encoded in facts.items():
+            parts = {part: plain[part] for part in encoded.config.encoding_config.memories}
+            made[name] = again = EncodedMemory(_cut(encoded.base, counts[name], target), parts)
+            again.encoded_at, again.refreshed = encoded.encoded_at, encoded.refreshed
+        after.adopt(made)
+
+
+def _cut(before: EmbeddedMemory, count: int, folder: Path) -> EmbeddedMemory:
+    """A memory in so many shards."""
+    config = dataclasses.replace(before.config, shards=count)
+    after = EmbeddedMemory(before.name, config, before.next_slot, folder)
+    windows = settled([shard.windows for shard in before.shards], count)
+    for shard, known in zip(after.shards, windows, strict=True):
+        _rows(before, shard)
+        _records(before, shard)
+        shard.windows = known
+        live_R = shard.rows.live_rows()
+        saving.load(shard.index, folder, {}, shard.index.version.number, live_R)
+        if config.index_config.sealed and len(live_R):
+            shard.reindex()
+    return after
+
+
+def _rows(before: EmbeddedMemory, shard: Shard) -> None:
+    """Fills the rows of a shard with those of the slots that are its own from now on."""
+    count, shards = before.config.shards, shard.config.shards
+    arrays = [source.rows.arrays() for source in before.shards]
+    last = max((s.rows.size - 1) * count + s.number for s in before.shards)
+    slots_R = np.arange(shard.number, last + 1, shards)
+    home_R, row_R = slots_R % count, slots_R // count
+    kinds = {
+        name: (array.dtype, (len(slots_R), *array.shape[1:]))
+        for part in arrays
+        for name, array in part.items()
+    }
+
+    def read(name: str, out: Array) -> None:
+        if name == "priority":
+            out[:] = NEVER
+        for source, part in zip(before.shards, arrays, strict=True):
+            if name in part:
+                at_R = np.flatnonzero((home_R == source.number) & (row_R < source.rows.size))
+                out[at_R] = part[name][row_R[at_R]]
+
+    shard.rows.restore(kinds, read, max(source.rows.version for source in before.shards))
+
+
+def _records(before: EmbeddedMemory, shard: Shard) -> None:
+    """Gives a shard the records of its rows."""
+    count, shards = before.config.shards, shard.config.shards
+    for source in before.shards if before.config.records else ():
+        rows = source.rows.live_rows()
+        slots = rows * count + source.number
+        here = slots % shards == shard.number
+        if here.any():
+            shard.records.put(slots[here] // shards, source.records.save(rows[here]))

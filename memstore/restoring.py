@@ -1,0 +1,112 @@
+"""Restoring: a store out of a snapshot, with the shards it had or with others."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pyarrow import fs
+
+from memstore import files, manifest, resharding, snapshot
+from memstore.disk import DISK
+from memstore.errors import CorruptFile, InvalidArgument, NotAStore
+from memstore.place import Place, checked
+
+Shards = int | Mapping[str, int] | None
+
+
+def restore(
+    uri: str | Path,
+    path: str | Path,
+    *,
+    shards: Shards = None,
+    number: int | None = None,
+    filesystem: fs.FileSystem | None = None,
+    progress: snapshot.Progress | None = None,
+) -> None:
+    """Makes a store at `path`, which is not there yet, of the newest snapshot at an address.
+
+    shards: into how many the memories, or those named, are cut from now on; None leaves them.
+    number: of another snapshot than the newest.  filesystem: where `uri` is a path.
+    progress: is called with the bytes that are there and those that there will be.
+
+    What was fetched when it is cut off is not fetched again. Raises `NotAStore` where there is no
+    snapshot, or something at `path`; `SnapshotFailed` where the address is not reached;
+    `CorruptFile` and `UnsupportedVersion` on files that are not to be read.
+    """
+    target = Path(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise NotAStore(
+            f"{target} is there already", hint="restore to a path where there is nothing"
+        )
+    place = Place(uri, filesystem)
+    body = snapshot.read(place, number)["manifest"]
+    counts = _counts(body, shards)
+    draft = target.with_name(target.name + ".restoring")
+    files.make_folder(draft)
+    _fetch(body, place, draft, progress)
+    # Another store from here on: its files are other files, though they have the same numbers.
+    body["store"] = secrets.token_hex(8)
+    for entry in body["memories"].values():
+        entry["log"] = {"name": secrets.token_hex(8), "after": [0] * len(entry["shards"])}
+    manifest.write(draft / manifest.NAME, body)
+    if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
+        again = target.with_name(target.name + ".resharding")
+        shutil.rmtree(again, ignore_errors=True)
+        resharding.reshard(draft, again, counts)
+        shutil.rmtree(draft)
+        draft = again
+    if target.exists():
+        target.rmdir()
+    draft.rename(target)
+    DISK.sync_folder(target.parent)
+
+
+def _fetch(
+    body: manifest.Body, place: Place, draft: Path, progress: snapshot.Progress | None
+) -> None:
+    wanted = manifest.files_of(body)
+    whole = sum(each["bytes"] for each in wanted.values())
+
+    def lacks(path: str) -> bool:
+        try:
+            files.check(draft / path, wanted[path])
+        except CorruptFile:
+            return True
+        return False
+
+    def copy(path: str) -> None:
+        key, local = snapshot.key_of(body["store"], path, wanted[path]), draft / path
+        files.make_folder(local.parent)
+        local.unlink(missing_ok=True)
+        chunks = checked(place.chunks(key), wanted[path], f"{place.uri}/{key}")
+        files.make(local, lambda file: [file.write(chunk) for chunk in chunks])
+
+    with ThreadPoolExecutor(snapshot.COPIERS) as pool:
+        kept = dict(zip(wanted, pool.map(lacks, wanted), strict=True))
+    for folder in {(draft / path).parent for path in wanted}:
+        files.make_folder(folder)
+    snapshot.copy_all(copy, [path for path in wanted if kept[path]], wanted, whole, progress)
+    for folder in {(draft / path).parent for path in wanted}:
+        DISK.sync_folder(folder)
+
+
+def _counts(body: manifest.Body, shards: Shards) -> dict[str, int]:
+    """Into how many shards each memory is to be cut."""
+    counts = {name: len(entry["shards"]) for name, entry in body["memories"].items()}
+    if shards is None:
+        return counts
+    asked = dict.fromkeys(counts, shards) if isinstance(shards, int) else dict(shards)
+    unknown = sorted(asked.keys() - counts.keys())
+    if unknown:
+        raise InvalidArgument(
+            "the snapshot has no such memory", got=unknown, expected=f"among {sorted(counts)}"
+        )
+    for name, count in asked.items():
+        given: object = count
+        if not isinstance(given, int) or isinstance(given, bool) or count < 1:
+            raise InvalidArgument(f"shards of {name!r} are out of range", got=given, expected="≥ 1")
+    return counts | asked

@@ -1,0 +1,136 @@
+"""Snapshots: a store as it was at one moment, in a place of its own.
+
+    files/STORE/PATH.CCCCCCCC          a file of the store, C its CRC; it is never changed
+    snapshot-NNNNNNNN-RRRRRRRR.json    what a snapshot holds, put last; R is drawn at random
+
+A file that is there already is not copied again, whether an earlier snapshot has it or one that
+was cut off. Of several snapshots the one of the highest number is the newest.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memstore import files, manifest
+from memstore.errors import NotAStore, UnsupportedVersion
+from memstore.place import Place, bytes_of, checked
+
+FORMAT = 1
+NAME = re.compile(r"snapshot-(\d{8})-[0-9a-f]{8}\.json")
+COPIERS = 4
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of how many are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A snapshot that was taken. bytes: of all its files; copied: of those that were not there."""
+
+    uri: str
+    number: int
+    bytes: int
+    copied: int
+
+
+def take(
+    body: manifest.Body,
+    folder: Path,
+    place: Place,
+    mark: str | None = None,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Copies the files that a manifest names out of the folder of its store.
+
+    Raises `SnapshotFailed` where the place does not take them, and goes on there when called
+    again; `CorruptFile` where a file is not what it was.
+    """
+    wanted = manifest.files_of(body)
+    keys = {path: key_of(body["store"], path, wanted[path]) for path in wanted}
+    there = place.sizes(f"files/{body['store']}")
+    lacking = [path for path in wanted if there.get(keys[path]) != wanted[path]["bytes"]]
+    whole = sum(each["bytes"] for each in wanted.values())
+    copied = sum(wanted[path]["bytes"] for path in lacking)
+
+    def copy(path: str) -> None:
+        source = folder / path
+        place.put(keys[path], checked(bytes_of(source), wanted[path], str(source)))
+
+    copy_all(copy, lacking, wanted, whole, progress)
+    number = 1 + max((_number(name) for name in _names(place)), default=0)
+    inside = {"format": FORMAT, "number": number, "mark": mark, "manifest": body}
+    name = f"snapshot-{number:08d}-{secrets.token_hex(4)}.json"
+    place.put(name, [files.to_json(inside)])
+    return Snapshot(uri=place.uri, number=number, bytes=whole, copied=copied)
+
+
+def copy_all(
+    copy: Callable[[str], None],
+    lacking: Iterable[str],
+    wanted: Mapping[str, files.Fingerprint],
+    whole: int,
+    progress: Progress | None,
+) -> None:
+    """Copies what is lacking, several at a time, and says how far it is."""
+    # The largest first, so that none of them is left alone at the end.
+    order = sorted(lacking, key=lambda path: -wanted[path]["bytes"])
+    done = whole - sum(wanted[path]["bytes"] for path in order)
+    with ThreadPoolExecutor(COPIERS) as pool:
+        futures = [pool.submit(copy, path) for path in order]
+        try:
+            for path, future in zip(order, futures, strict=True):
+                if progress is not None:
+                    progress(done, whole)
+                future.result()
+                done += wanted[path]["bytes"]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    if progress is not None:
+        progress(whole, whole)
+
+
+def key_of(store: str, path: str, fingerprint: files.Fingerprint) -> str:
+    return f"files/{store}/{path}.{fingerprint['crc32']:08x}"
+
+
+def _names(place: Place) -> list[str]:
+    """The names of the snapshots at a place, rising."""
+    return sorted(name for name in place.sizes() if NAME.fullmatch(name))
+
+
+def _number(name: str) -> int:
+    found = NAME.fullmatch(name)
+    assert found is not None
+    return int(found[1])
+
+
+def read(place: Place, number: int | None) -> dict[str, Any]:
+    names = _names(place)
+    known = sorted({_number(name) for name in names})
+    if number is not None:
+        names = [name for name in names if _number(name) == number]
+    if not names:
+        raise NotAStore(
+            f"{place.uri} has no such snapshot",
+            got="the newest" if number is None else f"number {number}",
+            expected=f"one of {known}" if known else "any at all",
+        )
+    text, where = b"".join(place.chunks(names[-1])), f"{place.uri}/{names[-1]}"
+    body = files.parse_json(text, where)
+    if body.get("format") != FORMAT:
+        raise UnsupportedVersion(
+            f"{where} has another format",
+            got=body.get("format"),
+            expected=FORMAT,
+            hint="restore it with the version of memstore that took it",
+        )
+    manifest.check_format(body["manifest"], where)
+    return body
