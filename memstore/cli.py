@@ -1,7 +1,9 @@
-"""memstore: looks at stores from the command line.
+"""memstore: looks at stores from the command line, copies them and brings them back.
 
-memstore describe PATH      what a store holds
-memstore verify PATH        whether it is whole: exit status 0, or 1 and what is wrong with it
+memstore describe PATH          what a store holds
+memstore verify PATH            whether it is whole: exit status 0, or 1 and what is wrong with it
+memstore snapshot PATH URI      copies it as it is now, or as it was at a mark
+memstore restore URI PATH       makes a store of a snapshot
 """
 
 from __future__ import annotations
@@ -11,28 +13,92 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from memstore.errors import MemstoreError
+from memstore import manifest
+from memstore.errors import InvalidArgument, MemstoreError, NotAStore
+from memstore.restoring import restore
+from memstore.store import Store
 from memstore.verify import describe, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 where something is wrong, 2 for bad usage."""
     options = _parser().parse_args(argv)
+    commands = {
+        "describe": _describe,
+        "verify": _verify,
+        "snapshot": _snapshot,
+        "restore": _restore,
+    }
     try:
-        if options.command == "describe":
-            for line in describe(options.path):
-                _say(line)
-            return 0
-        problems = 0
-        for problem in verify(options.path):
-            problems += 1
-            _say(problem)
+        return commands[options.command](options)
     except MemstoreError as error:
         _say(f"{type(error).__name__}: {error}")
         return 1
+
+
+def _describe(options: argparse.Namespace) -> int:
+    for line in describe(options.path):
+        _say(line)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    problems = 0
+    for problem in verify(options.path):
+        problems += 1
+        _say(problem)
     if not problems:
         _say(f"{options.path} is whole.")
     return 1 if problems else 0
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    if not (options.path / manifest.NAME).exists():
+        raise NotAStore(f"{options.path} holds no store", hint="name the directory of one")
+    # At a mark nothing is to be written to the store.
+    with Store(options.path, read_only=options.at is not None) as store:
+        taken = store.snapshot(options.uri, at=options.at, progress=_Bar())
+    _say(
+        f"Snapshot {taken.number} is at {taken.uri}: {taken.bytes / 1e6:,.1f} MB, "
+        f"{taken.copied / 1e6:,.1f} MB of them new."
+    )
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    shards = _shards(options.shards)
+    restore(options.uri, options.path, shards=shards, number=options.number, progress=_Bar())
+    _say(f"The store is at {options.path}.")
+    return 0
+
+
+def _shards(words: Sequence[str]) -> int | dict[str, int] | None:
+    """What `--shards 4` or `--shards facts=4 words=2` means."""
+    if not words:
+        return None
+    try:
+        if len(words) == 1 and "=" not in words[0]:
+            return int(words[0])
+        return {name: int(count) for name, count in (word.rsplit("=", 1) for word in words)}
+    except ValueError as error:
+        raise InvalidArgument(
+            "shards are not understood", got=" ".join(words), expected="N, or NAME=N …"
+        ) from error
+
+
+class _Bar:
+    """Shows on a terminal how far a copy is."""
+
+    WIDTH = 30
+
+    def __call__(self, there: int, whole: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        share = there / whole if whole else 1.0
+        full = "█" * round(share * self.WIDTH)
+        line = f"\r{full:░<{self.WIDTH}} {there / 1e6:,.1f} of {whole / 1e6:,.1f} MB"
+        sys.stderr.write(line + ("\n" if there == whole else ""))
+        sys.stderr.flush()
 
 
 def _say(line: str) -> None:
@@ -40,14 +106,36 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="memstore", description="Look at stores.")
+    parser = argparse.ArgumentParser(
+        prog="memstore", description="Look at stores, copy them and bring them back."
+    )
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+
+    def command(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=words)
+
     for name, words in (
         ("describe", "what a store holds"),
         ("verify", "check every checksum, and what must hold of the rows and their index"),
     ):
-        sub = commands.add_parser(name, help=words, description=words)
-        sub.add_argument("path", type=Path, help="the directory of the store")
+        command(name, words).add_argument("path", type=Path, help="the directory of the store")
+
+    snapshot = command("snapshot", "copy a store as it is now, or as it was at a mark")
+    snapshot.add_argument("path", type=Path, help="the directory of the store")
+    snapshot.add_argument("uri", help="a directory, or an address as s3://bucket/folder")
+    snapshot.add_argument("--at", metavar="MARK", help="the mark whose moment it is to be")
+
+    back = command("restore", "make a store of a snapshot")
+    back.add_argument("uri", help="where the snapshots lie")
+    back.add_argument("path", type=Path, help="the directory of the new store")
+    back.add_argument("--number", type=int, help="of the snapshot; without it the newest")
+    back.add_argument(
+        "--shards",
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="cut all memories into N shards, or NAME=N … those named",
+    )
     return parser
 
 

@@ -76,7 +76,12 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
     """Makes a folder, and those around it that are not there; their names are durable then."""
     if not folder.is_dir():
         make_folder(folder.parent, disk)
-        disk.make(folder)
+        try:
+            disk.make(folder)
+        except FileExistsError:
+            # Another thread was faster; what is there may be a file all the same.
+            if not folder.is_dir():
+                raise
         disk.sync_folder(folder.parent)
 
 

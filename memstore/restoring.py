@@ -52,6 +52,9 @@ def restore(
     body["store"] = secrets.token_hex(8)
     for entry in body["memories"].values():
         entry["log"] = {"name": secrets.token_hex(8), "after": [0] * len(entry["shards"])}
+        for number in range(len(entry["shards"])):
+            folder = draft / manifest.LOGS / entry["log"]["name"]
+            files.make_folder(folder / f"shard-{number}")
     manifest.write(draft / manifest.NAME, body)
     if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
         again = target.with_name(target.name + ".resharding")
