@@ -6,7 +6,8 @@ stand, which are fresh and how far they drifted is written each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ class Still:
 @dataclass(frozen=True)
 class Kept:
     """What was written before, and the name of the file of each: parts that are the same objects
-    are not written again."""
+    are not written again. What the index lets go of is not held here."""
 
-    parts: tuple[tuple[object, str], ...] = ()
+    parts: tuple[tuple[weakref.ref[object], str], ...] = ()
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[object, str]]) -> Kept:
+        return cls(tuple((weakref.ref(part), name) for part, name in parts))
 
     def name(self, part: object) -> str | None:
-        return next((name for kept, name in self.parts if kept is part), None)
+        return next((name for kept, name in self.parts if kept() is part), None)
 
 
 def still(index: TwoTierIndex) -> Still:
@@ -106,7 +111,7 @@ def save(moment: Still, folder: Path, number: int, before: Kept, disk: Disk = DI
         names["segments"].append(of_segment)
     tiers = _tiers(moment, book)
     names["tiers"] = put.new("tiers.npz", lambda file: arrays_to(file, tiers))
-    return Saved(names, put.files, Kept(tuple(put.parts)))
+    return Saved(names, put.files, Kept.of(put.parts))
 
 
 def load(
@@ -150,7 +155,7 @@ def load(
         fresh = index.queue.anew(Fresh(), tiers["fresh"])
         version = Version(number, codebook, tuple(segments), fresh, promise=promise, **since)
         index.restore(version, (tiers["sealed_travel"], tiers["sealed_norm"]))
-    return Kept(tuple(parts))
+    return Kept.of(parts)
 
 
 SINCE = ("built", "row_version", "encoded", "unmeasured")

@@ -28,6 +28,7 @@ from memstore import (
     Memory,
     MemoryConfig,
     OptimizerConfig,
+    RequestId,
     SearchOptions,
     Store,
     field,
@@ -98,7 +99,7 @@ def fill(store: Store, shards: int = 1) -> None:
     for rows in (ROWS - 6, 6):
         memory.append(rng.normal(size=(rows, 3)), rng.normal(size=(rows, 2)), records(rows))
     memory.update(np.arange(5), keys(5), values(5))
-    memory.erase(np.array([ERASED]))
+    memory.erase(np.array([ERASED]), request_id=RequestId("somebody", 1))
     part = MemoryConfig(dim=3, index="none")
     for name in ("entities", "relations"):
         store.create(name, part).append(rng.normal(size=(4, 3)))
@@ -941,6 +942,7 @@ DATA = [
     "records.arrow",
     "lines.npy",
     "encoded.npz",
+    "requests.npz",
     MANIFEST,
 ]
 INDEX = ["codebook.faiss", "segment-0.faiss", "segment-1.faiss", "tiers.npz"]

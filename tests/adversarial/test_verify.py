@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import IndexConfig, MemoryConfig
+from memstore import IndexConfig, MemoryConfig, manifest
 from memstore.cli import main
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import NotAStore, ReadOnly, StoreLocked
@@ -79,6 +79,58 @@ def test_every_bad_file_is_named(copy: Path) -> None:
         apply(DAMAGES["a bit flipped within"], path)
     problems = "\n".join(verify(copy))
     assert all(str(path) in problems for path in some)
+
+
+def test_a_mark_is_verified_too(copy: Path) -> None:
+    with memstore.open(copy) as store:
+        store.mark("then")
+        store.memory("m").update([0, 1], np.ones((2, 3)), lr=0.1)
+    assert list(verify(copy)) == []
+    body = manifest.read(copy / manifest.NAME)
+    marked = manifest.files_of(manifest.read(copy / "marks" / "then.json"))
+    [path] = [
+        p for p in marked.keys() - manifest.files_of(body).keys() if "rows-" in p and "/m/" in p
+    ]
+    apply(DAMAGES["a bit flipped within"], copy / path)
+    assert any(str(copy / path) in problem for problem in verify(copy))
+    apply(DAMAGES["a bit flipped within"], copy / "marks" / "then.json")
+    assert any("then.json" in problem for problem in verify(copy))
+
+
+def test_a_store_is_copied_and_brought_back(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, there = shutil.copytree(whole, tmp_path / "store"), str(tmp_path / "there")
+    assert main(["snapshot", str(store), there]) == 0
+    assert "Snapshot 1 is at" in capsys.readouterr().out
+    with memstore.open(store) as opened:
+        opened.mark("then")
+        expected = fingerprint(opened.memory("facts"))
+        opened.memory("m").erase([0])
+    assert main(["snapshot", str(store), there, "--at", "then"]) == 0
+    assert main(["restore", there, str(tmp_path / "copy")]) == 0
+    assert main(["verify", str(tmp_path / "copy")]) == 0
+    with memstore.open(tmp_path / "copy") as opened:
+        assert fingerprint(opened.memory("facts")) == expected
+        assert len(opened.memory("m").gather([0]).slots_B) == 1
+    for number, shards in enumerate((["3"], ["m=2", "facts=4"])):
+        copy = str(tmp_path / f"cut-{number}")
+        assert main(["restore", there, copy, "--number", "1", "--shards", *shards]) == 0
+        with memstore.open(copy) as opened:
+            cut = {name: opened.memory(name).config.shards for name in opened.list()}
+        assert cut == [dict.fromkeys(cut, 3), cut | {"m": 2, "facts": 4}][number]
+    capsys.readouterr()
+    for arguments, problem in (
+        (["snapshot", str(tmp_path / "nothing"), there], "NotAStore"),
+        (["snapshot", str(store), there, "--at", "never"], "no such mark"),
+        (["restore", str(tmp_path / "nothing"), str(tmp_path / "x")], "no such snapshot"),
+        (["restore", there, str(tmp_path / "copy")], "there already"),
+        (["restore", there, str(tmp_path / "x"), "--shards", "many"], "shards are not understood"),
+        (["restore", there, str(tmp_path / "x"), "--shards", "1", "m=2"], "not understood"),
+    ):
+        assert main(arguments) == 1
+        assert problem in capsys.readouterr().out
+    assert not (tmp_path / "nothing").exists()
 
 
 def shift(change: Callable[[Segment], Segment]) -> Callable[[EmbeddedMemory], None]:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import memstore
 from memstore import IndexConfig, MemoryConfig, files
 from memstore import store as store_module
+from memstore.checkpoints import base_of
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import LogFailed, StorageFull
 from memstore.index import saving
@@ -68,6 +70,18 @@ def test_a_checkpoint_writes_what_has_changed(tmp_path: Path) -> None:
         expected = fingerprint(store.memory("m"))
     with memstore.open(tmp_path) as store:
         assert fingerprint(store.memory("m")) == expected
+
+
+def test_a_checkpoint_holds_nothing_that_the_index_lets_go_of(tmp_path: Path) -> None:
+    how = MemoryConfig(dim=8, index=IndexConfig(maintenance="inline"))
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", how)
+        memory.append(np.random.default_rng(0).normal(size=(5_000, 8)))
+        memory.reindex()
+        store.checkpoint()
+        lists = weakref.ref(base_of(memory).shards[0].index.version.segments[0].lists)  # type: ignore[arg-type]
+        memory.reindex()
+        assert lists() is None
 
 
 def newest(folder: Path) -> dict[str, tuple[str, int]]:
