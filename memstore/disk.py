@@ -8,6 +8,7 @@ believed again.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 Bytes = bytes | bytearray | memoryview
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What a disk says that has no room."""
 
 MOST_PARTS = 1_024
 """Buffers that Linux takes in one call (IOV_MAX)."""

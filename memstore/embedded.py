@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -302,14 +303,18 @@ class EmbeddedMemory(ReadableMemory):
             for shard, _, rows in self._split(new_B):
                 shard.reserve(rows)
             evicted = self._evicted(len(new_B))
+            before, done = self.next_slot, self._done()
             self.next_slot = max(self.next_slot, first + count)
-            self.put(
-                *(new_B, keys_BD, values_BV, records),
-                step=step,
-                evicted=evicted,
-                asked=asked,
-                first=first,
-            )
+            rest: dict[str, Any] = {"step": step, "evicted": evicted}
+            rest |= {"asked": asked, "first": first}
+            try:
+                self.put(new_B, keys_BD, values_BV, records, **rest)
+            except BaseException:
+                # Where a shard did its part, the slots of the others stay theirs: they are asked
+                # for again, or are holes.
+                if self._done() == done:
+                    self.next_slot = before
+                raise
         return slots_B
 
     def put_over(
@@ -333,6 +338,10 @@ class EmbeddedMemory(ReadableMemory):
             )
             self.put(left_B, keys_BD, values_BV, records, step=step, asked=asked)
         return Applied(applied=known.applied + len(left_B), delay_s=delay_s)
+
+    def _done(self) -> list[tuple[int, int]]:
+        """Differs after whatever any of the shards logged or applied."""
+        return [(shard.logged, shard.rows.version) for shard in self.shards]
 
     def known(self, asked: Asked | None) -> Known:
         """What the shards know of a request; with mutations kept off.

@@ -23,6 +23,7 @@ MemstoreError
     ├── StoreClosed                  the store was closed by this process
     ├── UnsupportedVersion           written by another version of the format
     ├── CorruptFile                  a file is torn, altered or missing
+    ├── DiskFailed                   the disk refused a file other than the log; nothing is lost
     ├── SnapshotFailed               the place of a snapshot failed; call again to go on
     ├── StorageFull                  the disk or the memory has no room for more rows
     └── LogFailed                    the disk refused the log; open the store again
@@ -157,6 +158,12 @@ class UnsupportedVersion(StoreError):
 
 class CorruptFile(StoreError):
     """A file is torn, altered or missing."""
+
+
+class DiskFailed(StoreError):
+    """The disk refused a file of a checkpoint or a mark; nothing is lost."""
+
+    retryable = True
 
 
 class SnapshotFailed(StoreError):

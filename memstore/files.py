@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from memstore.disk import DISK, Disk
-from memstore.errors import CorruptFile, StoreLocked
+from memstore.disk import DISK, FULL, Disk
+from memstore.errors import CorruptFile, DiskFailed, StorageFull, StoreLocked
 
 CHUNK_BYTES = 1 << 22
 
@@ -24,8 +25,14 @@ Fingerprint = dict[str, int]
 """Size and CRC of a file: `bytes` and `crc32`."""
 
 
-class NewFile(io.RawIOBase):
-    """A file that is being made, written from its front to its end and counted on the way."""
+NewFile = BinaryIO
+"""A file that is being made, written from its front to its end."""
+
+BUFFER_BYTES = 1 << 20
+
+
+class _Counted(io.RawIOBase):
+    """What is behind a new file: it counts the bytes on their way to the disk."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         super().__init__()
@@ -51,17 +58,36 @@ class NewFile(io.RawIOBase):
         super().close()
 
 
+@contextlib.contextmanager
+def typed(what: str) -> Iterator[None]:
+    """Lets what a disk refuses come out as `StorageFull` where it is full, else as `DiskFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull(
+                f"the disk has no room for {what}; nothing is lost",
+                got=str(error),
+                hint="make room and try again",
+            ) from error
+        raise DiskFailed(
+            f"the disk refused {what}; nothing is lost", got=str(error), hint="try again"
+        ) from error
+
+
 def make(path: Path, write: Callable[[NewFile], object], disk: Disk = DISK) -> Fingerprint:
     """Makes a file of what `write` writes into it; returns its fingerprint.
 
     What is in it is durable then, its name after a sync of the folder. Where it fails no file is
     left.
     """
-    file = NewFile(path, disk)
+    counted = _Counted(path, disk)
     try:
-        with file:
+        with counted:
+            file = io.BufferedWriter(counted, BUFFER_BYTES)
             write(file)
-            return file.sync()
+            file.flush()
+            return counted.sync()
     except BaseException:
         disk.remove(path)
         raise
@@ -69,7 +95,7 @@ def make(path: Path, write: Callable[[NewFile], object], disk: Disk = DISK) -> F
 
 def arrays_to(file: NewFile, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes arrays as numpy's `.npz`."""
-    np.savez(cast(Any, file), allow_pickle=False, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 def make_folder(folder: Path, disk: Disk = DISK) -> None:

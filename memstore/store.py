@@ -102,6 +102,8 @@ class Store:
         """By log, the bytes that the last checkpoint of its memory covers."""
         self._body: manifest.Body = {"store": secrets.token_hex(8), "number": 0, "memories": {}}
         """The manifest as it was last written."""
+        self._doubtful: manifest.Body | None = None
+        """One that could not be made durable: it may be the one that is found."""
         self._numbered = 0
         """The highest number that a checkpoint took, one that failed included."""
         self._marks: dict[str, manifest.Body] = {}
@@ -120,11 +122,11 @@ class Store:
             else:
                 self.checkpoint()
         except BaseException:
-            for memory in self._memories.values():
-                base_of(memory).retire(StoreClosed(f"{self.path} could not be opened"))
-                with contextlib.suppress(MemstoreError):
-                    base_of(memory).close_logs()
-            self._lock.close()
+            with self._lock:
+                for memory in self._memories.values():
+                    base_of(memory).retire(StoreClosed(f"{self.path} could not be opened"))
+                    with contextlib.suppress(MemstoreError):
+                        base_of(memory).close_logs()
             raise
         if not read_only:
             self._tender = threading.Thread(
@@ -221,17 +223,22 @@ class Store:
                     "the mark is there already", got=repr(name), hint="take it away by unmark first"
                 )
             self.checkpoint()
-            files.make_folder(self.path / manifest.MARKS, self._disk)
-            manifest.write(self._mark_file(name), self._body, self._disk)
-            self._marks[name] = self._body
+            # Whatever becomes of the file, what it names is kept.
+            self._pinned[name] = self._body
+            with files.typed("a mark"):
+                files.make_folder(self.path / manifest.MARKS, self._disk)
+                manifest.write(self._mark_file(name), self._body, self._disk)
+            self._marks[name] = self._pinned.pop(name)
 
     def unmark(self, name: str) -> None:
         """Takes a mark away, with what only it has kept; raises `InvalidArgument`."""
         with self._mutex:
             self._check_writing()
             self._marked(name)
-            self._disk.remove(self._mark_file(name))
-            self._disk.sync_folder(self.path / manifest.MARKS)
+            with files.typed("the end of a mark"):
+                if self._mark_file(name).exists():
+                    self._disk.remove(self._mark_file(name))
+                self._disk.sync_folder(self.path / manifest.MARKS)
             del self._marks[name]
             self._sweep()
 
@@ -381,7 +388,8 @@ class Store:
                     moment = made[name].begin()
                     if moment is not None:
                         moments[name] = moment
-            drafts = {name: made[name].write(moments[name], number) for name in moments}
+            with files.typed("a checkpoint"):
+                drafts = {name: made[name].write(moments[name], number) for name in moments}
             entries = {name: each.entry for name, each in made.items()}
             entries |= {name: draft.entry for name, draft in drafts.items()}
             body = {
@@ -390,12 +398,14 @@ class Store:
                 "number": number,
                 "memories": entries,
             }
-            manifest.write(self.path / manifest.NAME, body, self._disk)
+            self._doubtful = body
+            with files.typed("the manifest"):
+                manifest.write(self.path / manifest.NAME, body, self._disk)
         except BaseException:
             for name, moment in moments.items():
                 made[name].abandon(moment)
             raise
-        self._body, self._checkpoints = body, made
+        self._body, self._checkpoints, self._doubtful = body, made, None
         self._covered |= covered
         for name, draft in drafts.items():
             made[name].keep(draft)
@@ -417,7 +427,8 @@ class Store:
             own = folder / f"shard-{shard.number}"
             name = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
             if self._refusal is None:
-                files.make_folder(own, self._disk)
+                with files.typed("a log"):
+                    files.make_folder(own, self._disk)
                 log = Log(own, name.digest(), after=after, fsync=self._fsync, disk=self._disk)
                 rows = shard.replay(log.replay())
                 shard.journal = Journal(base.config, shard.number, log)
@@ -435,15 +446,19 @@ class Store:
         return MemoryCheckpoints(memory, folder, log, entry, self._disk)
 
     def _sweep(self) -> None:
-        """Takes away what no manifest names any more."""
-        bodies = (self._body, *self._marks.values(), *self._pinned.values())
+        """Takes away what no manifest names any more; what cannot be is taken away another time."""
+        own = [self._body] if self._doubtful is None else [self._body, self._doubtful]
+        bodies = (*own, *self._marks.values(), *self._pinned.values())
         wanted = {self.path / path for body in bodies for path in manifest.files_of(body)}
-        self._clear(self.path / manifest.MEMORIES, wanted)
-        logs = {made.log for made in self._checkpoints.values()}
-        for folder in (self.path / manifest.LOGS).glob("*/"):
-            if folder.name not in logs:
-                self._clear(folder, set())
-                self._disk.remove_folder(folder)
+        logs = {entry["log"]["name"] for body in own for entry in body["memories"].values()}
+        try:
+            self._clear(self.path / manifest.MEMORIES, wanted)
+            for folder in (self.path / manifest.LOGS).glob("*/"):
+                if folder.name not in logs:
+                    self._clear(folder, set())
+                    self._disk.remove_folder(folder)
+        except OSError as error:
+            logger.warning("%s holds files that nobody wants: %s", self.path, error)
 
     def _clear(self, folder: Path, wanted: Set[Path]) -> None:
         """Takes away what is not wanted in a folder, and the folders that it leaves empty."""

@@ -27,11 +27,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from memstore.disk import DISK, Disk
+from memstore.disk import DISK, FULL, Disk
 from memstore.errors import LogFailed, StorageFull, StoreClosed, StoreError
 from memstore.shard import log_format, segments
 from memstore.shard.log_format import RECORD, Record
-from memstore.shard.region import FULL
 from memstore.shard.segments import Contents, Segment, Torn
 
 Fsync = Literal["always", "interval", "never"]

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from memstore.disk import FULL
 from memstore.errors import StorageFull
 from memstore.memory import Array
 
@@ -46,7 +47,7 @@ STEP_BYTES = 1 << 20
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14
 PROT = mmap.PROT_READ | mmap.PROT_WRITE
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE of Linux
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
 FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)

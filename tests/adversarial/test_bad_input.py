@@ -43,6 +43,7 @@ from memstore.errors import (
     MemstoreError,
     NotAStore,
     NotFinite,
+    StorageFull,
     StoreClosed,
     StoreLocked,
     UnknownMemory,
@@ -1112,7 +1113,7 @@ def test_a_checkpoint_that_fails_loses_nothing(
         store.memory("m").erase([0])
         with monkeypatch.context() as patch:
             patch.setattr(blocks, "write", _disk_full)
-            with pytest.raises(OSError, match="full"):
+            with pytest.raises(StorageFull, match="full"):
                 store.checkpoint()
         crashed = shutil.copytree(copy, copy.with_name("crashed"))
         after = fingerprints(store)

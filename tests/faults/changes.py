@@ -151,4 +151,7 @@ def died(store: memstore.Store) -> None:
     """Lets go of a store as the death of its process would."""
     for memory in store._memories.values():
         base_of(memory).settle()
+    store._ended.set()
+    if store._tender is not None:
+        store._tender.join()
     store._lock.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -69,8 +70,9 @@ class SimulatedDisk:
     a log does; `make` gives a folder a name in the one around it.
 
     stop_at: the operation, counted from 1, at which `failure` happens: an errno, once, or power
-    lost, for good; a write does a part of its work first.  asleep: the site of a sync that is
-    skipped; a site is the functions of memstore by which the sync was called, the innermost first.
+    lost, for good; a write does a part of its work first.  asleep: the site of syncs that are
+    skipped: the functions of memstore by which one was called, the innermost first, or some of
+    the first of them.
     """
 
     def __init__(self, asleep: str = "") -> None:
@@ -133,7 +135,7 @@ class SimulatedDisk:
 
     def power_loss(self, rng: np.random.Generator) -> SimulatedDisk:
         """The disk after the power was lost now, and came back."""
-        after = SimulatedDisk(self.asleep)
+        after = type(self)(self.asleep)
         after.sites = self.sites
         for folder in self._names:
             names = dict(self._durable.get(folder, {}))
@@ -174,12 +176,15 @@ class SimulatedDisk:
         """Notes where a sync was called; whether it is to be skipped."""
         callers = [what]
         frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
         while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-            callers.append(frame.f_code.co_name)
+            if not frame.f_code.co_name.startswith("<"):  # a comprehension
+                callers.append(frame.f_code.co_name)
             frame = frame.f_back
         site = " < ".join(callers)
         self.sites[site] += 1
-        return site == self.asleep
+        return bool(self.asleep) and f"{site} <".startswith(f"{self.asleep} <")
 
     def _folder(self, folder: Path) -> dict[str, Inode]:
         self._changes.setdefault(folder, [])
@@ -203,6 +208,10 @@ class SimulatedDisk:
 class SimulatedFile:
     def __init__(self, disk: SimulatedDisk, inode: Inode) -> None:
         self._disk, self._inode = disk, inode
+
+    @property
+    def inode(self) -> Inode:
+        return self._inode
 
     def write(self, parts: Sequence[Bytes]) -> None:
         data = b"".join(bytes(part) for part in parts)
@@ -228,6 +237,79 @@ class SimulatedFile:
         self._disk.operate()
         self._inode.gone.append(self._inode.cached)
         self._inode.cached = self._inode.cached[:size]
+
+    def close(self) -> None:
+        pass
+
+
+class MirroredDisk(SimulatedDisk):
+    """What is written lies in real folders too, for those who read it there."""
+
+    def __init__(self, asleep: str = "") -> None:
+        super().__init__(asleep)
+        self._open: list[LocalFile] = []
+
+    def make(self, folder: Path) -> None:
+        super().make(folder)
+        folder.mkdir()
+
+    def create(self, path: Path) -> File:
+        file = super().create(path)
+        assert isinstance(file, SimulatedFile)
+        real = LocalDisk().create(path)
+        self._open.append(real)
+        return MirroredFile(file, real)
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        old.rename(new)
+
+    def remove(self, path: Path) -> None:
+        super().remove(path)
+        path.unlink()
+
+    def remove_folder(self, folder: Path) -> None:
+        super().remove_folder(folder)
+        folder.rmdir()
+
+    def back(self, root: Path, rng: np.random.Generator) -> MirroredDisk:
+        """The disk after the power was lost now, and came back, laid out in the same folder."""
+        for file in self._open:
+            file.close()
+        shutil.rmtree(root)
+        root.mkdir()
+        after = self.power_loss(rng)
+        assert isinstance(after, MirroredDisk)
+        after._lay(root)
+        return after
+
+    def _lay(self, folder: Path) -> None:
+        for name, inode in self._folder(folder).items():
+            if inode.folder:
+                (folder / name).mkdir()
+                self._lay(folder / name)
+            else:
+                (folder / name).write_bytes(inode.cached)
+
+
+class MirroredFile:
+    def __init__(self, file: SimulatedFile, real: LocalFile) -> None:
+        self._file, self._real = file, real
+
+    def write(self, parts: Sequence[Bytes]) -> None:
+        before = len(self._file.inode.cached)
+        try:
+            self._file.write(parts)
+        finally:
+            # Of a write that fails a part may be there.
+            self._real.write([self._file.inode.cached[before:]])
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def cut(self, size: int) -> None:
+        self._file.cut(size)
+        self._real.cut(size)
 
     def close(self) -> None:
         pass

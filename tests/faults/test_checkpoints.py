@@ -169,7 +169,7 @@ def test_a_checkpoint_that_fails_anywhere_loses_nothing(
                 patch.setattr(saving, "save", failing(OSError(28, "the disk is full")))
             else:
                 patch.setattr(Log, "truncate", failing(LogFailed("the disk refused it")))
-            with contextlib.suppress(MemoryError, OSError):
+            with contextlib.suppress(MemoryError, StorageFull):
                 store.checkpoint()
         memories[0].write([7], np.full((1, 4), 8.0))
         expected = [fingerprint(memory) for memory in memories]
