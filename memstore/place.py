@@ -120,12 +120,17 @@ def checked(chunks: Iterable[bytes], expected: files.Fingerprint, name: str) -> 
     for chunk in chunks:
         size, crc = size + len(chunk), zlib.crc32(chunk, crc)
         yield chunk
-    if {"bytes": size, "crc32": crc} != expected:
-        raise CorruptFile(
-            f"{name} is not what it was",
-            got=f"{size} bytes, checksum {crc:08x}",
-            expected=f"{expected['bytes']} bytes, {expected['crc32']:08x}",
-        )
+    found = {"bytes": size, "crc32": crc}
+    if found != expected:
+        raise not_as_it_was(name, found, expected)
+
+
+def not_as_it_was(name: str, found: files.Fingerprint, expected: files.Fingerprint) -> CorruptFile:
+    return CorruptFile(
+        f"{name} is not what it was",
+        got=f"{found['bytes']} bytes, checksum {found['crc32']:08x}",
+        expected=f"{expected['bytes']} bytes, {expected['crc32']:08x}",
+    )
 
 
 def bytes_of(path: Path) -> Iterator[bytes]:

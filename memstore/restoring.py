@@ -13,7 +13,7 @@ from pyarrow import fs
 from memstore import files, manifest, resharding, snapshot
 from memstore.disk import DISK
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
-from memstore.place import Place, checked
+from memstore.place import Place, not_as_it_was
 
 Shards = int | Mapping[str, int] | None
 
@@ -85,8 +85,10 @@ def _fetch(
         key, local = snapshot.key_of(body["store"], path, wanted[path]), draft / path
         files.make_folder(local.parent)
         local.unlink(missing_ok=True)
-        chunks = checked(place.chunks(key), wanted[path], f"{place.uri}/{key}")
-        files.make(local, lambda file: [file.write(chunk) for chunk in chunks])
+        found = files.make(local, lambda file: [file.write(c) for c in place.chunks(key)])
+        if found != wanted[path]:
+            local.unlink()
+            raise not_as_it_was(f"{place.uri}/{key}", found, wanted[path])
 
     with ThreadPoolExecutor(snapshot.COPIERS) as pool:
         kept = dict(zip(wanted, pool.map(lacks, wanted), strict=True))

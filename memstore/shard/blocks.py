@@ -32,8 +32,8 @@ reading all of them runs at the speed of the disk."""
 WASTE = 2
 """A file is emptied when more than (WASTE − 1) / WASTE of it is wanted no more."""
 
-READERS = 4
-"""Threads that read and check blocks."""
+READERS, READ_BLOCKS = 4, 32
+"""Threads that read and check blocks, and how many one of them takes at a time."""
 
 Numbers = npt.NDArray[np.integer[Any]]
 
@@ -131,13 +131,8 @@ def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK)
     starts_K = np.arange(len(stored.files_K)) * BLOCK_ROWS * stored.row_bytes
     sizes_K = stored.sizes_K()
 
-    def fill(number: int) -> None:
-        path = folder / name_of(number)
-        try:
-            data = disk.map(path)
-        except OSError as error:
-            raise CorruptFile(f"{path} cannot be read", got=str(error)) from error
-        for block in np.flatnonzero(stored.files_K == number).tolist():
+    def fill(path: Path, data: memoryview, blocks_K: Numbers) -> None:
+        for block in blocks_K.tolist():
             begin, size, start = int(stored.offsets_K[block]), int(sizes_K[block]), starts_K[block]
             part = data[begin : begin + size]
             if len(part) != size or zlib.crc32(part) != stored.crcs_K[block]:
@@ -150,8 +145,20 @@ def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK)
             flat[start : start + size] = np.frombuffer(part, np.uint8)
 
     with ThreadPoolExecutor(READERS) as pool:
-        for _ in pool.map(fill, _files(stored).tolist()):
-            pass
+        parts = []
+        for number in _files(stored).tolist():
+            path = folder / name_of(number)
+            try:
+                data = disk.map(path)
+            except OSError as error:
+                raise CorruptFile(f"{path} cannot be read", got=str(error)) from error
+            blocks_K = np.flatnonzero(stored.files_K == number)
+            parts += [
+                pool.submit(fill, path, data, blocks_K[at : at + READ_BLOCKS])
+                for at in range(0, len(blocks_K), READ_BLOCKS)
+            ]
+        for part in parts:
+            part.result()
 
 
 def wanted(directory: Directory) -> set[str]:
