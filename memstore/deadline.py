@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ class Deadline:
         self._until = math.inf
         if seconds is not None:
             given: object = seconds
-            number = isinstance(given, int | float) and not isinstance(given, bool)
+            number = isinstance(given, numbers.Real) and not isinstance(given, bool)
             if not (number and 0 < seconds < math.inf):
                 raise InvalidArgument(
                     "deadline_s is out of range", got=repr(seconds), expected="seconds, > 0"

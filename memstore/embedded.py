@@ -15,7 +15,7 @@ from memstore import checks, routing
 from memstore.config import MemoryConfig
 from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import counting
-from memstore.errors import InvalidArgument, MemstoreError, Unsupported, WrongShape
+from memstore.errors import InvalidArgument, MemstoreError, RequestTooOld, Unsupported, WrongShape
 from memstore.kernels.half import wide
 from memstore.memory import (
     NO_SLOT,
@@ -30,7 +30,7 @@ from memstore.memory import (
 )
 from memstore.meter import metered
 from memstore.reading import ReadableMemory
-from memstore.retries import Asked, Known, Reply, answered
+from memstore.retries import LOST, Asked, Known, Reply, answered
 
 NOTHING = np.empty(0, np.int64)
 
@@ -130,11 +130,14 @@ class EmbeddedMemory(ReadableMemory):
             changed = 0
             for shard, at, rows in self._split(slots_B):
                 left, rows = at[kept_B[at]], rows[kept_B[at]]
+                reply = Reply(len(left), len(at) - len(left), len(at), count)
+                request = answered(asked, reply)
                 if len(left):
-                    request = answered(asked, Reply(len(left), len(at) - len(left)))
                     parts = weights_B[left], erase_BD[left], add_BD[left]
                     shard.blend(rows, *parts, step, request=request)
                     changed += len(left)
+                else:
+                    shard.answer(request)
         skipped = known.skipped + len(slots_B) - changed
         return Applied(applied=known.applied + changed, skipped=skipped, delay_s=delay_s)
 
@@ -160,7 +163,8 @@ class EmbeddedMemory(ReadableMemory):
         checks.decay(rate, self._config.optimizer_config.weight_decay)
         for grads_BX in (key_grads_BD, value_grads_BV):
             checks.step(grads_BX, rate)
-        meant_B = self._meant(generations, len(slots_B))
+        count = len(slots_B)
+        meant_B = self._meant(generations, count)
         asked = Asked.of(request_id, "update", slots_B, key_grads_BD, value_grads_BV, rate, meant_B)
         deadline = Deadline(deadline_s)
         drifts = key_grads is not None and self._config.index_config.drift_limit is not None
@@ -178,13 +182,15 @@ class EmbeddedMemory(ReadableMemory):
                 if kept_B is not None:
                     left, rows = at[kept_B[at]], rows[kept_B[at]]
                 skipped += len(at) - len(left)
+                request = None
+                if asked is not None:
+                    reply = Reply(len(np.unique(rows)), len(at) - len(left), len(at), count)
+                    request = answered(asked, reply)
                 if len(left):
                     grads = routing.taken(key_grads_BD, left), routing.taken(value_grads_BV, left)
-                    request = None
-                    if asked is not None:
-                        reply = Reply(len(np.unique(rows)), len(at) - len(left))
-                        request = answered(asked, reply)
                     applied += shard.update(rows, *grads, rate, request=request)
+                else:
+                    shard.answer(request)
         return Applied(applied=applied, skipped=skipped, delay_s=delay_s)
 
     def touch(
@@ -196,8 +202,8 @@ class EmbeddedMemory(ReadableMemory):
         request_id: RequestId | None = None,
         deadline_s: float | None = None,
     ) -> Applied:
-        slots_B = checks.slots(slots)
-        if checks.step_number(step) is None:
+        slots_B, used_at = checks.slots(slots), checks.step_number(step)
+        if used_at is None:
             raise InvalidArgument("step is missing", expected="the caller's step, ≥ 0")
         weights_B = None
         if weights is not None:
@@ -209,14 +215,14 @@ class EmbeddedMemory(ReadableMemory):
             weights_B = checks.vector("weights", weights, dtype="float64", rows=len(slots_B))
             if len(weights_B) and weights_B.min() < 0:
                 raise InvalidArgument("weights are negative", got=weights_B.min(), expected="≥ 0")
-        asked = Asked.of(request_id, "touch", slots_B, step, weights_B)
+        asked, count = Asked.of(request_id, "touch", slots_B, used_at, weights_B), len(slots_B)
         with self._mutating(Deadline(deadline_s)):
             known = self.known(asked)
             slots_B, weights_B = known.rest(slots_B, weights_B)
             self.check_known(slots_B)
             for shard, at, rows in self._split(slots_B):
-                request = answered(asked, Reply(len(at)))
-                shard.touch(rows, step, routing.taken(weights_B, at), request=request)
+                request = answered(asked, Reply(len(at), asked=len(at), of=count))
+                shard.touch(rows, used_at, routing.taken(weights_B, at), request=request)
         return Applied(applied=known.applied + len(slots_B))
 
     def allocate(
@@ -246,7 +252,8 @@ class EmbeddedMemory(ReadableMemory):
             slots_B[left] = chosen
             for shard, at, rows in self._split(chosen):
                 places = left[at]
-                reply = Reply(len(at), places_A=places, slots_A=chosen[at])
+                counts = {"asked": len(at), "of": n}
+                reply = Reply(len(at), **counts, places_A=places, slots_A=chosen[at])
                 part = None if table is None else table.take(places)
                 shard.renew(rows, part, step, request=answered(asked, reply))
         return slots_B
@@ -259,13 +266,14 @@ class EmbeddedMemory(ReadableMemory):
         deadline_s: float | None = None,
     ) -> Applied:
         slots_B = checks.slots(slots, unique=True)
-        asked = Asked.of(request_id, "erase", slots_B)
+        asked, count = Asked.of(request_id, "erase", slots_B), len(slots_B)
         with self._mutating(Deadline(deadline_s)):
             known = self.known(asked)
             (slots_B,) = known.rest(slots_B)
             self.check_known(slots_B)
             for shard, at, rows in self._split(slots_B):
-                shard.erase(rows, request=answered(asked, Reply(len(at))))
+                reply = Reply(len(at), asked=len(at), of=count)
+                shard.erase(rows, request=answered(asked, reply))
         return Applied(applied=known.applied + len(slots_B))
 
     def reindex(self) -> None:
@@ -302,11 +310,11 @@ class EmbeddedMemory(ReadableMemory):
             )
             for shard, _, rows in self._split(new_B):
                 shard.reserve(rows)
-            evicted = self._evicted(len(new_B))
+            evicted = self._evicted(len(new_B), slots_B)
             before, done = self.next_slot, self._done()
             self.next_slot = max(self.next_slot, first + count)
             rest: dict[str, Any] = {"step": step, "evicted": evicted}
-            rest |= {"asked": asked, "first": first}
+            rest |= {"asked": asked, "of": count, "first": first}
             try:
                 self.put(new_B, keys_BD, values_BV, records, **rest)
             except BaseException:
@@ -336,7 +344,7 @@ class EmbeddedMemory(ReadableMemory):
             left_B, keys_BD, values_BV, records = self._rest(
                 known, slots_B, keys, values_BV, records
             )
-            self.put(left_B, keys_BD, values_BV, records, step=step, asked=asked)
+            self.put(left_B, keys_BD, values_BV, records, step=step, asked=asked, of=len(slots_B))
         return Applied(applied=known.applied + len(left_B), delay_s=delay_s)
 
     def _done(self) -> list[tuple[int, int]]:
@@ -354,6 +362,13 @@ class EmbeddedMemory(ReadableMemory):
                 reply = shard.windows.check(asked.id.client, asked.id.number, asked.digest)
                 if reply is not None:
                     replies[shard.number] = Reply.unpacked(reply)
+        if any(reply.asked == LOST for reply in replies.values()):
+            raise RequestTooOld(
+                "the request was half done when the memory was cut into other shards; it was not "
+                "gone on with",
+                got=f"request {asked.id.number} of client {asked.id.client!r}" if asked else None,
+                hint="read what the memory holds, then ask anew under a number of its own",
+            )
         return Known(replies, len(self.shards))
 
     @contextlib.contextmanager
@@ -387,8 +402,9 @@ class EmbeddedMemory(ReadableMemory):
     @contextlib.contextmanager
     def _mutating(self, deadline: Deadline) -> Iterator[None]:
         """Keeps other mutations off; what was done is as durable as the log promises, when done."""
-        if self.refusal is not None:
-            raise self.refusal
+        for refusal in (self.refusal, *(shard.behind for shard in self.shards)):
+            if refusal is not None:
+                raise refusal
         with deadline.held(self._mutation, "other mutations"):
             yield
         for shard in self.shards:
@@ -398,10 +414,6 @@ class EmbeddedMemory(ReadableMemory):
         """Waits until the background has nothing to do."""
         while not all(shard.maintainer.settle() for shard in self.shards):
             continue
-
-    def _check_open(self) -> None:
-        if self._retired is not None:
-            raise self._retired
 
     def put(
         self,
@@ -414,11 +426,13 @@ class EmbeddedMemory(ReadableMemory):
         step: int | None = None,
         evicted: Slots = NOTHING,
         asked: Asked | None = None,
+        of: int = 0,
         first: int | None = None,
     ) -> None:
         """Writes rows whose arguments are checked; those evicted leave at once, shard by shard.
 
-        first: of all the slots that this appends; None where they were there before.
+        of: how many rows the request is about.  first: of all the slots that this appends; None
+        where they were there before.
         """
         with self._mutation:
             leaving = {shard.number: rows for shard, _, rows in self._split(evicted)}
@@ -428,7 +442,7 @@ class EmbeddedMemory(ReadableMemory):
                     part = records if len(at) == len(slots_B) else records.take(at)
                 keys, values = routing.taken(keys_BD, at), routing.taken(values_BV, at)
                 gone = leaving.pop(shard.number, NOTHING)
-                reply = Reply(len(at)) if first is None else Reply(len(at), first=first)
+                reply = Reply(len(at), 0, len(at), of, NO_SLOT if first is None else first)
                 shard.put(
                     *(rows, keys, values, part),
                     drifts=drifts,
@@ -491,8 +505,11 @@ class EmbeddedMemory(ReadableMemory):
         priorities = np.concatenate([priority for _, _, priority in found])
         return slots[np.lexsort((slots, priorities))[:count]]
 
-    def _evicted(self, count: int) -> Slots:
-        """The least used slots that `count` new ones would push over the capacity."""
+    def _evicted(self, count: int, own: Slots) -> Slots:
+        """The least used slots that `count` new ones would push over the capacity.
+
+        own: slots of the same request, which stay, though nobody used them yet.
+        """
         capacity = self._config.capacity
         if capacity is None:
             return NOTHING
@@ -501,7 +518,12 @@ class EmbeddedMemory(ReadableMemory):
                 "more rows than the capacity", got=count, expected=f"≤ {capacity}"
             )
         over = sum(shard.rows.live for shard in self.shards) + count - capacity
-        return self._least_used(over) if over > 0 else NOTHING
+        if over <= 0:
+            return NOTHING
+        if count == len(own):
+            return self._least_used(over)
+        found = self._least_used(over + len(own))
+        return found[~np.isin(found, own)][:over]
 
     def _required(self, name: str, value: Array | None) -> Array:
         if value is None:

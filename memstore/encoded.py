@@ -93,10 +93,11 @@ class EncodedMemory:
             raise InvalidArgument("records are missing", expected=self.config.schema.names)
         table = checks.records(records, self.config.schema, None)
         assert table is not None
+        step = checks.step_number(step)
         asked = Asked.of(request_id, "append", table, step)
+        deadline = Deadline(deadline_s)
         return self.base.put_new(
-            *(len(table), self._first_encoding, None, table, checks.step_number(step)),
-            *(asked, Deadline(deadline_s)),
+            len(table), self._first_encoding, None, table, step, asked, deadline
         )
 
     def write(
@@ -114,10 +115,11 @@ class EncodedMemory:
         slots_B = checks.slots(slots, unique=True)
         table = checks.records(records, self.config.schema, len(slots_B))
         assert table is not None
+        step = checks.step_number(step)
         asked = Asked.of(request_id, "write", slots_B, table, step)
+        deadline = Deadline(deadline_s)
         return self.base.put_over(
-            *(slots_B, self._checked_encoding, None, table, checks.step_number(step)),
-            *(asked, Deadline(deadline_s)),
+            slots_B, self._checked_encoding, None, table, step, asked, deadline
         )
 
     def update(

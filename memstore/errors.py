@@ -20,6 +20,7 @@ MemstoreError
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
+    ├── ReadOnly                     the store was opened for reading alone
     ├── StoreClosed                  the store was closed by this process
     ├── UnsupportedVersion           written by another version of the format
     ├── CorruptFile                  a file is torn, altered or missing

@@ -148,7 +148,11 @@ def replace_json(path: Path, value: dict[str, Any], disk: Disk = DISK) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads what `replace_json` wrote; raises `CorruptFile` on anything else."""
-    return parse_json(path.read_bytes(), str(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptFile(f"{path} cannot be read", got=str(error)) from error
+    return parse_json(data, str(path))
 
 
 def to_json(value: dict[str, Any]) -> bytes:

@@ -47,7 +47,7 @@ class RequestId:
 
     def __post_init__(self) -> None:
         client: object = self.client
-        if not (isinstance(client, str) and 1 <= len(client.encode()) <= 255):
+        if not (isinstance(client, str) and 1 <= _utf8_bytes(client) <= 255):
             raise InvalidArgument(
                 "not the name of a client", got=repr(client), expected="1 to 255 bytes of UTF-8"
             )
@@ -57,6 +57,14 @@ class RequestId:
             raise InvalidArgument(
                 "the request's number is out of range", got=repr(number), expected="1 to 2^63 − 1"
             )
+
+
+def _utf8_bytes(text: str) -> int:
+    """How many bytes a text takes; 0 where it is none that UTF-8 has."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return 0
 
 
 class Proposal(IntEnum):

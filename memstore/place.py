@@ -7,6 +7,7 @@ durable as well when `put` returns; an object store makes that its own business.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,8 +62,8 @@ class Place:
             path = Path(self._path(name))
             with self._typed("does not take it"):
                 files.make_folder(path.parent)
-                draft = path.with_name(path.name + ".new")
-                draft.unlink(missing_ok=True)
+                # Others may be putting the same there.
+                draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
                 files.make(draft, lambda file: [file.write(chunk) for chunk in chunks])
                 draft.replace(path)
                 DISK.sync_folder(path.parent)
@@ -90,6 +91,13 @@ class Place:
             with stream:
                 while chunk := stream.read(CHUNK_BYTES):
                     yield chunk
+
+    def check_outside(self, folder: Path) -> None:
+        """Raises `InvalidArgument` where it lies in a folder of this machine."""
+        if self._local and Path(self._base).resolve().is_relative_to(folder.resolve()):
+            raise InvalidArgument(
+                "a snapshot does not lie in its own store", got=self.uri, expected="another folder"
+            )
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}" if name else self._base
@@ -134,7 +142,10 @@ def not_as_it_was(name: str, found: files.Fingerprint, expected: files.Fingerpri
 
 
 def bytes_of(path: Path) -> Iterator[bytes]:
-    """The bytes of a file of this machine."""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+    """The bytes of a file of this machine; raises `CorruptFile` where it is not to be read."""
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise CorruptFile(f"{path} is not to be read", got=str(error)) from error

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from memstore import files, manifest, resharding, snapshot
+from memstore import checks, files, manifest, resharding, snapshot
 from memstore.disk import DISK
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
+
+MOST_SHARDS = 65_536
 
 Shards = int | Mapping[str, int] | None
 
@@ -46,26 +48,37 @@ def restore(
     body = snapshot.read(place, number)["manifest"]
     counts = _counts(body, shards)
     draft = target.with_name(target.name + ".restoring")
-    files.make_folder(draft)
-    _fetch(body, place, draft, progress)
-    # Another store from here on: its files are other files, though they have the same numbers.
+    with files.typed("a store that is restored"):
+        files.make_folder(draft)
+        with files.lock(draft / "RESTORING"):
+            _fetch(body, place, draft, progress)
+            _found(body, draft)
+            if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
+                draft = _cut(draft, target, counts)
+            (draft / "RESTORING").unlink(missing_ok=True)
+            if target.exists():
+                target.rmdir()
+            draft.rename(target)
+        DISK.sync_folder(target.parent)
+
+
+def _found(body: manifest.Body, draft: Path) -> None:
+    """Makes a store of files that were fetched: another one, with logs of its own."""
     body["store"] = secrets.token_hex(8)
     for entry in body["memories"].values():
         entry["log"] = {"name": secrets.token_hex(8), "after": [0] * len(entry["shards"])}
-        for number in range(len(entry["shards"])):
-            folder = draft / manifest.LOGS / entry["log"]["name"]
-            files.make_folder(folder / f"shard-{number}")
+        for shard in range(len(entry["shards"])):
+            files.make_folder(draft / manifest.LOGS / entry["log"]["name"] / f"shard-{shard}")
     manifest.write(draft / manifest.NAME, body)
-    if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
-        again = target.with_name(target.name + ".resharding")
-        shutil.rmtree(again, ignore_errors=True)
-        resharding.reshard(draft, again, counts)
-        shutil.rmtree(draft)
-        draft = again
-    if target.exists():
-        target.rmdir()
-    draft.rename(target)
-    DISK.sync_folder(target.parent)
+
+
+def _cut(draft: Path, target: Path, counts: Mapping[str, int]) -> Path:
+    """A store like the draft, whose memories have other numbers of shards, in its place."""
+    again = target.with_name(target.name + ".resharding")
+    shutil.rmtree(again, ignore_errors=True)
+    resharding.reshard(draft, again, counts)
+    shutil.rmtree(draft)
+    return again
 
 
 def _fetch(
@@ -84,11 +97,14 @@ def _fetch(
     def copy(path: str) -> None:
         key, local = snapshot.key_of(body["store"], path, wanted[path]), draft / path
         files.make_folder(local.parent)
-        local.unlink(missing_ok=True)
-        found = files.make(local, lambda file: [file.write(c) for c in place.chunks(key)])
+        # Under its name only once it is durable: what is there is not fetched again.
+        part = local.with_name(local.name + ".part")
+        part.unlink(missing_ok=True)
+        found = files.make(part, lambda file: [file.write(c) for c in place.chunks(key)])
         if found != wanted[path]:
-            local.unlink()
+            part.unlink()
             raise not_as_it_was(f"{place.uri}/{key}", found, wanted[path])
+        part.replace(local)
 
     with ThreadPoolExecutor(snapshot.COPIERS) as pool:
         kept = dict(zip(wanted, pool.map(lacks, wanted), strict=True))
@@ -101,17 +117,19 @@ def _fetch(
 
 def _counts(body: manifest.Body, shards: Shards) -> dict[str, int]:
     """Into how many shards each memory is to be cut."""
-    counts = {name: len(entry["shards"]) for name, entry in body["memories"].items()}
+    memories = body["memories"]
+    counts = {name: len(entry["shards"]) for name, entry in memories.items()}
     if shards is None:
         return counts
-    asked = dict.fromkeys(counts, shards) if isinstance(shards, int) else dict(shards)
+    asked = shards if isinstance(shards, Mapping) else dict.fromkeys(counts, shards)
     unknown = sorted(asked.keys() - counts.keys())
     if unknown:
         raise InvalidArgument(
             "the snapshot has no such memory", got=unknown, expected=f"among {sorted(counts)}"
         )
     for name, count in asked.items():
-        given: object = count
-        if not isinstance(given, int) or isinstance(given, bool) or count < 1:
-            raise InvalidArgument(f"shards of {name!r} are out of range", got=given, expected="≥ 1")
-    return counts | asked
+        if checks.positive(f"shards of {name!r}", count) > MOST_SHARDS:
+            raise InvalidArgument(
+                f"shards of {name!r} are too many", got=count, expected=f"≤ {MOST_SHARDS}"
+            )
+    return counts | dict(asked)

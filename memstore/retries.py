@@ -16,37 +16,45 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
+from memstore.errors import WrongType
 from memstore.memory import NO_SLOT, Array, RequestId, Slots
 from memstore.shard.requests import Request, RequestWindows, digest
 
 NOTHING = np.empty(0, np.int64)
 
-HEAD = struct.Struct("<qqqq")
-"""rows changed, rows skipped, first slot appended, slots handed out."""
+LOST = -1
+
+HEAD = struct.Struct("<qqqqqq")
+"""rows changed, rows skipped, rows asked of this shard and of all, first slot appended, slots
+handed out."""
 
 
 class Reply(NamedTuple):
     """What one shard did of a request.
 
-    first: the first slot of an `append`, of all shards.  slots_A: what `allocate` handed out in
-    this shard, and `places_A` where each stands among all that it was asked for.
+    asked, of: the rows that it is about, here and in all shards; `LOST` for `asked` where it was
+    left half done for good.  first: the first slot of an `append`, of all shards.  slots_A: what
+    `allocate` handed out in this shard, and `places_A` where each stands among all that it was
+    asked for.
     """
 
     applied: int = 0
     skipped: int = 0
+    asked: int = 0
+    of: int = 0
     first: int = NO_SLOT
     places_A: Slots = NOTHING
     slots_A: Slots = NOTHING
 
     def packed(self) -> bytes:
-        head = HEAD.pack(self.applied, self.skipped, self.first, len(self.slots_A))
+        head = HEAD.pack(*self[:5], len(self.slots_A))
         return head + self.places_A.tobytes() + self.slots_A.tobytes()
 
     @classmethod
     def unpacked(cls, data: bytes) -> Self:
-        applied, skipped, first, given = HEAD.unpack_from(data)
+        applied, skipped, asked, of, first, given = HEAD.unpack_from(data)
         both_A = np.frombuffer(data, np.int64, 2 * given, HEAD.size)
-        return cls(applied, skipped, first, both_A[:given], both_A[given:])
+        return cls(applied, skipped, asked, of, first, both_A[:given], both_A[given:])
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,12 @@ class Asked:
         """None where it has no id: then it cannot be told when it comes again."""
         if request_id is None:
             return None
+        if not isinstance(request_id, RequestId):
+            raise WrongType(
+                "request_id is of the wrong type",
+                got=type(request_id).__name__,
+                expected="RequestId",
+            )
         return cls(request_id, digest(verb, *map(_plain, arguments)))
 
 
@@ -74,8 +88,8 @@ def answered(asked: Asked | None, reply: Reply) -> Request | None:
 def settled(windows: Sequence[RequestWindows], shards: int) -> list[RequestWindows]:
     """The windows of one memory for another number of shards.
 
-    A request that any of the shards knew counts as done in all of them, and what it was replied
-    is given by the first.
+    What a request was replied is given by the first, and the others know that it was done. One
+    that only some shards had done is lost: it cannot be told any more which rows those had.
     """
     after = [RequestWindows() for _ in range(shards)]
     known = [each.known() for each in windows]
@@ -90,9 +104,11 @@ def settled(windows: Sequence[RequestWindows], shards: int) -> list[RequestWindo
             each.forget(name, low)
             for _, request in sorted(requests.items()):
                 reply = Reply.unpacked(request.reply)
-                if number:
-                    request = replace(request, reply=Reply(first=reply.first).packed())
-                each.note(request)
+                if reply.asked != reply.of:
+                    reply = Reply(asked=LOST)
+                elif number:
+                    reply = Reply(of=reply.of, first=reply.first)
+                each.note(replace(request, reply=reply.packed()))
     return after
 
 
@@ -102,6 +118,8 @@ def _joined(a: Request, b: Request) -> Request:
     whole = Reply(
         one.applied + other.applied,
         one.skipped + other.skipped,
+        LOST if LOST in (one.asked, other.asked) else one.asked + other.asked,
+        one.of,
         max(one.first, other.first),
         np.concatenate([one.places_A, other.places_A]),
         np.concatenate([one.slots_A, other.slots_A]),

@@ -20,7 +20,7 @@ import re
 import secrets
 import threading
 import weakref
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, get_args
@@ -46,6 +46,7 @@ from memstore.errors import (
     UnknownMemory,
 )
 from memstore.index import devices
+from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.place import Place
 from memstore.shard import segments
@@ -100,17 +101,10 @@ class Store:
         self._checkpoints: dict[str, MemoryCheckpoints] = {}
         self._covered: dict[str, int] = {}
         """By log, the bytes that the last checkpoint of its memory covers."""
-        self._body: manifest.Body = {"store": secrets.token_hex(8), "number": 0, "memories": {}}
-        """The manifest as it was last written."""
-        self._doubtful: manifest.Body | None = None
-        """One that could not be made durable: it may be the one that is found."""
-        self._numbered = 0
-        """The highest number that a checkpoint took, one that failed included."""
-        self._marks: dict[str, manifest.Body] = {}
-        self._pinned: dict[object, manifest.Body] = {}
-        """Manifests whose files are being copied."""
+        self._manifests = Manifests(self.path, disk)
         # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
+        self._copied = threading.Condition(self._mutex)
         self._closed = False
         self._ended = threading.Event()
         self._tender: threading.Thread | None = None
@@ -118,7 +112,7 @@ class Store:
         self._lock = self._take()
         try:
             if self._manifest():
-                self._load(manifest.read(self.path / manifest.NAME))
+                self._load(self._manifests.read())
             else:
                 self.checkpoint()
         except BaseException:
@@ -207,7 +201,7 @@ class Store:
             dropped = base_of(self._memories.pop(name))
             dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
             dropped.close_logs()
-            self._sweep()
+            self._manifests.sweep()
 
     def mark(self, name: str) -> None:
         """Keeps all memories as they are now under a name, for `snapshot`: makes a checkpoint,
@@ -218,34 +212,24 @@ class Store:
         with self._mutex:
             self._check_writing()
             _check_name(name)
-            if name in self._marks:
+            if name in self._manifests.marks:
                 raise InvalidArgument(
                     "the mark is there already", got=repr(name), hint="take it away by unmark first"
                 )
             self.checkpoint()
-            # Whatever becomes of the file, what it names is kept.
-            self._pinned[name] = self._body
-            with files.typed("a mark"):
-                files.make_folder(self.path / manifest.MARKS, self._disk)
-                manifest.write(self._mark_file(name), self._body, self._disk)
-            self._marks[name] = self._pinned.pop(name)
+            self._manifests.mark(name)
 
     def unmark(self, name: str) -> None:
         """Takes a mark away, with what only it has kept; raises `InvalidArgument`."""
         with self._mutex:
             self._check_writing()
-            self._marked(name)
-            with files.typed("the end of a mark"):
-                if self._mark_file(name).exists():
-                    self._disk.remove(self._mark_file(name))
-                self._disk.sync_folder(self.path / manifest.MARKS)
-            del self._marks[name]
-            self._sweep()
+            self._manifests.unmark(name)
+            self._manifests.sweep()
 
     def marks(self) -> builtins.list[str]:
         """The names of the marks, sorted."""
         self._check_open()
-        return sorted(self._marks)
+        return sorted(self._manifests.marks)
 
     def snapshot(
         self,
@@ -262,22 +246,24 @@ class Store:
         is now, and makes a checkpoint.  filesystem: where `uri` is a path.  progress: is called
         with the bytes that are there and those that there will be.
 
-        Raises `SnapshotFailed` where the place fails; called again it goes on.
+        Raises `SnapshotFailed` where the place fails; called again it goes on. `close` waits for
+        one that is being taken.
         """
         place = Place(uri, filesystem)
+        place.check_outside(self.path)
         with self._mutex:
             self._check_open()
             if at is None:
                 self._check_writing()
                 self.checkpoint()
-            body = self._body if at is None else self._marked(at)
-            token = object()
-            self._pinned[token] = body
+            body = self._manifests.body if at is None else self._manifests.marked(at)
+            self._manifests.pins.append(body)
         try:
             return snapshots.take(body, self.path, place, at, progress)
         finally:
             with self._mutex:
-                del self._pinned[token]
+                self._manifests.pins.remove(body)
+                self._copied.notify_all()
 
     def checkpoint(self) -> None:
         """Makes everything so far durable: after it, reopening finds this state or a later one.
@@ -287,7 +273,7 @@ class Store:
         with self._mutex:
             self._check_writing()
             self._write(self._checkpoints, list(self._memories))
-            self._sweep()
+            self._manifests.sweep()
 
     def close(self) -> None:
         """Makes a checkpoint and gives the directory free; a second call does nothing.
@@ -295,8 +281,10 @@ class Store:
         A checkpoint that fails leaves the store open, with all that it holds.
         """
         with self._mutex:
+            while self._manifests.pins:
+                self._copied.wait()
             if not self._closed:
-                if self._refusal is None:
+                if self._refusal is None and not self._behind():
                     self.checkpoint()
                 with contextlib.ExitStack() as stack:
                     stack.callback(self._lock.close)
@@ -353,10 +341,6 @@ class Store:
         return False
 
     def _load(self, body: manifest.Body) -> None:
-        self._body = body
-        self._marks = {
-            path.stem: manifest.read(path) for path in (self.path / manifest.MARKS).glob("*.json")
-        }
         # Parts before what is encoded from them.
         for name, entry in sorted(
             body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
@@ -373,14 +357,14 @@ class Store:
             self._open_logs(made, made.entry["log"]["after"])
             base_of(made.memory).refusal = self._refusal
         if self._refusal is None:
-            self._sweep()
+            self._manifests.sweep()
 
     def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
         """Makes these the memories that whoever opens the directory finds, those named as now."""
-        number = self._numbered = max(self._numbered, self._body["number"]) + 1
+        number = self._manifests.number()
         moments: dict[str, Moment] = {}
         try:
-            with contextlib.ExitStack() as stack:
+            with files.typed("a checkpoint"), contextlib.ExitStack() as stack:
                 for name in sorted(names):
                     stack.enter_context(base_of(made[name].memory).frozen())
                 covered = {made[name].log: made[name].logged for name in names}
@@ -392,20 +376,12 @@ class Store:
                 drafts = {name: made[name].write(moments[name], number) for name in moments}
             entries = {name: each.entry for name, each in made.items()}
             entries |= {name: draft.entry for name, draft in drafts.items()}
-            body = {
-                "format": manifest.FORMAT,
-                "store": self._body["store"],
-                "number": number,
-                "memories": entries,
-            }
-            self._doubtful = body
-            with files.typed("the manifest"):
-                manifest.write(self.path / manifest.NAME, body, self._disk)
+            self._manifests.write(number, entries)
         except BaseException:
             for name, moment in moments.items():
                 made[name].abandon(moment)
             raise
-        self._body, self._checkpoints, self._doubtful = body, made, None
+        self._checkpoints = made
         self._covered |= covered
         for name, draft in drafts.items():
             made[name].keep(draft)
@@ -445,31 +421,6 @@ class Store:
         folder = self.path / manifest.MEMORIES / name
         return MemoryCheckpoints(memory, folder, log, entry, self._disk)
 
-    def _sweep(self) -> None:
-        """Takes away what no manifest names any more; what cannot be is taken away another time."""
-        own = [self._body] if self._doubtful is None else [self._body, self._doubtful]
-        bodies = (*own, *self._marks.values(), *self._pinned.values())
-        wanted = {self.path / path for body in bodies for path in manifest.files_of(body)}
-        logs = {entry["log"]["name"] for body in own for entry in body["memories"].values()}
-        try:
-            self._clear(self.path / manifest.MEMORIES, wanted)
-            for folder in (self.path / manifest.LOGS).glob("*/"):
-                if folder.name not in logs:
-                    self._clear(folder, set())
-                    self._disk.remove_folder(folder)
-        except OSError as error:
-            logger.warning("%s holds files that nobody wants: %s", self.path, error)
-
-    def _clear(self, folder: Path, wanted: Set[Path]) -> None:
-        """Takes away what is not wanted in a folder, and the folders that it leaves empty."""
-        # What is in a folder comes before it.
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if not path.is_dir():
-                if path not in wanted:
-                    self._disk.remove(path)
-            elif not any(path.iterdir()):
-                self._disk.remove_folder(path)
-
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
         if self._logged() <= self._log_bytes:
@@ -500,14 +451,10 @@ class Store:
             parts[name] = part
         return EncodedMemory(base, parts)
 
-    def _mark_file(self, name: str) -> Path:
-        return self.path / manifest.MARKS / f"{name}.json"
-
-    def _marked(self, name: str) -> manifest.Body:
-        if name not in self._marks:
-            known = sorted(self._marks)
-            raise InvalidArgument("no such mark", got=repr(name), expected=f"one of {known}")
-        return self._marks[name]
+    def _behind(self) -> bool:
+        """Whether a log has what a memory has not: only opening it again puts that right."""
+        bases = map(base_of, self._memories.values())
+        return any(shard.behind is not None for base in bases for shard in base.shards)
 
     def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
         found = self._memories.get(name)
@@ -525,7 +472,7 @@ class Store:
         with contextlib.ExitStack() as frozen:
             for base in bases:
                 frozen.enter_context(base.frozen())
-            if self._refusal is None:
+            if self._refusal is None and not self._behind():
                 try:
                     self.checkpoint()
                 except BaseException:

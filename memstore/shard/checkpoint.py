@@ -84,9 +84,13 @@ class Checkpoints:
     def begin(self) -> Moment:
         """Takes the shard as it is; until `keep` or `abandon`, writers keep what they change."""
         shard = self._shard
-        wasted = [blocks_K for _, blocks_K in blocks.wasteful(self._folder, self._directory)]
+        wasted = [
+            blocks_K for _, blocks_K in blocks.wasteful(self._folder, self._directory, self._disk)
+        ]
         known = self._directory["keys"].rows if self._directory else 0
         with shard.writers:
+            if shard.behind is not None:
+                raise shard.behind
             rows = shard.rows
             changed_K = shard.changed.take(blocks.blocks(rows.size))
             try:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from memstore.config import DRIFT_LIMIT, MemoryConfig
+from memstore.errors import LogFailed
 from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.kernels.group import distinct
@@ -52,6 +53,8 @@ class Shard(ReadableShard):
         self.cut: Cut | None = None
         """What a checkpoint reads that is being written."""
         self.windows = RequestWindows()
+        self.behind: LogFailed | None = None
+        """What every mutation raises once a record was logged that could not be applied."""
         self.given_out = 0
         """The first slot of the memory that no record of its log has given out."""
 
@@ -85,10 +88,10 @@ class Shard(ReadableShard):
                 vectors = {"keys": keys_BD, "values": values_BV}
                 rest = {"records": records, "priority": priority_B}
                 self.journal.put(rows_B, vectors | rest, evicted_E, next_slot, request)
-            if len(evicted_E):
-                self._erase(evicted_E)
-            self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
-            self._note(request)
+            with self._applying(request, logged=not drifts):
+                if len(evicted_E):
+                    self._erase(evicted_E)
+                self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
             self.maintainer.mutated()
 
     def blend(
@@ -113,7 +116,7 @@ class Shard(ReadableShard):
                 draft.blend(local_B, weights_B, erase_BD, add_BD)
                 priority_U = None if used is None else used[1]
                 image = self.journal.drafted(Kind.PUT, rows_U, ("keys",), priority_U, request)
-            with self._change(rows_B):
+            with self._applying(request), self._change(rows_B):
                 if image:
                     self.rows.adopt(rows_U, image)
                 else:
@@ -121,7 +124,6 @@ class Shard(ReadableShard):
                 self.index.wrote(rows_B)
                 if used is not None:
                     self.rows.usage.priority_N[used[0]] = used[1]
-            self._note(request)
             self.maintainer.mutated()
 
     def touch(
@@ -131,9 +133,13 @@ class Shard(ReadableShard):
             if self.journal is not None:
                 rows_U, priority_U = self.rows.usage.touched(rows_B, step, weights_B)
                 self.journal.touch(rows_U, priority_U, request)
-            with self._change(rows_B):
+            with self._applying(request), self._change(rows_B):
                 self.rows.touch(rows_B, step, weights_B)
-            self._note(request)
+
+    def answer(self, request: Request | None) -> None:
+        """Knows a request that changes nothing here."""
+        if request is not None:
+            self.touch(NONE, 0, None, request=request)
 
     def renew(
         self,
@@ -149,8 +155,8 @@ class Shard(ReadableShard):
             if self.journal is not None:
                 generations_B = self.generations(rows_B) + 1
                 self.journal.renew(rows_B, generations_B, records, priority_B, request)
-            self._renew(rows_B, records, priority_B)
-            self._note(request)
+            with self._applying(request):
+                self._renew(rows_B, records, priority_B)
             self.maintainer.mutated()
 
     def least_used(self, count: int) -> tuple[Slots, Array]:
@@ -178,7 +184,7 @@ class Shard(ReadableShard):
                 changed = draft.step(local_B, key_grads_BD, value_grads_BV, lr)
                 parts = tuple(name for name, grads in given.items() if grads is not None)
                 image = self.journal.drafted(Kind.STEP, rows_U, parts, request=request)
-            with self._change(rows_B):
+            with self._applying(request, logged=bool(image)), self._change(rows_B):
                 try:
                     if image:
                         self.rows.adopt(rows_U, image)
@@ -188,7 +194,6 @@ class Shard(ReadableShard):
                     # The keys may have moved where the step of the values failed.
                     if key_grads_BD is not None:
                         self._moved(rows_B)
-            self._note(request)
             self.maintainer.mutated()
         return changed
 
@@ -196,8 +201,8 @@ class Shard(ReadableShard):
         with self._writer:
             if self.journal is not None:
                 self.journal.kill(rows_B, request)
-            self._erase(rows_B)
-            self._note(request)
+            with self._applying(request):
+                self._erase(rows_B)
 
     def replay(self, log: Iterable[tuple[int, Record]]) -> Slots:
         """Applies what a log has behind the checkpoint.
@@ -354,7 +359,23 @@ class Shard(ReadableShard):
         note_use(usage.config, priority_B, np.arange(len(rows_B)), step, None)
         return priority_B
 
-    def _note(self, request: Request | None) -> None:
+    @contextlib.contextmanager
+    def _applying(self, request: Request | None, *, logged: bool = True) -> Iterator[None]:
+        """Applies what was logged, with its request; where that fails the log is right and the
+        memory is not, until it is opened again."""
+        try:
+            yield
+        except BaseException as error:
+            if self.journal is None or not logged:
+                raise
+            self.behind = LogFailed(
+                f"shard {self.number} has logged what it could not apply",
+                got=f"{type(error).__name__}: {error}",
+                hint="close the store and open it again: it is done then",
+            )
+            if isinstance(error, Exception):
+                raise self.behind from error
+            raise
         if request is not None:
             self.windows.note(request)
 

@@ -1,9 +1,9 @@
 """Acknowledged rows beside SQLite and LMDB as row stores: the same rows, the same durability.
 
-A commit is 64 or 4,096 new rows of 128 float32 under their numbers, durable when it returns: `append` with
-`fsync="always"` into a memory without an index; a transaction of SQLite (write-ahead log,
-synchronous=FULL); one of LMDB. Writers are threads of one process, each of which waits for its own
-commit. The stores take turns on one disk; making the rows is not counted.
+A commit is 64 or 4,096 new rows of 128 float32 under their numbers, durable when it returns:
+`append` with `fsync="always"` into a memory without an index; a transaction of SQLite (write-ahead
+log, synchronous=FULL); one of LMDB. Writers are threads of one process, each of which waits for its
+own commit. The stores take turns on one disk; making the rows is not counted.
 """
 
 from __future__ import annotations
