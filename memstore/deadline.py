@@ -22,11 +22,11 @@ class Deadline:
         if seconds is not None:
             given: object = seconds
             number = isinstance(given, numbers.Real) and not isinstance(given, bool)
-            if not (number and 0 < seconds < math.inf):
+            if not (number and 0 < float(seconds) < math.inf):
                 raise InvalidArgument(
                     "deadline_s is out of range", got=repr(seconds), expected="seconds, > 0"
                 )
-            self._until = time.monotonic() + seconds
+            self._until = time.monotonic() + float(seconds)
 
     @property
     def left_s(self) -> float:

@@ -19,10 +19,12 @@ from memstore.errors import (
     RequestConflict,
     RequestTooOld,
     StorageFull,
+    WrongType,
 )
 from memstore.memory import Array, Memory
 from memstore.shard.log import Log
 from memstore.shard.requests import WINDOW
+from memstore.shard.shard import Shard
 from tests.congruence.oracle import fingerprint
 from tests.faults.changes import died
 
@@ -146,18 +148,8 @@ def test_what_was_done_in_some_shards_becomes_whole(
         expected = told(other), after(other)
     store = memstore.open(tmp_path / "store")
     memory = filled(store)
-    calls = 0
-    append = Log.append
-
-    def full(self: Log, record: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls > failing:
-            raise StorageFull("there is no room")
-        return append(self, record)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Log, "append", full)
+        fail_after(patch, failing)
         with pytest.raises(StorageFull):
             CALLS[verb](memory, request_id=RequestId("a", 1))
     if ends == "died":
@@ -196,7 +188,8 @@ def test_numbers_that_nobody_knows_any_more_are_refused_by_all_shards(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("client", "number"), [("", 1), ("x" * 256, 1), (7, 1), ("a", 0), ("a", 2**63), ("a", True)]
+    ("client", "number"),
+    [("", 1), ("x" * 256, 1), (7, 1), ("a", 0), ("a", 2**63), ("a", True), ("\ud800", 1)],
 )
 def test_bad_request_ids(client: Any, number: Any) -> None:
     with pytest.raises(InvalidArgument):
@@ -291,3 +284,117 @@ def test_a_log_that_failed_says_so_to_a_retry(
     with memstore.open(tmp_path) as store:
         applied = store.memory("m").touch([0, 1, 2], 5, request_id=RequestId("a", 1))
         assert applied.applied == 3
+
+
+def test_a_retry_evicts_none_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = MemoryConfig(dim=WIDTH, shards=2, capacity=8)
+    found = []
+    for cut in (False, True):
+        with memstore.open(tmp_path / f"{cut}") as store:
+            memory = store.create("m", how)
+            memory.append(rows(0, 8), step=5)
+            if cut:
+                with monkeypatch.context() as patch:
+                    fail_after(patch, 1)
+                    with pytest.raises(StorageFull):
+                        memory.append(rows(1, 4), request_id=RequestId("a", 1))
+            slots = memory.append(rows(1, 4), request_id=RequestId("a", 1))
+            assert slots.tolist() == [8, 9, 10, 11]
+            memory.gather(slots)
+            found.append(memory.describe().rows)
+    assert found == [8, 8]
+
+
+def fail_after(patch: pytest.MonkeyPatch, records: int) -> None:
+    """Lets so many records into the logs, and no more."""
+    append, left = Log.append, records
+
+    def full(self: Log, record: Any) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise StorageFull("there is no room")
+        return append(self, record)
+
+    patch.setattr(Log, "append", full)
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_what_was_half_done_before_the_shards_were_others_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    with memstore.open(tmp_path / "store") as store:
+        memory = filled(store)
+        CALLS["touch"](memory, request_id=RequestId("a", 1))
+        with monkeypatch.context() as patch:
+            fail_after(patch, 1)
+            with pytest.raises(StorageFull):
+                CALLS[verb](memory, request_id=RequestId("a", 2))
+        store.snapshot(tmp_path / "there")
+        before = told(memory)
+    memstore.restore(tmp_path / "there", tmp_path / "same")
+    memstore.restore(tmp_path / "there", tmp_path / "cut", shards=2)
+    with memstore.open(tmp_path / "cut") as store:
+        store.snapshot(tmp_path / "again")
+    memstore.restore(tmp_path / "again", tmp_path / "cut-again", shards=5)
+    for name in ("cut", "cut-again"):
+        with memstore.open(tmp_path / name) as store:
+            memory = store.memory("m")
+            assert CALLS["touch"](memory, request_id=RequestId("a", 1)).applied == len(SLOTS)
+            with pytest.raises(RequestTooOld, match="half done"):
+                CALLS[verb](memory, request_id=RequestId("a", 2))
+            assert told(memory)["keys"] == before["keys"]
+    with memstore.open(tmp_path / "same") as store:
+        CALLS[verb](store.memory("m"), request_id=RequestId("a", 2))
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_what_was_logged_and_not_applied_is_done_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    with memstore.open(tmp_path / "expected") as store:
+        other = filled(store)
+        reply = plain(CALLS[verb](other))
+        expected = told(other), after(other)
+    store = memstore.open(tmp_path / "store")
+    memory = filled(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "_change", no_memory)
+        with pytest.raises(LogFailed, match=r"shard 0 has logged.*MemoryError.*open it again"):
+            CALLS[verb](memory, request_id=RequestId("a", 1))
+    for again in (lambda: CALLS[verb](memory, request_id=RequestId("a", 1)), store.checkpoint):
+        with pytest.raises(LogFailed, match="open it again"):
+            again()
+    store.close()
+    with memstore.open(tmp_path / "store") as store:
+        memory = store.memory("m")
+        assert plain(CALLS[verb](memory, request_id=RequestId("a", 1))) == reply
+        assert (told(memory), after(memory)) == expected
+
+
+def no_memory(*_: Any) -> Any:
+    raise MemoryError("full")
+
+
+def test_what_changed_nothing_is_known_too(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = filled(store)
+        first = RequestId("a", 1)
+        done = memory.update([0, 1], rows(0, 2), lr=0.1, generations=[9, 0], request_id=first)
+        assert (done.applied, done.skipped) == (1, 1)
+        memory.erase([0])
+        again = memory.update([0, 1], rows(0, 2), lr=0.1, generations=[9, 0], request_id=first)
+        assert again == done
+        memory.update([3], rows(0, 1), lr=0.1, generations=[9], request_id=RequestId("a", 2))
+        with pytest.raises(RequestConflict):
+            memory.touch([3], 1, request_id=RequestId("a", 2))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = filled(store)
+        for step in (np.int64(3), 3):
+            memory.touch([0], step, request_id=RequestId("a", 1))  # type: ignore[arg-type]
+        memory.touch([0], 4, deadline_s=np.float32(9))  # type: ignore[arg-type]
+        with pytest.raises(WrongType, match="request_id"):
+            memory.touch([0], 1, request_id=("a", 1))  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ import memstore
 from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store
 from memstore.errors import (
     CorruptFile,
+    DiskFailed,
     InvalidArgument,
     NotAStore,
     ReadOnly,
@@ -29,7 +30,18 @@ from memstore.errors import (
 from memstore.memory import Memory
 from memstore.place import Place
 from memstore.verify import verify
-from tests.faults.changes import CLIENT, Script, change, changed, config, expected, state, told
+from tests.faults.changes import (
+    CLIENT,
+    Script,
+    change,
+    changed,
+    config,
+    died,
+    expected,
+    state,
+    told,
+)
+from tests.faults.lives import together
 
 CHANGES = 80
 
@@ -367,6 +379,120 @@ def test_a_snapshot_of_what_is_only_read(tmp_path: Path) -> None:
         assert store.snapshot(tmp_path / "there", at="here").number == 1
     with pytest.raises(StoreClosed):
         store.snapshot(tmp_path / "there")
+
+
+def test_several_snapshots_at_once_into_one_place(tmp_path: Path) -> None:
+    with memstore.open(tmp_path / "store") as store:
+        memory = store.create("m", MemoryConfig(dim=64, index="none"))
+        memory.append(np.random.default_rng(0).normal(size=(30_000, 64)))
+        store.mark("here")
+        together([lambda: store.snapshot(tmp_path / "there", at="here")] * 3)
+        keys_BD = memory.gather(np.arange(30_000)).keys_BD
+    memstore.restore(tmp_path / "there", tmp_path / "copy")
+    with memstore.open(tmp_path / "copy") as store:
+        np.testing.assert_array_equal(store.memory("m").gather(np.arange(30_000)).keys_BD, keys_BD)
+
+
+def test_closing_waits_for_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, put = made(tmp_path / "store"), Place.put
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(self: Place, name: str, chunks: Any) -> None:
+        started.set()
+        assert go_on.wait(60)
+        put(self, name, chunks)
+
+    monkeypatch.setattr(Place, "put", slow)
+    copier = threading.Thread(target=store.snapshot, args=(tmp_path / "there",))
+    copier.start()
+    started.wait()
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()
+    go_on.set()
+    copier.join()
+    closer.join()
+    memstore.restore(tmp_path / "there", tmp_path / "copy")
+
+
+def test_what_cannot_be_is_said(snapshots: Path, tmp_path: Path) -> None:
+    with made(tmp_path / "store") as store:
+        with pytest.raises(InvalidArgument, match="in its own store"):
+            store.snapshot(tmp_path / "store" / "memories" / "there")
+        store.mark("now")
+        [path, *_] = sorted((tmp_path / "store" / "memories").rglob("blocks-*"))
+        path.rename(tmp_path / "gone")
+        with pytest.raises(CorruptFile, match=path.name):
+            store.snapshot(tmp_path / "there", at="now")
+        (tmp_path / "gone").rename(path)
+    (tmp_path / "file").touch()
+    with pytest.raises((DiskFailed, NotAStore)):
+        memstore.restore(snapshots, tmp_path / "file" / "store")
+    for shards in ("4", 10**7, [2]):
+        with pytest.raises(InvalidArgument):
+            memstore.restore(snapshots, tmp_path / "copy", shards=shards)  # type: ignore[arg-type]
+    assert not (tmp_path / "copy.restoring").exists()
+
+
+@pytest.mark.parametrize("damage", ["torn", "a folder"])
+def test_a_mark_that_is_not_to_be_read_is_left_out(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with made(tmp_path / "store") as store:
+        store.mark("bad")
+        store.mark("good")
+        before = state(store.memory("m"))
+    path = tmp_path / "store" / "marks" / "bad.json"
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.unlink()
+        path.mkdir()
+    with memstore.open(tmp_path / "store") as store:
+        assert store.marks() == ["good"]
+        assert state(store.memory("m")) == before
+    assert any("bad.json" in record.message for record in caplog.records)
+    assert any("bad.json" in problem for problem in verify(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_files_of_what_may_be_found_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """A manifest, or a mark, whose name may be there though it was said to have failed."""
+    store = made(tmp_path / "store")
+    memory, script = store.memory("m"), Script().skip(CHANGES)
+    store.mark("old")
+    write = memstore.manifest.write
+    fails: list[str] = []
+
+    def failing(path: Path, *rest: Any) -> None:
+        how = fails.pop(0) if fails else "well"
+        if how != "before":
+            write(path, *rest)
+        if how != "well":
+            raise OSError(5, "the disk is gone")
+
+    monkeypatch.setattr(memstore.manifest, "write", failing)
+    for fails_now in (["behind", "well" if back else "before"], ["before", "before"]):
+        change(memory, script)
+        fails[:] = fails_now
+        with pytest.raises(DiskFailed):
+            store.checkpoint()
+    for fails_now in (["well", "behind"], ["well", "before"]):
+        change(memory, script)
+        fails[:] = fails_now
+        with pytest.raises(DiskFailed):
+            store.mark("new")
+    store.unmark("old")
+    before = state(memory)
+    died(store)
+    assert list(verify(tmp_path / "store")) == []
+    with memstore.open(tmp_path / "store") as store:
+        assert state(store.memory("m")) == before
+        for name in store.marks():
+            store.snapshot(tmp_path / "there", at=name)
 
 
 @pytest.fixture
