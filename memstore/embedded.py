@@ -51,6 +51,7 @@ class EmbeddedMemory(ReadableMemory):
         self._mutation = threading.RLock()
         self.refusal: MemstoreError | None = None
         """What every mutation raises, where there is to be none."""
+        self._held: MemstoreError | None = None
 
     def append(
         self,
@@ -300,7 +301,7 @@ class EmbeddedMemory(ReadableMemory):
     ) -> Slots:
         """Appends rows whose arguments are checked; returns their slots."""
         self.admit(deadline)
-        with self._mutating(deadline):
+        with self._mutating(deadline, appends=True):
             self._check_open()
             known = self.known(asked)
             first = known.first(self.next_slot)
@@ -377,6 +378,21 @@ class EmbeddedMemory(ReadableMemory):
         with self._mutation:
             yield
 
+    def hold(self, reason: MemstoreError | None, *, loads: bool = False) -> None:
+        """Lets mutations raise `reason` from now on, None is to go on.  loads: but for appending,
+        which is not logged."""
+        with self._mutation:
+            self._held = reason
+            for shard in self.shards:
+                shard.loading = loads
+
+    def take_back(self, first: int) -> None:
+        """Erases what was loaded from slot `first` on, which no log knows of."""
+        with self._mutation:
+            slots_B = np.arange(first, self.next_slot)
+            for shard, _, rows in self._split(slots_B[self.alive(slots_B)]):
+                shard.erase(rows)
+
     def retire(self, reason: MemstoreError) -> None:
         """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
         with self._mutation:
@@ -400,12 +416,14 @@ class EmbeddedMemory(ReadableMemory):
         return sum(shard.maintainer.admit(deadline) for shard in self.shards)
 
     @contextlib.contextmanager
-    def _mutating(self, deadline: Deadline) -> Iterator[None]:
+    def _mutating(self, deadline: Deadline, *, appends: bool = False) -> Iterator[None]:
         """Keeps other mutations off; what was done is as durable as the log promises, when done."""
         for refusal in (self.refusal, *(shard.behind for shard in self.shards)):
             if refusal is not None:
                 raise refusal
         with deadline.held(self._mutation, "other mutations"):
+            if self._held is not None and not (appends and self.shards[0].loading):
+                raise self._held
             yield
         for shard in self.shards:
             shard.commit()

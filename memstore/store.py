@@ -20,7 +20,7 @@ import re
 import secrets
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, get_args
@@ -44,6 +44,7 @@ from memstore.errors import (
     ReadOnly,
     StoreClosed,
     UnknownMemory,
+    Unsupported,
 )
 from memstore.index import devices
 from memstore.manifests import Manifests
@@ -106,6 +107,7 @@ class Store:
         self._mutex = threading.RLock()
         self._copied = threading.Condition(self._mutex)
         self._closed = False
+        self._loading: MemoryInUse | None = None
         self._ended = threading.Event()
         self._tender: threading.Thread | None = None
         self._refusal = ReadOnly(f"{self.path} was opened read-only") if read_only else None
@@ -203,6 +205,45 @@ class Store:
             dropped.close_logs()
             self._manifests.sweep()
 
+    @contextlib.contextmanager
+    def loading(self, *names: str) -> Iterator[None]:
+        """Lets memories be filled without the log: what is appended to them meanwhile is there for
+        good when it ends, and not at all where it ends with an error or with the process.
+
+        Any number of threads may append. Nothing else changes these memories, or those that are
+        encoded from them, and no checkpoint is made (`MemoryInUse`); searches and other memories
+        go on. Raises `Unsupported` for a memory with a capacity.
+        """
+        with self._mutex:
+            self._check_writing()
+            bases = [base_of(self._find(name)) for name in names]
+            for base in bases:
+                if base.config.capacity is not None:
+                    raise Unsupported(
+                        f"memory {base.name!r} has a capacity",
+                        hint="append to it: what it evicts cannot be taken back",
+                    )
+            held = [base_of(memory) for memory in self._memories.values() if _on(memory, names)]
+            self._loading = MemoryInUse(
+                f"{sorted(names)} of {self.path} are being loaded", hint="wait until that is done"
+            )
+            first = [base.next_slot for base in bases]
+            for base in held:
+                base.hold(self._loading, loads=base in bases)
+        try:
+            yield
+            with self._mutex:
+                self._write(self._checkpoints, list(self._memories))
+        except BaseException:
+            for base, slot in zip(bases, first, strict=True):
+                base.take_back(slot)
+            raise
+        finally:
+            with self._mutex:
+                self._loading = None
+                for base in held:
+                    base.hold(None)
+
     def mark(self, name: str) -> None:
         """Keeps all memories as they are now under a name, for `snapshot`: makes a checkpoint,
         whose files stay until `unmark`.
@@ -284,6 +325,8 @@ class Store:
             while self._manifests.pins:
                 self._copied.wait()
             if not self._closed:
+                if self._loading is not None:
+                    raise self._loading
                 if self._refusal is None and not self._behind():
                     self.checkpoint()
                 with contextlib.ExitStack() as stack:
@@ -423,7 +466,7 @@ class Store:
 
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
-        if self._logged() <= self._log_bytes:
+        if self._loading is not None or self._logged() <= self._log_bytes:
             return LOOK_S
         try:
             self.checkpoint()
@@ -488,8 +531,15 @@ class Store:
 
     def _check_writing(self) -> None:
         self._check_open()
-        if self._refusal is not None:
-            raise self._refusal
+        for refusal in (self._refusal, self._loading):
+            if refusal is not None:
+                raise refusal
+
+
+def _on(memory: EmbeddedMemory | EncodedMemory, names: Sequence[str]) -> bool:
+    """Whether a memory is one of these, or encoded from one."""
+    parts = memory.config.encoding_config.memories if isinstance(memory, EncodedMemory) else ()
+    return memory.name in names or not set(parts).isdisjoint(names)
 
 
 def _tend(found: weakref.ref[Store], ended: threading.Event) -> None:

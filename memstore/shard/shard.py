@@ -55,6 +55,8 @@ class Shard(ReadableShard):
         self.windows = RequestWindows()
         self.behind: LogFailed | None = None
         """What every mutation raises once a record was logged that could not be applied."""
+        self.loading = False
+        """Whether rows are put, and erased again, without being logged."""
         self.given_out = 0
         """The first slot of the memory that no record of its log has given out."""
 
@@ -84,11 +86,12 @@ class Shard(ReadableShard):
         with self._writer:
             self.reserve(rows_B)
             priority_B = self._priorities(rows_B, step)
-            if self.journal is not None and not drifts:
+            logged = not (drifts or self.loading)
+            if self.journal is not None and logged:
                 vectors = {"keys": keys_BD, "values": values_BV}
                 rest = {"records": records, "priority": priority_B}
                 self.journal.put(rows_B, vectors | rest, evicted_E, next_slot, request)
-            with self._applying(request, logged=not drifts):
+            with self._applying(request, logged=logged):
                 if len(evicted_E):
                     self._erase(evicted_E)
                 self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
@@ -199,9 +202,9 @@ class Shard(ReadableShard):
 
     def erase(self, rows_B: Slots, *, request: Request | None = None) -> None:
         with self._writer:
-            if self.journal is not None:
+            if self.journal is not None and not self.loading:
                 self.journal.kill(rows_B, request)
-            with self._applying(request):
+            with self._applying(request, logged=not self.loading):
                 self._erase(rows_B)
 
     def replay(self, log: Iterable[tuple[int, Record]]) -> Slots:

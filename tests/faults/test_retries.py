@@ -300,9 +300,8 @@ def test_a_retry_evicts_none_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
                         memory.append(rows(1, 4), request_id=RequestId("a", 1))
             slots = memory.append(rows(1, 4), request_id=RequestId("a", 1))
             assert slots.tolist() == [8, 9, 10, 11]
-            memory.gather(slots)
-            found.append(memory.describe().rows)
-    assert found == [8, 8]
+            found.append(memory.live_slots().tolist())  # type: ignore[attr-defined]
+    assert found == [list(range(4, 12))] * 2
 
 
 def fail_after(patch: pytest.MonkeyPatch, records: int) -> None:

@@ -1,0 +1,44 @@
+"""What was written by each version of the format that is still read is read as it was written."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import memstore
+from memstore import RequestId
+from memstore.errors import RequestConflict
+from memstore.manifest import FORMAT
+from memstore.verify import verify
+from tests.vectors.make import FOLDER, told
+
+VECTORS = sorted(FOLDER.glob("format-*.zip"))
+
+
+def test_the_present_format_has_vectors() -> None:
+    assert FOLDER / f"format-{FORMAT}.zip" in VECTORS
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_what_was_written_is_read(tmp_path: Path, path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path)
+    expected = json.loads((tmp_path / "told.json").read_text())
+    assert list(verify(tmp_path / "store")) == []
+    with memstore.open(tmp_path / "store", read_only=True) as store:
+        assert told(store) == expected
+    with memstore.open(tmp_path / "store") as store:
+        assert told(store) == expected
+        memory = store.memory("float32")
+        assert memory.erase([1, 2], request_id=RequestId("vectors", 1)).applied == 2
+        with pytest.raises(RequestConflict):
+            memory.erase([3], request_id=RequestId("vectors", 1))
+        store.snapshot(tmp_path / "again", at="filled")
+    memstore.restore(tmp_path / "snapshots", tmp_path / "restored")
+    memstore.restore(tmp_path / "again", tmp_path / "copied")
+    with memstore.open(tmp_path / "restored") as one, memstore.open(tmp_path / "copied") as other:
+        assert told(one) == told(other)
+        assert told(one)["float32"] != expected["float32"]
