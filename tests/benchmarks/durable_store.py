@@ -48,7 +48,7 @@ def run(quick: bool) -> Iterator[Measured]:
             memory.append(keys_ND)
             memory.reindex()
             memory.settle()
-            yield from _checkpoints(store, memory, place, case, queries_QD)
+            yield from _checkpoints(store, memory, place, case, keys_ND, queries_QD)
             yield _logged_writes(memory, case, keys_ND, rounds)
             memory.settle()
         yield at_most(1.0, Figure("open_seconds", case, _opened(place, queries_QD), "s"))
@@ -56,19 +56,28 @@ def run(quick: bool) -> Iterator[Measured]:
 
 
 def _checkpoints(
-    store: memstore.Store, memory: EmbeddedMemory, place: Path, case: str, queries_QD: Array
+    store: memstore.Store,
+    memory: EmbeddedMemory,
+    place: Path,
+    case: str,
+    keys_ND: Array,
+    queries_QD: Array,
 ) -> Iterator[Figure]:
-    """The first checkpoint, searches and writes beside it, and one of a few changes."""
+    """The first checkpoint, searches and writes beside it, and one of a few changes.
+
+    Rows are overwritten by others of the same kind: by noise, the index would find less and less,
+    and visit ever more lists for the recall that it is to reach.
+    """
 
     def search() -> None:
         at = int(time.perf_counter() * 1e4) % (len(queries_QD) - SEARCHED)
         memory.search(queries_QD[at : at + SEARCHED], K)
 
     rng = np.random.default_rng(1)
-    keys_BD = rng.standard_normal((ROWS, WIDTH), np.float32)
 
     def write() -> None:
-        memory.write(rng.choice(memory.next_slot, ROWS, replace=False), keys_BD)
+        slots_B, others_B = rng.choice(memory.next_slot, (2, ROWS), replace=False)
+        memory.write(slots_B, keys_ND[others_B])
 
     for _ in range(20):
         search()
@@ -83,7 +92,7 @@ def _checkpoints(
         whole_s = _seconds(store.checkpoint)
     whole = _bytes(place)
     few = memory.next_slot * SHARE
-    memory.write(np.arange(int(few)), rng.standard_normal((int(few), WIDTH), np.float32))
+    memory.write(np.arange(int(few)), keys_ND[::-1][: int(few)])
     memory.settle()
     few_s = _seconds(store.checkpoint)
     yield Figure("checkpoint_seconds", f"{case}; all of it, {whole / 1e6:,.0f} MB", whole_s, "s")
