@@ -201,6 +201,10 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
     return file
 
 
+def fingerprint_of(data: bytes) -> Fingerprint:
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+
+
 def fingerprint(path: Path) -> Fingerprint:
     crc, size = 0, 0
     with path.open("rb") as file:

@@ -56,22 +56,30 @@ class Place:
         start = len(self._base) + 1
         return {info.path[start:]: info.size for info in found if info.type == fs.FileType.File}
 
-    def put(self, name: str, chunks: Iterable[bytes]) -> None:
-        """Makes a file of these bytes; where it fails, none is there."""
+    def put(
+        self, name: str, chunks: Iterable[bytes], expected: files.Fingerprint, source: str
+    ) -> None:
+        """Makes a file of these bytes; where it fails, none is there.
+
+        Raises `CorruptFile` where they are not as expected. source: what they are.
+        """
         if self._local:
             path = Path(self._path(name))
             with self._typed("does not take it"):
                 files.make_folder(path.parent)
                 # Others may be putting the same there.
                 draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-                files.make(draft, lambda file: [file.write(chunk) for chunk in chunks])
+                found = files.make(draft, lambda file: [file.write(chunk) for chunk in chunks])
+                if found != expected:
+                    draft.unlink()
+                    raise not_as_it_was(source, found, expected)
                 draft.replace(path)
                 DISK.sync_folder(path.parent)
             return
         with self._typed("does not take it"):
             try:
                 with self._fs.open_output_stream(self._path(name)) as stream:
-                    for chunk in chunks:
+                    for chunk in _checked(chunks, expected, source):
                         stream.write(chunk)
             except BaseException:
                 # Closing a stream may have put a part of it there.
@@ -122,7 +130,7 @@ class Place:
         )
 
 
-def checked(chunks: Iterable[bytes], expected: files.Fingerprint, name: str) -> Iterator[Any]:
+def _checked(chunks: Iterable[bytes], expected: files.Fingerprint, name: str) -> Iterator[Any]:
     """The same bytes; raises `CorruptFile` behind the last of them if they are not as expected."""
     size = crc = 0
     for chunk in chunks:

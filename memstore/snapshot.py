@@ -19,11 +19,12 @@ from typing import Any
 
 from memstore import files, manifest
 from memstore.errors import NotAStore, UnsupportedVersion
-from memstore.place import Place, bytes_of, checked
+from memstore.place import Place, bytes_of
 
 FORMAT = 1
 NAME = re.compile(r"snapshot-(\d{8})-[0-9a-f]{8}\.json")
-COPIERS = 4
+COPIERS = 2
+"""Threads that copy; as many again would make searches beside them wait."""
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are there."""
@@ -60,13 +61,14 @@ def take(
 
     def copy(path: str) -> None:
         source = folder / path
-        place.put(keys[path], checked(bytes_of(source), wanted[path], str(source)))
+        place.put(keys[path], bytes_of(source), wanted[path], str(source))
 
     copy_all(copy, lacking, wanted, whole, progress)
     number = 1 + max((_number(name) for name in _names(place)), default=0)
     inside = {"format": FORMAT, "number": number, "mark": mark, "manifest": body}
     name = f"snapshot-{number:08d}-{secrets.token_hex(4)}.json"
-    place.put(name, [files.to_json(inside)])
+    data = files.to_json(inside)
+    place.put(name, [data], files.fingerprint_of(data), name)
     return Snapshot(uri=place.uri, number=number, bytes=whole, copied=copied)
 
 

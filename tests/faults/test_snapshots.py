@@ -184,10 +184,10 @@ def test_nobody_stops_while_a_snapshot_is_copied(
     before, put = state(memory), Place.put
     started, go_on = threading.Event(), threading.Event()
 
-    def slow(self: Place, name: str, chunks: Any) -> None:
+    def slow(self: Place, *arguments: Any) -> None:
         started.set()
         assert go_on.wait(60)
-        put(self, name, chunks)
+        put(self, *arguments)
 
     monkeypatch.setattr(Place, "put", slow)
     copier = threading.Thread(target=store.snapshot, args=(tmp_path / "snapshots",))
@@ -397,10 +397,10 @@ def test_closing_waits_for_a_snapshot(tmp_path: Path, monkeypatch: pytest.Monkey
     store, put = made(tmp_path / "store"), Place.put
     started, go_on = threading.Event(), threading.Event()
 
-    def slow(self: Place, name: str, chunks: Any) -> None:
+    def slow(self: Place, *arguments: Any) -> None:
         started.set()
         assert go_on.wait(60)
-        put(self, name, chunks)
+        put(self, *arguments)
 
     monkeypatch.setattr(Place, "put", slow)
     copier = threading.Thread(target=store.snapshot, args=(tmp_path / "there",))
@@ -545,7 +545,7 @@ def test_an_object_store_that_fails_halfway_is_gone_on_with(
     opened = 0
 
     class Failing(Place):
-        def put(self, name: str, chunks: Any) -> None:
+        def put(self, name: str, chunks: Any, *rest: Any) -> None:
             def some() -> Iterator[bytes]:
                 nonlocal opened
                 for chunk in chunks:
@@ -554,7 +554,7 @@ def test_an_object_store_that_fails_halfway_is_gone_on_with(
                         raise OSError("connection reset")
                     yield chunk
 
-            super().put(name, some())
+            super().put(name, some(), *rest)
 
     monkeypatch.setattr("memstore.store.Place", Failing)
     with made(tmp_path / "store") as store:
