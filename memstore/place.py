@@ -20,7 +20,7 @@ from memstore import files
 from memstore.disk import DISK
 from memstore.errors import CorruptFile, InvalidArgument, SnapshotFailed
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES, REMOTE_COPIERS = 1 << 22, 4
 
 
 class Place:
@@ -47,6 +47,8 @@ class Place:
             base = str(uri)
         self._fs, self._base = filesystem, base.rstrip("/")
         self._local = isinstance(filesystem, fs.LocalFileSystem)
+        self.copiers = 1 if self._local else REMOTE_COPIERS
+        """Threads that are worth having: where none waits, more would hold up searches."""
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The names under a folder, and the bytes of each; none where it is not there."""

@@ -85,7 +85,6 @@ def _fetch(
     body: manifest.Body, place: Place, draft: Path, progress: snapshot.Progress | None
 ) -> None:
     wanted = manifest.files_of(body)
-    whole = sum(each["bytes"] for each in wanted.values())
 
     def lacks(path: str) -> bool:
         try:
@@ -106,11 +105,13 @@ def _fetch(
             raise not_as_it_was(f"{place.uri}/{key}", found, wanted[path])
         part.replace(local)
 
-    with ThreadPoolExecutor(snapshot.COPIERS) as pool:
+    with ThreadPoolExecutor(place.copiers) as pool:
         kept = dict(zip(wanted, pool.map(lacks, wanted), strict=True))
     for folder in {(draft / path).parent for path in wanted}:
         files.make_folder(folder)
-    snapshot.copy_all(copy, [path for path in wanted if kept[path]], wanted, whole, progress)
+    snapshot.copy_all(
+        copy, [path for path in wanted if kept[path]], wanted, place.copiers, progress
+    )
     for folder in {(draft / path).parent for path in wanted}:
         DISK.sync_folder(folder)
 

@@ -23,8 +23,6 @@ from memstore.place import Place, bytes_of
 
 FORMAT = 1
 NAME = re.compile(r"snapshot-(\d{8})-[0-9a-f]{8}\.json")
-COPIERS = 2
-"""Threads that copy; as many again would make searches beside them wait."""
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are there."""
@@ -63,7 +61,7 @@ def take(
         source = folder / path
         place.put(keys[path], bytes_of(source), wanted[path], str(source))
 
-    copy_all(copy, lacking, wanted, whole, progress)
+    copy_all(copy, lacking, wanted, place.copiers, progress)
     number = 1 + max((_number(name) for name in _names(place)), default=0)
     inside = {"format": FORMAT, "number": number, "mark": mark, "manifest": body}
     name = f"snapshot-{number:08d}-{secrets.token_hex(4)}.json"
@@ -76,14 +74,15 @@ def copy_all(
     copy: Callable[[str], None],
     lacking: Iterable[str],
     wanted: Mapping[str, files.Fingerprint],
-    whole: int,
+    copiers: int,
     progress: Progress | None,
 ) -> None:
     """Copies what is lacking, several at a time, and says how far it is."""
     # The largest first, so that none of them is left alone at the end.
+    whole = sum(each["bytes"] for each in wanted.values())
     order = sorted(lacking, key=lambda path: -wanted[path]["bytes"])
     done = whole - sum(wanted[path]["bytes"] for path in order)
-    with ThreadPoolExecutor(COPIERS) as pool:
+    with ThreadPoolExecutor(copiers) as pool:
         futures = [pool.submit(copy, path) for path in order]
         try:
             for path, future in zip(order, futures, strict=True):
