@@ -327,8 +327,8 @@ class Store:
             if not self._closed:
                 if self._loading is not None:
                     raise self._loading
-                if self._refusal is None and not self._behind():
-                    self.checkpoint()
+                if self._refusal is None:
+                    self._last_checkpoint()
                 with contextlib.ExitStack() as stack:
                     stack.callback(self._lock.close)
                     stack.callback(self._ended.set)
@@ -494,10 +494,13 @@ class Store:
             parts[name] = part
         return EncodedMemory(base, parts)
 
-    def _behind(self) -> bool:
-        """Whether a log has what a memory has not: only opening it again puts that right."""
-        bases = map(base_of, self._memories.values())
-        return any(shard.behind is not None for base in bases for shard in base.shards)
+    def _last_checkpoint(self) -> None:
+        """Makes one of all memories but those whose log has more than they: opening puts these
+        right, from the checkpoint before."""
+        bases = {name: base_of(memory) for name, memory in self._memories.items()}
+        behind = {n for n, b in bases.items() if any(s.behind is not None for s in b.shards)}
+        self._write(self._checkpoints, [name for name in bases if name not in behind])
+        self._manifests.sweep()
 
     def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
         found = self._memories.get(name)
@@ -515,9 +518,9 @@ class Store:
         with contextlib.ExitStack() as frozen:
             for base in bases:
                 frozen.enter_context(base.frozen())
-            if self._refusal is None and not self._behind():
+            if self._refusal is None:
                 try:
-                    self.checkpoint()
+                    self._last_checkpoint()
                 except BaseException:
                     stack.pop_all()
                     raise

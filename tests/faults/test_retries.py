@@ -357,6 +357,9 @@ def test_what_was_logged_and_not_applied_is_done_when_it_is_opened(
         expected = told(other), after(other)
     store = memstore.open(tmp_path / "store")
     memory = filled(store)
+    other = store.create("other", MemoryConfig(dim=WIDTH, optimizer="sgd"))
+    other.append(np.zeros((1, WIDTH)))
+    other.update([0], np.ones((1, WIDTH)), lr=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(Shard, "_change", no_memory)
         with pytest.raises(LogFailed, match=r"shard 0 has logged.*MemoryError.*open it again"):
@@ -369,6 +372,9 @@ def test_what_was_logged_and_not_applied_is_done_when_it_is_opened(
         memory = store.memory("m")
         assert plain(CALLS[verb](memory, request_id=RequestId("a", 1))) == reply
         assert (told(memory), after(memory)) == expected
+        keys_BD = store.memory("other").gather([0]).keys_BD
+        assert keys_BD is not None
+        np.testing.assert_array_equal(keys_BD, -1.0)
 
 
 def no_memory(*_: Any) -> Any:
