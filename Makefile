@@ -19,7 +19,7 @@ DEV := $(VENV)/.installed-dev
 .PHONY: help demo test test-long check bench peers pins clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO) ## train a memory network on real knowledge and ask it (ARGS=--quick)
 	@$(BIN)/memtrain demo $(ARGS)
