@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from memstore.config import MemoryConfig
 from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import counting
 from memstore.errors import InvalidArgument, MemstoreError, RequestTooOld, Unsupported, WrongShape
+from memstore.kernels.group import distinct
 from memstore.kernels.half import wide
 from memstore.memory import (
     NO_SLOT,
@@ -31,6 +31,7 @@ from memstore.memory import (
 from memstore.meter import metered
 from memstore.reading import ReadableMemory
 from memstore.retries import LOST, Asked, Known, Reply, answered
+from memstore.shard.requests import RequestWindows
 
 NOTHING = np.empty(0, np.int64)
 
@@ -52,6 +53,8 @@ class EmbeddedMemory(ReadableMemory):
         self.refusal: MemstoreError | None = None
         """What every mutation raises, where there is to be none."""
         self._held: MemstoreError | None = None
+        self._before: tuple[int, list[RequestWindows]] = (next_slot, [])
+        """The next slot, and the windows of requests, when a loading began."""
 
     def append(
         self,
@@ -185,7 +188,7 @@ class EmbeddedMemory(ReadableMemory):
                 skipped += len(at) - len(left)
                 request = None
                 if asked is not None:
-                    reply = Reply(len(np.unique(rows)), len(at) - len(left), len(at), count)
+                    reply = Reply(len(distinct(rows)), len(at) - len(left), len(at), count)
                     request = answered(asked, reply)
                 if len(left):
                     grads = routing.taken(key_grads_BD, left), routing.taken(value_grads_BV, left)
@@ -314,10 +317,18 @@ class EmbeddedMemory(ReadableMemory):
             evicted = self._evicted(len(new_B), slots_B)
             before, done = self.next_slot, self._done()
             self.next_slot = max(self.next_slot, first + count)
-            rest: dict[str, Any] = {"step": step, "evicted": evicted}
-            rest |= {"asked": asked, "of": count, "first": first}
             try:
-                self.put(new_B, keys_BD, values_BV, records, **rest)
+                self.put(
+                    new_B,
+                    keys_BD,
+                    values_BV,
+                    records,
+                    step=step,
+                    evicted=evicted,
+                    asked=asked,
+                    of=count,
+                    first=first,
+                )
             except BaseException:
                 # Where a shard did its part, the slots of the others stay theirs: they are asked
                 # for again, or are holes.
@@ -340,8 +351,7 @@ class EmbeddedMemory(ReadableMemory):
         delay_s = 0.0 if keys is None else self.admit(deadline)
         with self._mutating(deadline):
             known = self.known(asked)
-            left_B, _, _, _ = self._rest(known, slots_B, None, None, None)
-            self.check_known(left_B)
+            self.check_known(*known.rest(slots_B))
             left_B, keys_BD, values_BV, records = self._rest(
                 known, slots_B, keys, values_BV, records
             )
@@ -357,17 +367,18 @@ class EmbeddedMemory(ReadableMemory):
 
         Raises `RequestConflict` and `RequestTooOld`, of any shard.
         """
+        if asked is None:
+            return Known({}, len(self.shards))
         replies = {}
-        if asked is not None:
-            for shard in self.shards:
-                reply = shard.windows.check(asked.id.client, asked.id.number, asked.digest)
-                if reply is not None:
-                    replies[shard.number] = Reply.unpacked(reply)
+        for shard in self.shards:
+            reply = shard.windows.check(asked.id.client, asked.id.number, asked.digest)
+            if reply is not None:
+                replies[shard.number] = Reply.unpacked(reply)
         if any(reply.asked == LOST for reply in replies.values()):
             raise RequestTooOld(
                 "the request was half done when the memory was cut into other shards; it was not "
                 "gone on with",
-                got=f"request {asked.id.number} of client {asked.id.client!r}" if asked else None,
+                got=f"request {asked.id.number} of client {asked.id.client!r}",
                 hint="read what the memory holds, then ask anew under a number of its own",
             )
         return Known(replies, len(self.shards))
@@ -380,18 +391,22 @@ class EmbeddedMemory(ReadableMemory):
 
     def hold(self, reason: MemstoreError | None, *, loads: bool = False) -> None:
         """Lets mutations raise `reason` from now on, None is to go on.  loads: but for appending,
-        which is not logged."""
+        which is not logged, and may be taken back."""
         with self._mutation:
             self._held = reason
+            self._before = self.next_slot, [s.windows.still() for s in self.shards if loads]
             for shard in self.shards:
                 shard.loading = loads
 
-    def take_back(self, first: int) -> None:
-        """Erases what was loaded from slot `first` on, which no log knows of."""
+    def take_back(self) -> None:
+        """Erases what was appended since it is held, of which no log knows, and its requests."""
         with self._mutation:
+            first, windows = self._before
             slots_B = np.arange(first, self.next_slot)
             for shard, _, rows in self._split(slots_B[self.alive(slots_B)]):
                 shard.erase(rows)
+            for shard, known in zip(self.shards, windows, strict=True):
+                shard.windows = known
 
     def retire(self, reason: MemstoreError) -> None:
         """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
@@ -462,7 +477,10 @@ class EmbeddedMemory(ReadableMemory):
                 gone = leaving.pop(shard.number, NOTHING)
                 reply = Reply(len(at), 0, len(at), of, NO_SLOT if first is None else first)
                 shard.put(
-                    *(rows, keys, values, part),
+                    rows,
+                    keys,
+                    values,
+                    part,
                     drifts=drifts,
                     step=step,
                     evicted_E=gone,

@@ -51,8 +51,10 @@ class Place:
         """Threads that are worth having: where none waits, more would hold up searches."""
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """The names under a folder, and the bytes of each; none where it is not there."""
-        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
+        """The names under a folder, or without one at the top, and the bytes of each; none where
+        it is not there."""
+        deep = bool(folder)
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True, recursive=deep)
         with self._typed("is not read"):
             found = self._fs.get_file_info(selector)
         start = len(self._base) + 1

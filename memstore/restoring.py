@@ -95,7 +95,6 @@ def _fetch(
 
     def copy(path: str) -> None:
         key, local = snapshot.key_of(body["store"], path, wanted[path]), draft / path
-        files.make_folder(local.parent)
         # Under its name only once it is durable: what is there is not fetched again.
         part = local.with_name(local.name + ".part")
         part.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ class Store:
         self._refusal = ReadOnly(f"{self.path} was opened read-only") if read_only else None
         self._lock = self._take()
         try:
-            if self._manifest():
+            if self._is_there():
                 self._load(self._manifests.read())
             else:
                 self.checkpoint()
@@ -227,7 +227,6 @@ class Store:
             self._loading = MemoryInUse(
                 f"{sorted(names)} of {self.path} are being loaded", hint="wait until that is done"
             )
-            first = [base.next_slot for base in bases]
             for base in held:
                 base.hold(self._loading, loads=base in bases)
         try:
@@ -235,8 +234,8 @@ class Store:
             with self._mutex:
                 self._write(self._checkpoints, list(self._memories))
         except BaseException:
-            for base, slot in zip(bases, first, strict=True):
-                base.take_back(slot)
+            for base in bases:
+                base.take_back()
             raise
         finally:
             with self._mutex:
@@ -351,7 +350,7 @@ class Store:
 
     def _take(self) -> IO[str]:
         """Locks the directory, or makes it; what is foreign is not even locked."""
-        there = self._manifest()
+        there = self._is_there()
         if self._refusal is not None:
             if not there:
                 raise NotAStore(
@@ -364,7 +363,7 @@ class Store:
             raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
         return files.lock(self.path / "LOCK")
 
-    def _manifest(self) -> bool:
+    def _is_there(self) -> bool:
         """Whether there is a store; raises `NotAStore` where there is something else."""
         if not self.path.exists():
             return False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, SearchOptions, Store
+from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store
 from memstore.errors import DiskFailed, MemoryInUse, UnknownMemory, Unsupported
 from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
@@ -62,7 +62,8 @@ def test_what_was_not_loaded_whole_is_not_there(
     before = fingerprint(memory)["keys"]
     loading = store.loading("m")
     loading.__enter__()
-    memory.append(rows(2))
+    request = RequestId("loader", 1)
+    memory.append(rows(2), request_id=request)
     store.memory("other").append(rows(3))
     if ends == "by death":
         died(store)
@@ -77,6 +78,9 @@ def test_what_was_not_loaded_whole_is_not_there(
         assert fingerprint(memory)["keys"] == before
         [slot] = memory.append(rows(4, 1)).tolist()
         assert slot == 1_000  # those that were given out are not given out again
+        # What was taken back is not known as done.
+        assert memory.append(rows(2), request_id=request)[0] == 1_001
+        memory.erase(np.arange(1_001, 1_501))
         memory.erase([slot])
         died(store)
     with memstore.open(tmp_path) as store:
