@@ -25,16 +25,19 @@ MOST_PARTS = 1_024
 
 
 class File(Protocol):
-    """A file that grows at its end."""
+    """A file that is written from its front to its end."""
 
     def write(self, parts: Sequence[Bytes]) -> None:
-        """Puts all the bytes at the end; where it raises, some of them may be there."""
+        """Puts all the bytes behind what was written; where it raises, some may be there."""
+
+    def lay(self, size: int) -> None:
+        """Makes the file so long with zeros, over which it is written; raises as `write`."""
 
     def sync(self) -> None:
         """Returns once all that was written is durable."""
 
     def cut(self, size: int) -> None:
-        """Drops what lies behind the first `size` bytes."""
+        """Drops what lies behind the first `size` bytes, and goes on there."""
 
     def close(self) -> None:
         """Lets go of the file; makes nothing durable."""
@@ -81,7 +84,7 @@ class LocalDisk:
         folder.mkdir()
 
     def create(self, path: Path) -> LocalFile:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         return LocalFile(os.open(path, flags, 0o666))
 
     def read(self, path: Path) -> bytes:
@@ -120,27 +123,37 @@ class LocalFile:
     """A file of this machine, without a buffer of its own."""
 
     def __init__(self, handle: int) -> None:
-        self._handle = handle
+        self._handle, self._end = handle, 0
 
     def write(self, parts: Sequence[Bytes]) -> None:
+        self._end = self._put(parts, self._end)
+
+    def lay(self, size: int) -> None:
+        self._put([bytes(size - self._end)], self._end)
+
+    def sync(self) -> None:
+        # How long the file is becomes durable as well; when it was written to does not.
+        os.fdatasync(self._handle)
+
+    def cut(self, size: int) -> None:
+        os.ftruncate(self._handle, size)
+        self._end = size
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _put(self, parts: Sequence[Bytes], at: int) -> int:
+        """Writes at byte `at`; returns where that ends."""
         left = [memoryview(part) for part in parts if len(part)]
         while left:
-            written = os.writev(self._handle, left[:MOST_PARTS])
+            written = os.pwritev(self._handle, left[:MOST_PARTS], at)
+            at += written
             # The system takes 2 GiB at most, and less where the disk is nearly full.
             while left and written >= left[0].nbytes:
                 written -= left.pop(0).nbytes
             if written:
                 left[0] = left[0][written:]
-
-    def sync(self) -> None:
-        # Neither fdatasync nor room taken beforehand was faster by more than the disk's noise.
-        os.fsync(self._handle)
-
-    def cut(self, size: int) -> None:
-        os.ftruncate(self._handle, size)
-
-    def close(self) -> None:
-        os.close(self._handle)
+        return at
 
 
 DISK: Disk = LocalDisk()

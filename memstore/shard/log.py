@@ -39,6 +39,11 @@ SEGMENT_BYTES = 1 << 26
 """A segment is ended before it grows beyond this; a longer record has one of its own. Opening
 writes the last segment anew, and a checkpoint leaves at most that one behind."""
 
+ROOM_BYTES = 1 << 22
+"""At most so many bytes of zeros are laid out before records that are synced one by one, and no
+more than the segment has: a sync of a file that does not grow takes two thirds of the time. For
+records longer than a sixteenth of it that counts little beside writing them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,7 +84,7 @@ class Log:
         self._failure: BaseException | None = None
         self._dirty, self._ended = threading.Event(), threading.Event()
         self._flusher: threading.Thread | None = None
-        self._size = 0
+        self._size = self._laid = 0
         self.last = self.durable = after
         self.bytes = 0
         """Not covered by a checkpoint when it was opened, and appended since."""
@@ -101,6 +106,7 @@ class Log:
             self._check()
             self._make_room(size)
             try:
+                self._lay_out(size)
                 self._file.write(encoded.framed(self.last + 1, self.durable, self._seed))
             except BaseException as error:
                 # An interrupt as well: what comes next must not lie behind a half.
@@ -231,7 +237,25 @@ class Log:
                 raise failed from error
             raise
         self._file, self._seed, self._size = file, seed, sum(map(len, parts))
+        self._laid = 0
         self._segments.append(Segment(path, self._term, first))
+
+    def _lay_out(self, size: int) -> None:
+        """Makes room for a record and some that follow, where each of them is synced."""
+        end = self._size + size
+        if self._fsync != "always" or size > ROOM_BYTES // 16 or end <= self._laid:
+            return
+        room = min(end + min(self._size, ROOM_BYTES), self._segment_bytes)
+        if room <= end:
+            return
+        try:
+            self._file.lay(room)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._file.cut(self._size)  # What the disk still has may do for the record.
+        else:
+            self._laid = room
 
     def _advance(self) -> None:
         """Makes what was appended durable, or waits for who does; gives the lock up meanwhile."""
@@ -278,6 +302,7 @@ class Log:
 
     def _cut_back(self) -> None:
         """Leaves nothing of a record that was not written whole."""
+        self._laid = 0
         try:
             self._file.cut(self._size)
         except OSError as error:

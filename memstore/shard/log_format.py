@@ -23,7 +23,9 @@ from memstore.disk import Bytes
 from memstore.errors import CorruptFile, UnsupportedVersion
 from memstore.memory import Array
 
-VERSION = 1
+VERSION, READ = 2, (1, 2)
+"""What is written, and what is read. In version 1 no zeros lie behind the records."""
+
 SEGMENT_MAGIC, RECORD_MAGIC = b"memslog\n", b"mrec"
 
 SEGMENT = struct.Struct("<8sIIQQ16s12xI")
@@ -132,11 +134,11 @@ def read_head(data: bytes, path: Path, term: int, first: int, owner: bytes) -> i
     _, version, _, found_term, found_first, found_owner, crc = SEGMENT.unpack(head)
     if zlib.crc32(head[:-4]) != crc:
         raise CorruptFile(f"{path} was altered at byte 0", got="a head with another checksum")
-    if version != VERSION:
+    if version not in READ:
         raise UnsupportedVersion(
             f"{path} has another format",
             got=version,
-            expected=VERSION,
+            expected=f"one of {READ}",
             hint="open it with the version of memstore that wrote it",
         )
     if found_owner != owner:

@@ -31,6 +31,9 @@ from memstore.shard.usage import Usage
 STATE = "state_"
 """What the names of optimizer state begin with."""
 
+ROOM_ROWS = 1_024
+"""Room is made for so many rows at a time, at least: each time costs as much as writing 30 rows."""
+
 WRITTEN = ("keys", "values", "alive")
 """What every new row is written to; the others are zero and take no memory until they are used."""
 
@@ -103,6 +106,7 @@ class RowTable:
             "travel": Region((), np.float64),
         }
         self._marks = Region((), np.uint32)
+        self._room = 0
         self._show(0)
 
     @property
@@ -278,7 +282,7 @@ class RowTable:
                 self._regions[name] = self._wide(*shape[1:], dtype=dtype)
         self._grow(size)
         # Of a use that was long ago and of none the numbers are not zero.
-        self.usage.priority_N[:] = 0.0
+        self.usage.priority_N[:size] = 0.0
         for name, array in self.arrays().items():
             if name in shapes:
                 read(name, array)
@@ -333,20 +337,22 @@ class RowTable:
         if lacking:
             new = {n: self._wide(*a.shape[1:], dtype=a.dtype) for n, a in lacking.items()}
             for region in new.values():
-                region.grow(self.size)
+                region.grow(self._room)
             self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}
             self._show(self.size)
 
     def reserve(self, size: int) -> None:
         """Makes room for so many rows; raises `StorageFull`, with all as it was, without it."""
-        if size > self.size:
+        if size > self._room:
+            room = -(-size // ROOM_ROWS) * ROOM_ROWS
             try:
                 for name, region in self._regions.items():
-                    region.grow(size, filled=name in WRITTEN)
-                self._marks.grow(sequence.blocks(size))
-                self.usage.grow(size)
+                    region.grow(room, filled=name in WRITTEN)
+                self._marks.grow(sequence.blocks(room))
+                self.usage.grow(room)
             finally:
                 self._show(self.size)  # some may have moved
+            self._room = room
 
     def _grow(self, size: int) -> None:
         if size > self.size:

@@ -4,6 +4,7 @@ A segment is named by its term and its first sequence number. A term is one owne
 the log to write begins a segment of a term higher than all others, and from its first record on
 nothing of a lower term is log, whoever wrote it, and whenever. All segments but the last are
 durable and whole. The last may end in a part that a crash has torn: it was never acknowledged.
+Zeros behind the last record are room for others, and nothing.
 """
 
 from __future__ import annotations
@@ -156,14 +157,17 @@ def read_segment(segment: Segment, owner: bytes, disk: Disk = DISK) -> Contents:
             raise _bad(path, at, f"record {span.sequence}", f"record {sequence}")
         read.spans.append(span)
         at, sequence = span.stop, sequence + 1
+    more = len(data) - at
+    if data.count(0, at) == more:
+        more = 0
     if segment.end is None:
-        if at < len(data):
+        if more:
             _check_torn(data, at, seed, path, sequence)
-            read.torn = Torn(path, at, len(data) - at, sequence)
+            read.torn = Torn(path, at, more, sequence)
     elif sequence < segment.end:
         raise _bad(path, at, "none that is whole", f"record {sequence}")
-    elif at < len(data) and not segment.cut:
-        raise _bad(path, at, f"{len(data) - at} bytes more", f"the end behind {sequence - 1}")
+    elif more and not segment.cut:
+        raise _bad(path, at, f"{more} bytes more", f"the end behind {sequence - 1}")
     return read
 
 

@@ -34,11 +34,17 @@ class PowerLost(BaseException):
 
 @dataclass
 class Inode:
-    """A file without its names.  lost: a sync failed, and later ones do not write what it left."""
+    """A file without its names.
+
+    end: so far it was written, over zeros that reach beyond.  safe: so far when it was synced.
+    lost: a sync failed, and later ones do not write what it left.
+    """
 
     cached: bytes = b""
     durable: bytes = b""
     gone: list[bytes] = field(default_factory=list)
+    end: int = 0
+    safe: int = 0
     lost: bool = False
     folder: bool = False
 
@@ -46,23 +52,24 @@ class Inode:
         if self.folder:
             return self
         versions = [self.cached, *self.gone]
-        kept = bytearray(self.durable)
+        kept, first = bytearray(self.durable), self.safe
         choice = rng.integers(4)
         if choice == 1 and not self.lost:
             kept = bytearray(self.cached)
         elif choice == 2 and not self.lost:
             version = versions[rng.integers(len(versions))]
-            kept += version[len(kept) : rng.integers(len(kept), max(len(kept), len(version)) + 1)]
+            stop = rng.integers(first, max(first, len(version)) + 1)
+            kept[first:stop] = version[first:stop]
         elif choice == 3:
-            first, longest = len(kept), max(map(len, versions))
-            size = int(rng.integers(first, max(first, longest) + 1))
-            kept += bytes(size - first)
+            longest = max(map(len, versions))
+            size = int(rng.integers(len(kept), max(len(kept), longest) + 1))
+            kept += bytes(size - len(kept))
             for start in range(first - first % BLOCK, size, BLOCK):
                 version = versions[rng.integers(len(versions))]
                 block = version[max(start, first) : min(start + BLOCK, size)]
                 if rng.integers(2):
                     kept[max(start, first) : max(start, first) + len(block)] = block
-        return Inode(bytes(kept), bytes(kept))
+        return Inode(bytes(kept), bytes(kept), end=len(kept), safe=len(kept))
 
 
 class SimulatedDisk:
@@ -219,9 +226,16 @@ class SimulatedFile:
             self._disk.operate()
         except (OSError, PowerLost):
             if not self._disk.off or self._disk.operations == self._disk.stop_at:
-                self._inode.cached += data[: len(data) * 2 // 3]
+                self._put(data[: len(data) * 2 // 3])
             raise
-        self._inode.cached += data
+        self._put(data)
+
+    def lay(self, size: int) -> None:
+        end = self._inode.end
+        try:
+            self.write([bytes(size - end)])
+        finally:
+            self._inode.end = end
 
     def sync(self) -> None:
         try:
@@ -230,16 +244,22 @@ class SimulatedFile:
             self._inode.lost = True
             raise
         if not self._disk.sleeps("file") and not self._inode.lost:
-            self._inode.durable = self._inode.cached
+            self._inode.durable, self._inode.safe = self._inode.cached, self._inode.end
             self._inode.gone = []
 
     def cut(self, size: int) -> None:
         self._disk.operate()
         self._inode.gone.append(self._inode.cached)
-        self._inode.cached = self._inode.cached[:size]
+        self._inode.cached, self._inode.end = self._inode.cached[:size], size
 
     def close(self) -> None:
         pass
+
+    def _put(self, data: bytes) -> None:
+        inode = self._inode
+        behind = inode.end + len(data)
+        inode.cached = inode.cached[: inode.end] + data + inode.cached[behind:]
+        inode.end = behind
 
 
 class MirroredDisk(SimulatedDisk):
@@ -297,12 +317,19 @@ class MirroredFile:
         self._file, self._real = file, real
 
     def write(self, parts: Sequence[Bytes]) -> None:
-        before = len(self._file.inode.cached)
+        inode = self._file.inode
+        before = inode.end
         try:
             self._file.write(parts)
         finally:
             # Of a write that fails a part may be there.
-            self._real.write([self._file.inode.cached[before:]])
+            self._real.write([inode.cached[before : inode.end]])
+
+    def lay(self, size: int) -> None:
+        try:
+            self._file.lay(size)
+        finally:
+            self._real.lay(len(self._file.inode.cached))
 
     def sync(self) -> None:
         self._file.sync()

@@ -22,6 +22,7 @@ from memstore.errors import (
     LogFailed,
     MemstoreError,
     StorageFull,
+    StoreClosed,
 )
 from memstore.shard import segments
 from memstore.shard.log import Log
@@ -108,9 +109,9 @@ def test_a_disk_that_refuses_any_operation(number: int, then: str) -> None:
         except (StorageFull, LogFailed, CorruptFile) as error:
             told.add(type(error))
             if log is not None and isinstance(error, LogFailed):
-                with pytest.raises(LogFailed, match="open it again"):
+                with pytest.raises((LogFailed, StoreClosed), match="open it again"):
                     lives.append(log)
-                with pytest.raises(LogFailed, match="open it again"):
+                with pytest.raises((LogFailed, StoreClosed), match="open it again"):
                     log.truncate(1)
                 log.close()
         if disk.operations < at:
@@ -131,9 +132,9 @@ def test_a_sync_that_fails_is_told_to_all_that_wait() -> None:
     log = Log(FOLDER, OWNER, disk=disk)
     first = log.append(Record(Kind.TOUCH, {}))
     log.commit(first)
-    disk.stop_at, disk.failure = disk.operations + 10, errno.EIO
     for _ in range(9):
         log.append(Record(Kind.TOUCH, {}))
+    disk.stop_at, disk.failure = disk.operations + 1, errno.EIO
 
     def work() -> None:
         with pytest.raises(LogFailed, match=f"{os.strerror(errno.EIO)}.*open it again"):
@@ -163,13 +164,13 @@ def test_an_interrupt_leaves_no_half_record(
 ) -> None:
     log = Log(tmp_path, OWNER)
     log.append(Record(Kind.TOUCH, {}))
-    writev = os.writev
+    pwritev = os.pwritev
 
-    def interrupted(handle: int, parts: Any) -> int:
-        writev(handle, parts[:1])
+    def interrupted(handle: int, parts: Any, at: int) -> int:
+        pwritev(handle, parts[:1], at)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "writev", interrupted)
+    monkeypatch.setattr(os, "pwritev", interrupted)
     with pytest.raises(KeyboardInterrupt):
         log.append(Record(Kind.PUT, {"rows": np.arange(100)}))
     monkeypatch.undo()

@@ -15,7 +15,7 @@ import pytest
 
 from memstore.errors import CorruptFile, StoreClosed
 from memstore.shard import log_format, segments
-from memstore.shard.log import Log
+from memstore.shard.log import ROOM_BYTES, Log
 from memstore.shard.log_format import Kind, Record
 from tests.faults.disk import SimulatedDisk, SlowDisk
 from tests.faults.lives import FOLDER, OWNER, Lives, same, together
@@ -125,13 +125,13 @@ def test_a_sync_serves_nobody_that_came_after_it_began(
 ) -> None:
     log = Log(tmp_path, OWNER)
     log.append(Record(Kind.TOUCH, {}))
-    fsync = os.fsync
+    fdatasync = os.fdatasync
 
     def slow(handle: int) -> None:
-        fsync(handle)
+        fdatasync(handle)
         log.append(Record(Kind.TOUCH, {}))
 
-    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(os, "fdatasync", slow)
     log.commit(1)
     monkeypatch.undo()
     assert (log.durable, log.last) == (1, 2)
@@ -188,3 +188,31 @@ def test_a_commit_does_not_wait_where_it_need_not(fsync: Any) -> None:
     log.close()
     with pytest.raises(StoreClosed):
         log.append(Record(Kind.TOUCH, {}))
+
+
+def test_zeros_are_laid_out_before_short_records_that_are_synced(tmp_path: Path) -> None:
+    short, long = np.zeros(1_000), np.zeros(ROOM_BYTES // 8)
+    log = Log(made(tmp_path, "always"), OWNER)
+    sizes = []
+    for _ in range(100):
+        log.commit(log.append(Record(Kind.PUT, {"keys": short})))
+        sizes.append(size_of(log))
+    assert 2 <= len(set(sizes)) <= 10
+    log.commit(log.append(Record(Kind.PUT, {"keys": long})))
+    assert size_of(log) == log_format.SEGMENT.size + log.bytes
+    log.close()
+    again = Log(log.folder, OWNER)
+    assert (again.last, again.torn) == (101, None)
+    assert size_of(again) == log_format.SEGMENT.size + log.bytes
+    never = Log(made(tmp_path, "never"), OWNER, fsync="never")
+    never.append(Record(Kind.PUT, {"keys": short}))
+    assert size_of(never) == log_format.SEGMENT.size + never.bytes
+
+
+def made(around: Path, name: str) -> Path:
+    (around / name).mkdir()
+    return around / name
+
+
+def size_of(log: Log) -> int:
+    return sum(path.stat().st_size for path in log.folder.iterdir())

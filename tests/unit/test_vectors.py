@@ -11,15 +11,14 @@ import pytest
 import memstore
 from memstore import RequestId
 from memstore.errors import RequestConflict
-from memstore.manifest import FORMAT
 from memstore.verify import verify
-from tests.vectors.make import FOLDER, told
+from tests.vectors.make import FOLDER, NAME, told
 
 VECTORS = sorted(FOLDER.glob("format-*.zip"))
 
 
 def test_the_present_format_has_vectors() -> None:
-    assert FOLDER / f"format-{FORMAT}.zip" in VECTORS
+    assert FOLDER / NAME in VECTORS
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)

@@ -19,8 +19,12 @@ import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, RequestId, SearchOptions, Store
 from memstore.manifest import FORMAT
 from memstore.memory import Memory
+from memstore.shard import log_format
 
 FOLDER = Path(__file__).parent
+NAME = f"format-{FORMAT}-log-{log_format.VERSION}.zip"
+"""The one without a word of its log has version 1 of it."""
+
 WIDTH = 4
 
 
@@ -82,14 +86,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        store = memstore.open(place / "store")
+        store = memstore.open(place / "store", fsync="always")
         fill(store)
         expected = told(store)
         died(store)
         with memstore.open(place / "other") as other:
             fill(other)
             other.snapshot(place / "snapshots", at="filled")
-        path = FOLDER / f"format-{FORMAT}.zip"
+        path = FOLDER / NAME
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in ("store", "snapshots"):
                 for file in sorted((place / name).rglob("*")):
