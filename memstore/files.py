@@ -8,14 +8,15 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from memstore.disk import DISK, FULL, Disk
+from memstore.checksums import crc_of_both
+from memstore.disk import DISK, FULL, Bytes, Disk
 from memstore.errors import CorruptFile, DiskFailed, StorageFull, StoreLocked
 
 CHUNK_BYTES = 1 << 22
@@ -31,8 +32,8 @@ NewFile = BinaryIO
 BUFFER_BYTES = 1 << 20
 
 
-class _Counted(io.RawIOBase):
-    """What is behind a new file: it counts the bytes on their way to the disk."""
+class Counted(io.RawIOBase):
+    """What is behind a new file: it counts the bytes on their way to the disk, and sums them."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
         super().__init__()
@@ -46,6 +47,13 @@ class _Counted(io.RawIOBase):
         self._file.write([view])
         self._crc, self._bytes = zlib.crc32(view, self._crc), self._bytes + len(view)
         return len(view)
+
+    def put(self, parts: Sequence[Bytes], crcs: Iterable[int]) -> None:
+        """Writes parts at once whose CRCs are known."""
+        self._file.write(parts)
+        for part, crc in zip(parts, crcs, strict=True):
+            self._crc = crc_of_both(self._crc, crc, len(part))
+            self._bytes += len(part)
 
     def sync(self) -> Fingerprint:
         """Makes what was written durable; returns its fingerprint."""
@@ -75,22 +83,29 @@ def typed(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def making(path: Path, disk: Disk = DISK) -> Iterator[Counted]:
+    """Makes a file; where it fails none is left. What is in it is durable after its `sync`."""
+    counted = Counted(path, disk)
+    try:
+        with counted:
+            yield counted
+    except BaseException:
+        disk.remove(path)
+        raise
+
+
 def make(path: Path, write: Callable[[NewFile], object], disk: Disk = DISK) -> Fingerprint:
     """Makes a file of what `write` writes into it; returns its fingerprint.
 
     What is in it is durable then, its name after a sync of the folder. Where it fails no file is
     left.
     """
-    counted = _Counted(path, disk)
-    try:
-        with counted:
-            file = io.BufferedWriter(counted, BUFFER_BYTES)
-            write(file)
-            file.flush()
-            return counted.sync()
-    except BaseException:
-        disk.remove(path)
-        raise
+    with making(path, disk) as counted:
+        file = io.BufferedWriter(counted, BUFFER_BYTES)
+        write(file)
+        file.flush()
+        return counted.sync()
 
 
 def arrays_to(file: NewFile, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

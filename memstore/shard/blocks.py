@@ -8,6 +8,7 @@ no more than `WASTE` times what is wanted, and one checkpoint more. A block of z
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from memstore.disk import DISK, Disk
 from memstore.errors import CorruptFile
-from memstore.files import Fingerprint, NewFile, make
+from memstore.files import Fingerprint, making
 from memstore.kernels.half import packed
 from memstore.memory import Array, Slots
 
@@ -31,6 +32,10 @@ reading all of them runs at the speed of the disk."""
 
 WASTE = 2
 """A file is emptied when more than (WASTE − 1) / WASTE of it is wanted no more."""
+
+WRITE_BYTES = 1 << 22
+"""Blocks are written when there are so many bytes of them: who hands the interpreter over for each
+block makes searches wait."""
 
 READERS, READ_BLOCKS = 4, 32
 """Threads that read and check blocks, and how many one of them takes at a time."""
@@ -107,19 +112,29 @@ def write(
         name: _resized(before.get(name), dtype, shape) for name, (dtype, shape) in shapes.items()
     }
 
-    def put(file: NewFile) -> None:
-        offset = 0
+    parts, crcs, offset, waiting = list[memoryview](), list[int](), 0, 0
+    with making(folder / name_of(number), disk) as file:
         for name, block, rows in changed:
-            data_R = packed(np.ascontiguousarray(rows)).reshape(-1).view(np.uint8)
-            stored = after[name]
-            if not data_R.any():
+            data = packed(np.ascontiguousarray(rows)).reshape(-1).view(np.uint8).data
+            stored, crc = after[name], zlib.crc32(data)
+            if crc == _crc_of_zeros(len(data)) and not np.frombuffer(data, np.uint8).any():
                 stored.files_K[block] = ZEROS
                 continue
             stored.files_K[block], stored.offsets_K[block] = number, offset
-            stored.crcs_K[block] = zlib.crc32(data_R.data)
-            offset += file.write(data_R.data)
+            stored.crcs_K[block] = crc
+            parts.append(data)
+            crcs.append(crc)
+            offset, waiting = offset + len(data), waiting + len(data)
+            if waiting >= WRITE_BYTES:
+                file.put(parts, crcs)
+                parts, crcs, waiting = [], [], 0
+        file.put(parts, crcs)
+        return after, file.sync()
 
-    return after, make(folder / name_of(number), put, disk)
+
+@functools.lru_cache(maxsize=64)
+def _crc_of_zeros(length: int) -> int:
+    return zlib.crc32(bytes(length))
 
 
 def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK) -> None:

@@ -17,11 +17,15 @@ from contextlib import AbstractContextManager
 import numpy as np
 import numpy.typing as npt
 
+from memstore.kernels.group import distinct
 from memstore.memory import Array, Slots
 from memstore.shard.blocks import BLOCK_ROWS
+from memstore.shard.region import Region
 
 AT_A_TIME = 8
 """Blocks copied while writers are kept off: 4 MiB of float32 rows of 128, a millisecond or two."""
+
+NOWHERE = -1
 
 Blocks = npt.NDArray[np.bool_]
 
@@ -69,20 +73,25 @@ class Cut:
         self.rows = max((shape[0] for _, shape in self.shapes.values()), default=0)
         self._next = 0
         """The first row that was not copied yet."""
-        self._kept_N = np.zeros(self.rows, bool)
-        self._kept: list[tuple[Slots, dict[str, Array]]] = []
+        self._place_N = np.full(self.rows, NOWHERE, np.int32)
+        """Where each row lies among those kept."""
+        self._kept = {name: Region(s[1:], dtype) for name, (dtype, s) in self.shapes.items()}
+        self._places = 0
 
     def before(self, rows_B: Slots) -> None:
         """Keeps what rows are that are about to change; with writers kept off."""
         if self._next >= self.rows:
             return
         rows = rows_B[(rows_B >= self._next) & (rows_B < self.rows)]
-        rows = np.unique(rows[~self._kept_N[rows]])
+        rows = distinct(rows[self._place_N[rows] == NOWHERE])
         rows = rows[self._wanted_K[rows // BLOCK_ROWS]]
         if len(rows):
-            self._kept_N[rows] = True
+            first, self._places = self._places, self._places + len(rows)
             arrays = self._read()
-            self._kept.append((rows, {name: arrays[name][rows] for name in self.shapes}))
+            for name, kept in self._kept.items():
+                kept.grow(self._places)
+                kept.view(self._places)[first:] = arrays[name][rows]
+            self._place_N[rows] = np.arange(first, self._places)
 
     def blocks(
         self, writers: AbstractContextManager[object]
@@ -99,24 +108,17 @@ class Cut:
                     for begin, end in ranges
                 ]
                 self._next = ranges[-1][1]
-                kept = self._take(self._next)
-            for rows, parts in kept:
-                for (begin, end), copy in zip(ranges, copies, strict=True):
-                    first, last = np.searchsorted(rows, (begin, end)).tolist()
-                    for name, part in parts.items():
-                        copy[name][rows[first:last] - begin] = part[first:last]
+            # Nobody keeps any of these rows from now on.
+            for (begin, end), copy in zip(ranges, copies, strict=True):
+                self._as_before(begin, end, copy)
             yield from zip(some.tolist(), copies, strict=True)
         with writers:
             self._next = self.rows
 
-    def _take(self, end: int) -> list[tuple[Slots, dict[str, Array]]]:
-        """What was kept of rows below `end`; the rest stays."""
-        taken, left = [], []
-        for rows, parts in self._kept:
-            at = int(np.searchsorted(rows, end))
-            if at:
-                taken.append((rows[:at], {name: part[:at] for name, part in parts.items()}))
-            if at < len(rows):
-                left.append((rows[at:], {name: part[at:] for name, part in parts.items()}))
-        self._kept = left
-        return taken
+    def _as_before(self, begin: int, end: int, copy: dict[str, Array]) -> None:
+        """Puts what was kept of some rows into a copy of them."""
+        place_R = self._place_N[begin:end]
+        rows = np.flatnonzero(place_R != NOWHERE)
+        if len(rows):
+            for name, part in copy.items():
+                part[rows] = self._kept[name].view(self._places)[place_R[rows]]

@@ -190,7 +190,7 @@ SITES = [
     "file < sync < make < _make",
     "file < sync < make < new",
     "file < sync < make < replace_json",
-    "file < sync < make < write",
+    "file < sync < write",
     "folder < _begin",
     "folder < make_folder",
     "folder < replace_json",
@@ -213,7 +213,7 @@ def test_every_sync_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_refuses_any_operation(tmp_path: Path, number: int) -> None:
     told = set[type[MemstoreError]]()
-    for at in range(1, 10_000, 1 if LONG else 17):
+    for at in range(1, 10_000, 1 if LONG else 13):
         root = tmp_path / f"{at}"
         root.mkdir()
         disk = MirroredDisk()
