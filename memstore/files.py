@@ -210,9 +210,10 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
             hint="close the store there first",
         ) from error
     if not shared:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # Whose it is, for others to read; on a full disk it is held all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
     return file
 
 
