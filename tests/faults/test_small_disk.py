@@ -60,10 +60,15 @@ def state(memory: Memory) -> tuple[list[int], bytes]:
 def stuff(folder: Path) -> Path:
     """Takes all the room that is left; returns the file that has it."""
     path = folder / "stuffing"
-    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
+        zeros_to(path)
+    return path
+
+
+def zeros_to(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
         while file.write(bytes(4_096)):
             pass
-    return path
 
 
 def test_a_full_disk_refuses_changes_and_checkpoints_until_there_is_room(small: Path) -> None:
