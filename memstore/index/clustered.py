@@ -53,7 +53,8 @@ class Codebook:
     centroids_CE float32: in the space of the reduction, for rows; `empty` has its first D
     columns, for queries.  recall: None before it was measured.  room: where segments are searched.
     unit: what rows are divided by before they are encoded.  depth: how many times as many
-    candidates are scored again as for codes of 8 bits.
+    candidates are scored again as for codes of 8 bits.  tuned: how many rows there were when its
+    reduction and its clusters were chosen.
     """
 
     empty: faiss.IndexIVF
@@ -65,6 +66,7 @@ class Codebook:
     room: Room | None = None
     unit: float = 1.0
     depth: float = 1.0
+    tuned: int = 0
 
     @property
     def clusters(self) -> int:

@@ -47,6 +47,18 @@ MOST_REWRITTEN = 0.25
 """Nor is one laid where more than this share of the rows was written again since the last
 clustering: then the next one is near."""
 
+CHECKED_AGAIN, CHECKED_BY = 1 / 32, 64
+"""After so large a share it is looked, by so many recent queries, whether what was measured still
+holds: what comes in may be unlike what was there."""
+
+OTHERS = 0.5
+"""Where lists are visited for a target of recall, more of them make up for clusters that no longer
+fit. Rows are clustered anew for it once so large a share of them was sealed since the last time."""
+
+UNLIKE, CLUSTERING_S = 1 / 32, 1e-5
+"""Or once searches took longer, beyond what is usual, than clustering takes, so many seconds a row;
+if such a share was sealed since, for clustering the same rows again would change nothing."""
+
 MAX_SEGMENTS, TIER = 4, 2
 """Segments a query visits at most, and how many times as many rows the oldest holds as all that are
 younger; else they are joined to it. Beyond so many segments the youngest are joined, and to them
@@ -93,10 +105,27 @@ def wants_measuring(index: TwoTierIndex, live: int) -> bool:
     sealed = live - version.fresh.count
     if version.codebook is None or sealed <= 0:
         return False
-    recall = version.codebook.recall
+    return _wants_all(index) or _wants_check(index)
+
+
+def _wants_all(index: TwoTierIndex) -> bool:
+    """Whether recall is to be measured whatever a check would say."""
+    version = index.version
+    recall = None if version.codebook is None else version.codebook.recall
     if recall is None or (index.recent.enough() and not recall.asked):
         return True
     return version.unmeasured > MEASURED_AGAIN * recall.rows
+
+
+def _wants_check(index: TwoTierIndex) -> bool:
+    version = index.version
+    recall = None if version.codebook is None else version.codebook.recall
+    if recall is None or not recall.asked or not index.recent.enough() or version.graph is not None:
+        return False
+    assert version.codebook is not None
+    if 2 * index.probe(version.codebook) >= version.clusters:
+        return False  # It finds nearly all there is, and what more lists find is of no use.
+    return version.unmeasured - version.checked > CHECKED_AGAIN * recall.rows
 
 
 def wants_clustering(index: TwoTierIndex, live: int) -> bool:
@@ -107,12 +136,27 @@ def wants_clustering(index: TwoTierIndex, live: int) -> bool:
         return wants_sealing(index)
     if live > GROWTH * book.rows or version.encoded + fresh > live:
         return True
-    if sum(s.beyond for s in version.segments) > MOST_BEYOND * version.sealed:
+    if _many_beyond(version):
+        return True
+    if _suffers(index, live) and version.encoded + fresh > UNLIKE * live:
         return True
     if version.promise is None or book.recall is None:
         return False
     probe, recall = version.promise
-    return book.recall.at(probe) < recall - RECALL_LOST
+    lost = book.recall.at(probe) < recall - RECALL_LOST
+    if index.config.recall_target is None:
+        return lost
+    return lost and version.encoded > OTHERS * live
+
+
+def _suffers(index: TwoTierIndex, live: int) -> bool:
+    """Whether searches have cost as much beyond the usual as a clustering."""
+    return index.excess_s > CLUSTERING_S * live
+
+
+def _many_beyond(version: Version) -> bool:
+    """Whether too many rows are longer than the reach of the reduction."""
+    return sum(s.beyond for s in version.segments) > MOST_BEYOND * version.sealed
 
 
 def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
@@ -168,6 +212,12 @@ def measure(index: TwoTierIndex, source: Source) -> int:
         sealed_R = np.setdiff1d(work.live_R, version.fresh_F, assume_unique=True)
         if book is None or not len(sealed_R):
             return 0
+        if not _wants_all(index) and _holds(index, source, version, sealed_R):
+            with source.writers:
+                now = index.version
+                if now.built == version.built:
+                    index.version = replace(now, checked=version.unmeasured)
+            return len(sealed_R)
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
         known = _renewed(known, book, version.segments, source.read)
         again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
@@ -180,7 +230,8 @@ def measure(index: TwoTierIndex, source: Source) -> int:
             now = index.version
             if now.built == version.built and now.codebook is not None:
                 promise = now.promise
-                if book.recall is None or book.recall.asked != known.asked:
+                other = book.recall is None or book.recall.asked != known.asked
+                if other and (promise is None or index.config.recall_target is None):
                     promise = _promise(index, again)
                 index.version = replace(
                     now,
@@ -188,15 +239,26 @@ def measure(index: TwoTierIndex, source: Source) -> int:
                     codebook=replace(now.codebook, recall=again.recall, depth=again.depth),
                     segments=_walked(now.segments, walks),
                     unmeasured=now.unmeasured - version.unmeasured,
+                    checked=0,
                     promise=promise,
                 )
         return len(sealed_R)
 
 
-def cluster(index: TwoTierIndex, source: Source) -> int:
+def _holds(index: TwoTierIndex, source: Source, version: Version, sealed_R: Slots) -> bool:
+    """Whether recall is about what was measured, as far as a few queries tell."""
+    book = version.codebook
+    assert book is not None
+    known = tuning.truth(source.read, sealed_R, index.recent, index.seed, CHECKED_BY)
+    probe = min(index.probe(book), book.clusters)
+    return tuning.holds(book, version.segments, source.read, known, probe)
+
+
+def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
     """Clusters and encodes all rows; returns how many there were.
 
     Nothing is fresh afterwards but what was written meanwhile. Much of that is encoded before.
+    tune: choose the reduction and the number of clusters anew, whatever was chosen before.
     """
     with _working(index, source, source.live) as work:
         live_R, row_version = work.live_R, source.version()
@@ -206,7 +268,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
                 fresh = index.queue.anew(index.version.fresh, _there(work.take(), source))
                 index.version = replace(EMPTY, number=number, fresh=fresh, built=number)
             return 0
-        book, known = _train(index, source.read, live_R)
+        book, known = _train(index, source.read, live_R, tune)
         sealing = Sealing(source.read, source.travel)
         segments = [clustered.seal(book, source.read, live_R, sealing)]
         known = _renewed(known, book, tuple(segments), source.read)
@@ -231,6 +293,7 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
             owed_R = np.setdiff1d(owed_R, there_R, assume_unique=True)
         with source.writers:
             changed = distinct(np.concatenate([owed_R, work.take()]))
+            index.excess_s = 0.0
             index.drift.anew(sealing)
             index.drift.forget(changed)
             number = index.version.number + 1
@@ -249,19 +312,35 @@ def cluster(index: TwoTierIndex, source: Source) -> int:
         return len(live_R)
 
 
-def _train(index: TwoTierIndex, read: Reader, live_R: Slots) -> tuple[Codebook, tuning.Truth]:
-    config, seed = index.config, index.seed
-    reduction = Reduction()
+def _train(
+    index: TwoTierIndex, read: Reader, live_R: Slots, tune: bool
+) -> tuple[Codebook, tuning.Truth]:
+    config, seed, old = index.config, index.seed, index.version.codebook
+    reduction, tuned = Reduction(), 0
     clusters = config.clusters or clustered.choose_clusters(len(live_R))
     known = tuning.truth(read, live_R, index.recent, seed)
     if config.recall_target is not None and len(live_R) >= FEWEST_TUNED:
-        reduction, clusters = tuning.choose(config, read, live_R, known, config.recall_target, seed)
+        fits = not _many_beyond(index.version)
+        if not tune and fits and old is not None and _still_tuned(old, known, len(live_R)):
+            reduction, clusters, tuned = old.reduction, old.clusters, old.tuned
+        else:
+            target = config.recall_target
+            reduction, clusters = tuning.choose(config, read, live_R, known, target, seed)
+            tuned = len(live_R)
     size = clustered.sample_size(len(live_R), clusters)
     sample_R = np.sort(np.random.default_rng(seed).choice(live_R, size, replace=False))
     sample_RD = np.ascontiguousarray(read(sample_R), np.float32)
-    old = index.version.codebook
-    book = clustered.train(config, sample_RD, len(live_R), seed, reduction, clusters, old)
-    return replace(book, room=index.room), known
+    # From centroids that do not fit, k-means does not find those that do: where rows came that are
+    # unlike those of before, lists stayed ten times as many to visit.
+    start = None if _suffers(index, len(live_R)) else old
+    book = clustered.train(config, sample_RD, len(live_R), seed, reduction, clusters, start)
+    return replace(book, room=index.room, tuned=tuned), known
+
+
+def _still_tuned(book: Codebook, known: tuning.Truth, live: int) -> bool:
+    """Whether what was chosen before was chosen for such queries, and for rows not much fewer."""
+    recall = book.recall
+    return recall is not None and recall.asked == known.asked and live <= GROWTH * book.tuned
 
 
 def _renewed(

@@ -266,7 +266,7 @@ class Maintainer:
 
     def _cluster(self) -> None:
         if self._wants_clustering():
-            self._run("cluster", lambda: jobs.cluster(self.index, self._source))
+            self._run("cluster", lambda: jobs.cluster(self.index, self._source, tune=False))
 
     def _run(self, kind: str, job: Callable[[], int]) -> None:
         began = time.monotonic()

@@ -150,6 +150,7 @@ def load(
             index.room,
             unit,
             depth,
+            int(tiers["tuned"]) if "tuned" in tiers else 0,
         )
         since = dict(zip(SINCE, tiers["since"].tolist(), strict=True))
         fresh = index.queue.anew(Fresh(), tiers["fresh"])
@@ -166,6 +167,7 @@ def _tiers(moment: Still, book: clustered.Codebook) -> dict[str, Array]:
     arrays = {
         "fresh": version.fresh_F,
         "trained_rows": np.array(book.rows),
+        "tuned": np.array(book.tuned),
         "centroids": book.centroids_CE,
         "coding": np.array([book.unit, book.depth]),
         "reduction": np.array([book.reduction.alpha, book.reduction.reach]),

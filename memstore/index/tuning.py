@@ -49,6 +49,9 @@ much as dozens of codes."""
 WIDEST = 8
 """Measuring ends at one list in so many, too, but not before 32, nor before what is wanted."""
 
+FEWER = 4
+"""Beyond that, one query in so many is still asked."""
+
 WIDEST_WINDOW = 512
 """Rows that a walk keeps in view at most while recall is measured."""
 
@@ -66,7 +69,10 @@ WALK_ROWS, WALK_COST = 140.0, 8.0
 
 
 class Recent:
-    """Keeps some of the queries asked lately: a few of each call, the oldest replaced first."""
+    """Keeps some of the queries asked lately: a few of each call, the oldest replaced first.
+
+    Until it has enough it takes more of a call: what is tuned without is tuned for other queries.
+    """
 
     def __init__(self, width: int) -> None:
         self._queries_RD = np.zeros((QUERIES, width), np.float32)
@@ -74,10 +80,11 @@ class Recent:
         self._lock = threading.Lock()
 
     def saw(self, queries_QD: Array) -> None:
-        """Keeps at most 8 of them. A caller that would have to wait keeps none."""
+        """Keeps at most 8 of them, at first 64. A caller that would have to wait keeps none."""
         if len(queries_QD) and self._lock.acquire(blocking=False):
             try:
-                few_BD = queries_QD[:: -(-len(queries_QD) // 8)]
+                most = 8 if self.enough() else 64
+                few_BD = queries_QD[:: -(-len(queries_QD) // most)]
                 at_B = (self._seen + np.arange(len(few_BD))) % QUERIES
                 self._queries_RD[at_B] = few_BD
                 self._seen += len(few_BD)
@@ -108,10 +115,12 @@ class Truth:
     count: int
 
 
-def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int) -> Truth:
+def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int, most: int = QUERIES) -> Truth:
     """Searches all rows for recent queries, or for jittered rows where those are too few."""
     asked = recent.enough()
-    queries_QD = recent.take() if asked else _jittered(read, rows_R, seed)
+    queries_QD = _jittered(read, rows_R, seed)
+    if asked:
+        queries_QD = recent.take()[:: QUERIES // most].copy()
     rows_QK = np.full((len(queries_QD), K), NO_SLOT, np.int64)
     scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
     longest = 0.0
@@ -243,7 +252,7 @@ def measure(
     """Measures recall by probe: the share of K found that score no less than the true K-th.
 
     wanted: recall that is measured up to, at whatever cost: what was not measured to be enough
-    would make a search visit every list.
+    would make a search visit every list. Where that takes very many lists, fewer queries do.
     """
     queries_QD = known.queries_QD
     lists_QC, near_QC = _ordered(codebook, queries_QD)
@@ -264,11 +273,29 @@ def measure(
         recalls.append(recall)
         errors.append(error)
         sure = recall - error
-        far = probe >= max(codebook.clusters / WIDEST, 32) and sure >= wanted
+        wide = probe >= max(codebook.clusters / WIDEST, 32)
+        far = wide and sure >= wanted
+        if wide and len(queries_QD) == QUERIES:
+            few = slice(None, None, FEWER)
+            queries_QD, lists_QC, near_QC = queries_QD[few].copy(), lists_QC[few], near_QC[few]
+            found = found[0][few], found[1][few]
+            known = replace(known, queries_QD=queries_QD, rows_QK=known.rows_QK[few])
+            judge = _judge(read, known)
         if far or probe >= codebook.clusters or sure >= max(NEARLY_ALL, wanted):
             table = (np.array(probes), np.array(recalls), np.array(errors))
             return Recall(*table, known.asked, known.count)
         visited, probe = probe, min(2 * probe, codebook.clusters)
+
+
+def holds(
+    codebook: Codebook, segments: tuple[Segment, ...], read: Reader, known: Truth, probe: int
+) -> bool:
+    """Whether a probe still finds about what was measured of it, as far as few queries tell."""
+    if codebook.recall is None:
+        return False
+    rows_QC = clustered.propose(codebook, segments, known.queries_QD, K, probe)
+    recall, error = _judge(read, known)(rows_QC)
+    return recall + error >= codebook.recall.at(probe)
 
 
 def _ordered(codebook: Codebook, queries_QD: Array) -> tuple[Slots, Array]:

@@ -24,6 +24,7 @@ from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
+from memstore.kernels.near import has_matrix_units
 from memstore.memory import Array, SearchOptions, Slots
 
 logger = logging.getLogger(__name__)
@@ -37,14 +38,23 @@ with 10^6 rows of 64 it is about 20 for one query and 2 for each of a batch of 6
 the scan; between them, the scan is preferred, since it loses no row."""
 
 
+LISTED_NS, READ_NS, MULTIPLIED_NS = 22.0, 145.0, (6.0, 0.7)
+"""What a row of 128 costs a query that meets it in a list; to be read for an exact search of any
+number of queries; and to be multiplied with each of them, without matrix units and with them."""
+
+USUAL_PROBE = 64
+"""Lists that a search visits at most where rows are clustered as they should be."""
+
+
 @dataclass(frozen=True)
 class Version:
     """What one search sees, and since when.
 
     fresh: the rows not sealed as they are.  built: the number of the version in which
     the rows were last clustered, and row_version that of the rows then.  encoded, unmeasured: rows
-    sealed since then, and since recall was last measured.  promise: a probe, and the recall
-    measured with it when the rows were last clustered.
+    sealed since then, and since recall was last measured; checked: of those, before it was last
+    looked whether what was measured still holds.  promise: a probe, and the recall measured with
+    it when the rows were last clustered.
     """
 
     number: int
@@ -55,6 +65,7 @@ class Version:
     row_version: int = 0
     encoded: int = 0
     unmeasured: int = 0
+    checked: int = 0
     promise: tuple[int, float] | None = None
 
     @property
@@ -113,6 +124,8 @@ class TwoTierIndex:
         self.drift = Drift(config.drift_limit)
         self._works: list[Work] = []
         self.recent = tuning.Recent(width)
+        self.excess_s = 0.0
+        """About how long searches took beyond the usual, since rows were clustered."""
         self.queue = Queue(read)
 
     @property
@@ -158,6 +171,25 @@ class TwoTierIndex:
         probe = self.probe(version.codebook, options)
         lists = min(self._reach(version, passing, probe), version.clusters)
         return passing.count * SCAN_COST <= version.sealed * lists / version.clusters
+
+    def scans_all(self, version: Version, queries: int, options: SearchOptions) -> bool:
+        """Whether scoring all rows is cheaper than as many lists as reach the recall wanted.
+
+        So it is for many queries at once where rows are hardly clustered, or not for these queries.
+        What a search takes beyond the usual is added up.
+        """
+        book = version.codebook
+        told = options.probe or (self.config.probe and options.recall_target is None)
+        walked = self.window(version, options) is not None
+        if book is None or book.recall is None or told or walked or options.sample_clusters:
+            return False
+        probe = min(self.probe(book, options), book.clusters)
+        listed_ns = LISTED_NS * queries * probe / book.clusters
+        all_ns = READ_NS + MULTIPLIED_NS[has_matrix_units()] * queries
+        if options.recall_target is None:
+            usual = max(1.0 - USUAL_PROBE / probe, 0.0)
+            self.excess_s += 1e-9 * min(listed_ns, all_ns) * usual * version.sealed
+        return all_ns < listed_ns
 
     @staticmethod
     def _reach(version: Version, passing: Passing, probe: int) -> int:

@@ -84,6 +84,10 @@ class ReadableShard:
         passing = None if answer is None else answer()
         if passing is not None and not every_row:
             every_row = self.index.scans(version, passing, options)
+        elif not every_row and self.config.storage == "memory":
+            every_row = self.index.scans_all(version, len(queries_QD), options)
+            if every_row:
+                self.index.recent.saw(queries_QD.astype(np.float32, copy=False))
         if every_row:
             rows_QC, scored = self._propose_every(queries_QD, view, k, passing)
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
