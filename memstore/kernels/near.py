@@ -114,8 +114,10 @@ def products(parts: Sequence[Array], queries_QD: Array) -> Array:
         for part_RD, place_RQ in zip(parts, places, strict=True):
             _score(query_D, part_RD, place_RQ)
     elif not halved or not count:
-        for part_RD, place_RQ in zip(parts, places, strict=True):
-            np.matmul(part_RD, queries_QD.T, out=place_RQ)
+        # All numbers are finite and small enough; BLAS was seen to raise the flag all the same.
+        with np.errstate(invalid="ignore"):
+            for part_RD, place_RQ in zip(parts, places, strict=True):
+                np.matmul(part_RD, queries_QD.T, out=place_RQ)
     else:
         queries_QD = np.ascontiguousarray(queries_QD, np.float32)
         bits_QD = np.empty(queries_QD.shape, np.int16)

@@ -221,7 +221,7 @@ def test_no_read_waits_for_a_mutation(
         for _ in range(20):
             memory.append(keys, values, records)
         some = np.arange(4)
-        many = (np.tile(keys, (500, 1)), np.tile(values, (500, 1)), {"n": [9] * 2_000})
+        many = (np.tile(keys, (2_500, 1)), np.tile(values, (2_500, 1)), {"n": [9] * 10_000})
         writes = {
             "update": lambda: memory.update(some, keys, values),
             "write": lambda: memory.write(some, keys, values, records),
