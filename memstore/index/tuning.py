@@ -118,10 +118,8 @@ class Truth:
 def truth(read: Reader, rows_R: Slots, recent: Recent, seed: int, most: int = QUERIES) -> Truth:
     """Searches all rows for recent queries, or for jittered rows where those are too few."""
     asked = recent.enough()
-    if asked:
-        queries_QD = recent.take()[:: QUERIES // most].copy()
-    else:
-        queries_QD = _jittered(read, rows_R, seed)
+    some = slice(None, None, QUERIES // most)
+    queries_QD = recent.take()[some].copy() if asked else _jittered(read, rows_R, seed)
     rows_QK = np.full((len(queries_QD), K), NO_SLOT, np.int64)
     scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
     longest = 0.0
