@@ -246,6 +246,10 @@ class EmbeddedMemory(ReadableMemory):
         self.admit(deadline)
         with self._mutating(deadline):
             self._check_open()
+            live = sum(shard.rows.live for shard in self.shards)
+            if n > self.next_slot:
+                # So many there never were: nothing is made for them.
+                raise InvalidArgument("too few slots", got=f"n={n}", expected=f"≤ {live}")
             known = self.known(asked)
             slots_B: Slots = known.given(n)
             left = np.flatnonzero(slots_B == NO_SLOT)
