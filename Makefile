@@ -16,7 +16,7 @@ DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-long check bench peers pins clean
+.PHONY: help demo test test-long check protos bench peers pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,10 @@ check: $(DEV) ## lint, format and types
 	@$(BIN)/ruff format --check
 	@echo "Checking types ..."
 	@$(BIN)/mypy
+
+protos: $(DEV) ## make the code of protos/memstore/v1/memory.proto anew
+	@$(BIN)/python -m grpc_tools.protoc -Imemstore/rpc/v1=protos/memstore/v1 \
+		--python_out=. --pyi_out=. memstore/rpc/v1/memory.proto
 
 bench: $(DEV) ## run one benchmark, or list them (NAME=..., ARGS=--quick)
 	@$(BIN)/python -m tests.benchmarks $(or $(NAME),--list) $(ARGS)

@@ -17,6 +17,8 @@ from memstore.memory import (
     SearchResult,
 )
 from memstore.restoring import restore
+from memstore.rpc.tls import ClientTls
+from memstore.service import connect
 from memstore.snapshot import Snapshot
 from memstore.store import Store, open  # noqa: A004
 
@@ -24,6 +26,7 @@ __all__ = [
     "NO_SLOT",
     "And",
     "Applied",
+    "ClientTls",
     "Compare",
     "Description",
     "EncodingConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "Snapshot",
     "Store",
     "UsageConfig",
+    "connect",
     "field",
     "open",
     "restore",

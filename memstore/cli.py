@@ -1,9 +1,11 @@
-"""memstore: looks at stores from the command line, copies them and brings them back.
+"""memstore: looks at stores from the command line, copies them, brings them back and serves them.
 
 memstore describe PATH          what a store holds
 memstore verify PATH            whether it is whole: exit status 0, or 1 and what is wrong with it
 memstore snapshot PATH URI      copies it as it is now, or as it was at a mark
 memstore restore URI PATH       makes a store of a snapshot
+memstore serve PATH             serves it to others (extra `rpc`)
+memstore token FILE NAME        says who may call (extra `rpc`)
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ from memstore.restoring import restore
 from memstore.store import Store
 from memstore.verify import describe, verify
 
+try:
+    from memstore.rpc import cli as rpc
+except ImportError:  # without the extra `rpc` there is nothing to serve by
+    rpc = None  # type: ignore[assignment]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 where something is wrong, 2 for bad usage."""
@@ -29,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "snapshot": _snapshot,
         "restore": _restore,
     }
+    if rpc is not None:
+        commands |= {"serve": rpc.serve, "token": rpc.token}
     try:
         return commands[options.command](options)
     except MemstoreError as error:
@@ -107,7 +116,7 @@ def _say(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="memstore", description="Look at stores, copy them and bring them back."
+        prog="memstore", description="Look at stores, copy them, bring them back and serve them."
     )
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
@@ -136,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="cut all memories into N shards, or NAME=N … those named",
     )
+    if rpc is not None:
+        rpc.add_commands(commands)
     return parser
 
 

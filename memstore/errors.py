@@ -17,6 +17,11 @@ MemstoreError
 ├── DeadlineExceeded                 the call waited for too long; nothing was changed
 ├── RequestTooOld                    nobody knows any more whether the request was applied
 ├── RequestConflict                  the request's number was used for another one
+├── ServiceError                     the server, or the way to it, is at fault
+│   ├── Unauthenticated              the server does not know who calls
+│   ├── NotAllowed                   it knows, and the caller's role or memories do not allow it
+│   ├── Unreachable                  it is not there, or was lost in the middle of a call
+│   └── ServerFailed                 it failed for a reason that it does not tell
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
     ├── StoreLocked                  another process owns the store
@@ -118,7 +123,11 @@ class Overloaded(MemstoreError):
 
 
 class DeadlineExceeded(MemstoreError):
-    """The time that a call was given was over before it could begin; nothing was changed."""
+    """The time that a call was given was over before it could begin; nothing was changed.
+
+    Through a service only the server knows that: where its answer was late or lost, a mutation may
+    have been done. Under a `request_id` it may be sent again.
+    """
 
     retryable = True
 
@@ -129,6 +138,28 @@ class RequestTooOld(MemstoreError):
 
 class RequestConflict(MemstoreError):
     """A request has the number of an earlier one and another content; it was not applied."""
+
+
+class ServiceError(MemstoreError):
+    """The server, or the way to it, is at fault."""
+
+
+class Unauthenticated(ServiceError):
+    """The server does not know who calls."""
+
+
+class NotAllowed(ServiceError):
+    """The caller's role, or the memories of its token, do not allow the call."""
+
+
+class Unreachable(ServiceError):
+    """The server is not there, or was lost in the middle of a call."""
+
+    retryable = True
+
+
+class ServerFailed(ServiceError):
+    """The server failed for a reason that it does not tell; its log does."""
 
 
 class StoreError(MemstoreError):

@@ -50,6 +50,7 @@ from tests.congruence.oracle import (
     live_slots,
     settle,
 )
+from tests.congruence.served import ServedStore, SessionStore
 from tests.congruence.widened import check_widened
 
 RUNS = settings(
@@ -220,10 +221,12 @@ def search_widely(
 class Verbs(RuleBasedStateMachine):
     """A memory with rows of its own, beside the oracle."""
 
+    opened: Any = staticmethod(memstore.open)
+
     @initialize(config=configs)
     def make(self, config: MemoryConfig) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="memstore-")
-        self.store = memstore.open(self.folder.name)
+        self.store = self.opened(self.folder.name)
         self.memory = self.store.create("m", config)
         self.oracle = Oracle(config)
         self.config = config
@@ -433,7 +436,7 @@ class Verbs(RuleBasedStateMachine):
         settle(self.memory)
         before = fingerprint(self.memory), self.memory.search(queries_QD, 7, options)
         self.store.close()
-        self.store = memstore.open(self.folder.name)
+        self.store = self.opened(self.folder.name)
         self.memory = self.store.memory("m")
         after = fingerprint(self.memory), self.memory.search(queries_QD, 7, options)
         assert after[0] == before[0]
@@ -468,6 +471,8 @@ class Verbs(RuleBasedStateMachine):
 class EncodedVerbs(RuleBasedStateMachine):
     """A memory of facts over two memories of parts, beside the oracle."""
 
+    opened: Any = staticmethod(memstore.open)
+
     @initialize(
         shards=st.sampled_from([1, 3]),
         dtype=dtypes,
@@ -476,7 +481,7 @@ class EncodedVerbs(RuleBasedStateMachine):
     )
     def make(self, shards: int, dtype: Any, index: IndexConfig, kind: str) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="memstore-")
-        self.store = memstore.open(self.folder.name)
+        self.store = self.opened(self.folder.name)
         part = MemoryConfig(
             dim=5, dtype=dtype, shards=shards, index="none", optimizer=OptimizerConfig(kind="sgd")
         )
@@ -653,7 +658,7 @@ class EncodedVerbs(RuleBasedStateMachine):
             settle(memory)
         before = {name: fingerprint(memory) for name, memory in self.memories.items()}
         self.store.close()
-        self.store = memstore.open(self.folder.name)
+        self.store = self.opened(self.folder.name)
         self.memories = {name: self.store.memory(name) for name in self.memories}
         assert {name: fingerprint(memory) for name, memory in self.memories.items()} == before
 
@@ -672,6 +677,13 @@ def test_a_memory_is_the_oracle() -> None:
 
 def test_an_encoded_memory_is_the_oracle() -> None:
     run_state_machine_as_test(EncodedVerbs, settings=RUNS)
+
+
+@pytest.mark.parametrize("store", [ServedStore, SessionStore])
+@pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs])
+def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
+    served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})
+    run_state_machine_as_test(served, settings=settings(RUNS, max_examples=10))
 
 
 def rows_by_score(rows: int) -> Array:

@@ -12,6 +12,7 @@ def test_public_names() -> None:
     assert sorted(memstore.__all__) == [
         "And",
         "Applied",
+        "ClientTls",
         "Compare",
         "Description",
         "EncodingConfig",
@@ -35,6 +36,7 @@ def test_public_names() -> None:
         "Snapshot",
         "Store",
         "UsageConfig",
+        "connect",
         "field",
         "open",
         "restore",
@@ -42,7 +44,7 @@ def test_public_names() -> None:
     assert all(hasattr(memstore, name) for name in memstore.__all__)
 
 
-def test_importing_memstore_imports_neither_torch_nor_ray() -> None:
-    code = "import memstore, sys; print(sorted({'torch', 'ray'} & set(sys.modules)))"
+def test_importing_memstore_imports_neither_torch_nor_ray_nor_grpc() -> None:
+    code = "import memstore, sys; print(sorted({'torch', 'ray', 'grpc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,163 @@
+"""What `memstore serve` and `memstore token` do.
+
+memstore serve PATH --listen HOST:PORT     serves a store until SIGTERM or Ctrl-C
+memstore token FILE NAME --role ROLE       draws a token, and tells it once
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+from memstore.errors import InvalidArgument
+from memstore.rpc.security import ROLES, Tokens, add_token, is_loopback, remove_token
+from memstore.rpc.server import Limits, Server
+from memstore.rpc.tls import ServerTls
+from memstore.shard.log import Fsync
+from memstore.store import Store
+
+PORT = 7437
+GRACE_S = 10.0
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `serve` and `token` to the commands of `memstore`."""
+    words = "serve a store to others, until SIGTERM or Ctrl-C"
+    serving = commands.add_parser("serve", help=words, description=words)
+    serving.add_argument(
+        "path", type=Path, help="the directory of the store, made if there is none"
+    )
+    serving.add_argument("--listen", default=f"127.0.0.1:{PORT}", metavar="HOST:PORT")
+    serving.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM, with its chain")
+    serving.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
+    serving.add_argument(
+        "--tls-clients",
+        type=Path,
+        metavar="FILE",
+        help="who signs clients' certificates: mutual TLS",
+    )
+    serving.add_argument("--tokens", type=Path, metavar="FILE", help="made by `memstore token`")
+    serving.add_argument(
+        "--insecure", action="store_true", help="listen beyond this machine without TLS or tokens"
+    )
+    serving.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve /metrics for Prometheus there"
+    )
+    serving.add_argument(
+        "--fsync", choices=get_args(Fsync), default="interval", help="when a mutation is durable"
+    )
+    serving.add_argument(
+        "--calls", type=int, default=Limits().calls, help="that may be under way at once"
+    )
+    serving.add_argument(
+        "--search-lanes",
+        type=int,
+        default=Limits().search_lanes,
+        metavar="N",
+        help="batches of equal searches under way at once; 0 searches for each call by itself",
+    )
+
+    words = "draw a token for a caller, or take one away"
+    token = commands.add_parser("token", help=words, description=words)
+    token.add_argument("file", type=Path, help="of the hashes; servers read it again by themselves")
+    token.add_argument("name", help="of the caller")
+    token.add_argument("--role", choices=ROLES, default="read")
+    token.add_argument(
+        "--memories", nargs="+", metavar="NAME", help="the only ones that it may use"
+    )
+    token.add_argument("--remove", action="store_true", help="take it away")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serves until a signal; then answers what is under way and makes a checkpoint."""
+    _log_as_json()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    tokens = None if options.tokens is None else Tokens(options.tokens)
+    server_options: dict[str, Any] = {
+        "tls": _tls(options),
+        "tokens": tokens,
+        "insecure": options.insecure,
+        "limits": Limits(calls=options.calls, search_lanes=options.search_lanes),
+    }
+    with (
+        Store(options.path, fsync=options.fsync) as store,
+        Server(store, options.listen, **server_options) as server,
+    ):
+        if options.metrics is not None:
+            _serve_metrics(store, options.metrics, insecure=options.insecure)
+        logging.getLogger("memstore.serve").info("serving %s at %s", store.path, server.address)
+        sys.stdout.write(f"{server.address}\n")
+        sys.stdout.flush()
+        ended.wait()
+        server.close(GRACE_S)
+    return 0
+
+
+def token(options: argparse.Namespace) -> int:
+    """Prints the new token, which nobody can tell again."""
+    if options.remove:
+        remove_token(options.file, options.name)
+        return 0
+    made = add_token(options.file, options.name, options.role, options.memories)
+    sys.stdout.write(f"{made}\n")
+    return 0
+
+
+def _tls(options: argparse.Namespace) -> ServerTls | None:
+    given = options.tls_certificate, options.tls_key
+    if given == (None, None) and options.tls_clients is None:
+        return None
+    if None in given:
+        raise InvalidArgument(
+            "TLS needs a certificate and its key", expected="--tls-certificate and --tls-key"
+        )
+    return ServerTls(*given, options.tls_clients)
+
+
+def _serve_metrics(store: Store, address: str, *, insecure: bool) -> None:
+    from prometheus_client import start_http_server
+
+    from memstore import metrics
+
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise InvalidArgument("not an address for metrics", got=repr(address), expected="host:port")
+    if not (insecure or is_loopback(address)):
+        raise InvalidArgument(
+            "metrics have no TLS and ask for no token",
+            got=address,
+            expected="an address of this machine",
+            hint="--insecure serves them all the same",
+        )
+    start_http_server(int(port), addr=host, registry=metrics.registry(store))
+
+
+class _JsonFormatter(logging.Formatter):
+    """A line of JSON a record, for whatever gathers logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def _log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

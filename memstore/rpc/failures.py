@@ -1,0 +1,114 @@
+"""Errors on the wire: each class of `memstore.errors` has a status code, and comes out as itself.
+
+One table, read in both directions. What is not in it, and every other exception, is INTERNAL and
+says nothing of the server's inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from memstore import errors
+from memstore.errors import MemstoreError
+from memstore.rpc.v1 import memory_pb2 as pb
+
+KEY = "memstore-error-bin"
+"""The trailing metadata that carry an `Error`."""
+
+MOST_TEXT = 1_000
+"""Characters of each part of an error: gRPC carries 16 KiB of metadata at most."""
+
+CODES: dict[type[MemstoreError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongShape: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongType: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFinite: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unsupported: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DeviceUnavailable: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnknownSlot: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownMemory: grpc.StatusCode.NOT_FOUND,
+    errors.MemoryExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.MemoryInUse: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DeviceError: grpc.StatusCode.INTERNAL,
+    errors.OutOfDeviceMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RequestTooOld: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RequestConflict: grpc.StatusCode.ABORTED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unreachable: grpc.StatusCode.UNAVAILABLE,
+    errors.ServerFailed: grpc.StatusCode.INTERNAL,
+    errors.NotAStore: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StoreLocked: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ReadOnly: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StoreClosed: grpc.StatusCode.UNAVAILABLE,
+    errors.UnsupportedVersion: grpc.StatusCode.DATA_LOSS,
+    errors.CorruptFile: grpc.StatusCode.DATA_LOSS,
+    errors.DiskFailed: grpc.StatusCode.INTERNAL,
+    errors.SnapshotFailed: grpc.StatusCode.UNAVAILABLE,
+    errors.StorageFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.LogFailed: grpc.StatusCode.INTERNAL,
+}
+
+_CLASSES = {kind.__name__: kind for kind in CODES}
+
+_WITHOUT = {
+    grpc.StatusCode.UNAVAILABLE: errors.Unreachable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.InvalidArgument,
+}
+"""What a status means that came without an `Error`, as from a proxy or from gRPC itself, which says
+RESOURCE_EXHAUSTED of a message that is too long."""
+
+
+def code_of(error: MemstoreError) -> grpc.StatusCode:
+    return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def to_message(error: MemstoreError) -> pb.Error:
+    return pb.Error(
+        name=type(error).__name__,
+        problem=error.problem[:MOST_TEXT],
+        got="" if error.got is None else str(error.got)[:MOST_TEXT],
+        expected=str(error.expected)[:MOST_TEXT] if error.expected else "",
+        hint=error.hint[:MOST_TEXT],
+        retryable=error.retryable,
+        retry_after_s=getattr(error, "retry_after_s", 0.0),
+    )
+
+
+def from_message(message: pb.Error) -> MemstoreError:
+    """The error that a server told of; `ServerFailed` for one that is unknown here."""
+    facts: dict[str, Any] = {
+        "got": message.got or None,
+        "expected": message.expected or None,
+    }
+    kind = _CLASSES.get(message.name, errors.ServerFailed)
+    if kind is errors.Overloaded:
+        return errors.Overloaded(message.problem, retry_after_s=message.retry_after_s, **facts)
+    return kind(message.problem, hint=message.hint, **facts)
+
+
+def from_call(error: grpc.RpcError, target: str) -> MemstoreError:
+    """What a call that failed raises."""
+    assert isinstance(error, grpc.Call)
+    for key, value in error.trailing_metadata() or ():
+        if key == KEY and isinstance(value, bytes):
+            return from_message(pb.Error.FromString(value))
+    code, details = error.code(), error.details() or "nothing more was said"
+    kind = _WITHOUT.get(code, errors.ServerFailed)
+    hints = {
+        errors.Unreachable: "look whether the server runs, and is to be reached at that address",
+        errors.DeadlineExceeded: "whether a mutation was done is not known; "
+        "sent again under a request_id it is done once",
+    }
+    return kind(
+        f"the call to {target} failed", got=f"{code.name}: {details}", hint=hints.get(kind, "")
+    )

@@ -1,0 +1,1 @@
+"""Generated from protos/memstore/v1/memory.proto by `make protos`."""

@@ -1,0 +1,505 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class RequestId(_message.Message):
+    __slots__ = ("client", "number")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    number: int
+    def __init__(self, client: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("name", "problem", "got", "expected", "hint", "retryable", "retry_after_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    GOT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    problem: str
+    got: str
+    expected: str
+    hint: str
+    retryable: bool
+    retry_after_s: float
+    def __init__(self, name: _Optional[str] = ..., problem: _Optional[str] = ..., got: _Optional[str] = ..., expected: _Optional[str] = ..., hint: _Optional[str] = ..., retryable: _Optional[bool] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
+
+class AppendRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "keys", "values", "records", "step")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    keys: Tensor
+    values: Tensor
+    records: bytes
+    step: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+
+class WriteRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "slots", "keys", "values", "records", "step")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    slots: Tensor
+    keys: Tensor
+    values: Tensor
+    records: bytes
+    step: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+
+class BlendRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "slots", "weights", "erase", "add", "step", "generations")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ERASE_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    slots: Tensor
+    weights: Tensor
+    erase: Tensor
+    add: Tensor
+    step: int
+    generations: Tensor
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ..., erase: _Optional[_Union[Tensor, _Mapping]] = ..., add: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class UpdateRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "slots", "key_grads", "value_grads", "lr", "generations")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_GRADS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_GRADS_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    slots: Tensor
+    key_grads: Tensor
+    value_grads: Tensor
+    lr: float
+    generations: Tensor
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., key_grads: _Optional[_Union[Tensor, _Mapping]] = ..., value_grads: _Optional[_Union[Tensor, _Mapping]] = ..., lr: _Optional[float] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class TouchRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "slots", "step", "weights")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    slots: Tensor
+    step: int
+    weights: Tensor
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class AllocateRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "n", "step", "records")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    n: int
+    step: int
+    records: bytes
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., n: _Optional[int] = ..., step: _Optional[int] = ..., records: _Optional[bytes] = ...) -> None: ...
+
+class EraseRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "slots")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    slots: Tensor
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class SlotsReply(_message.Message):
+    __slots__ = ("slots",)
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    slots: Tensor
+    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class AppliedReply(_message.Message):
+    __slots__ = ("applied", "skipped", "delay_s")
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    applied: int
+    skipped: int
+    delay_s: float
+    def __init__(self, applied: _Optional[int] = ..., skipped: _Optional[int] = ..., delay_s: _Optional[float] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("compare", "all", "any")
+    class Value(_message.Message):
+        __slots__ = ("integer", "number", "text", "flag")
+        INTEGER_FIELD_NUMBER: _ClassVar[int]
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        FLAG_FIELD_NUMBER: _ClassVar[int]
+        integer: int
+        number: float
+        text: str
+        flag: bool
+        def __init__(self, integer: _Optional[int] = ..., number: _Optional[float] = ..., text: _Optional[str] = ..., flag: _Optional[bool] = ...) -> None: ...
+    class Compare(_message.Message):
+        __slots__ = ("column", "op", "value")
+        COLUMN_FIELD_NUMBER: _ClassVar[int]
+        OP_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        column: str
+        op: str
+        value: Filter.Value
+        def __init__(self, column: _Optional[str] = ..., op: _Optional[str] = ..., value: _Optional[_Union[Filter.Value, _Mapping]] = ...) -> None: ...
+    class In(_message.Message):
+        __slots__ = ("column", "values")
+        COLUMN_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        column: str
+        values: _containers.RepeatedCompositeFieldContainer[Filter.Value]
+        def __init__(self, column: _Optional[str] = ..., values: _Optional[_Iterable[_Union[Filter.Value, _Mapping]]] = ...) -> None: ...
+    class Several(_message.Message):
+        __slots__ = ("filters",)
+        FILTERS_FIELD_NUMBER: _ClassVar[int]
+        filters: _containers.RepeatedCompositeFieldContainer[Filter]
+        def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    COMPARE_FIELD_NUMBER: _ClassVar[int]
+    IN_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    NOT_FIELD_NUMBER: _ClassVar[int]
+    compare: Filter.Compare
+    all: Filter.Several
+    any: Filter.Several
+    def __init__(self, compare: _Optional[_Union[Filter.Compare, _Mapping]] = ..., all: _Optional[_Union[Filter.Several, _Mapping]] = ..., any: _Optional[_Union[Filter.Several, _Mapping]] = ..., **kwargs) -> None: ...
+
+class SearchOptions(_message.Message):
+    __slots__ = ("probe", "exact", "filter", "recall_target", "union", "sample_clusters", "sample_random", "seed")
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    RECALL_TARGET_FIELD_NUMBER: _ClassVar[int]
+    UNION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RANDOM_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    probe: int
+    exact: bool
+    filter: Filter
+    recall_target: float
+    union: bool
+    sample_clusters: int
+    sample_random: int
+    seed: int
+    def __init__(self, probe: _Optional[int] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., recall_target: _Optional[float] = ..., union: _Optional[bool] = ..., sample_clusters: _Optional[int] = ..., sample_random: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class SearchRequest(_message.Message):
+    __slots__ = ("memory", "queries", "k", "options")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    queries: Tensor
+    k: int
+    options: SearchOptions
+    def __init__(self, memory: _Optional[str] = ..., queries: _Optional[_Union[Tensor, _Mapping]] = ..., k: _Optional[int] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ...) -> None: ...
+
+class SearchReply(_message.Message):
+    __slots__ = ("slots", "scores", "proposal", "counts", "scored", "row_versions", "index_versions")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    ROW_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    slots: Tensor
+    scores: Tensor
+    proposal: Tensor
+    counts: Tensor
+    scored: Tensor
+    row_versions: Tensor
+    index_versions: Tensor
+    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., proposal: _Optional[_Union[Tensor, _Mapping]] = ..., counts: _Optional[_Union[Tensor, _Mapping]] = ..., scored: _Optional[_Union[Tensor, _Mapping]] = ..., row_versions: _Optional[_Union[Tensor, _Mapping]] = ..., index_versions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class GatherRequest(_message.Message):
+    __slots__ = ("memory", "slots", "without_vectors", "columns", "list_limit")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    LIST_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    slots: Tensor
+    without_vectors: bool
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    list_limit: int
+    def __init__(self, memory: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., without_vectors: _Optional[bool] = ..., columns: _Optional[_Iterable[str]] = ..., list_limit: _Optional[int] = ...) -> None: ...
+
+class GatherReply(_message.Message):
+    __slots__ = ("generations", "keys", "values", "records")
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    generations: Tensor
+    keys: Tensor
+    values: Tensor
+    records: bytes
+    def __init__(self, generations: _Optional[_Union[Tensor, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ...) -> None: ...
+
+class LookupRequest(_message.Message):
+    __slots__ = ("memory", "column", "integers", "texts", "limit", "cursor")
+    class Integers(_message.Message):
+        __slots__ = ("values",)
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        values: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Texts(_message.Message):
+        __slots__ = ("values",)
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        values: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    INTEGERS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    column: str
+    integers: LookupRequest.Integers
+    texts: LookupRequest.Texts
+    limit: int
+    cursor: Tensor
+    def __init__(self, memory: _Optional[str] = ..., column: _Optional[str] = ..., integers: _Optional[_Union[LookupRequest.Integers, _Mapping]] = ..., texts: _Optional[_Union[LookupRequest.Texts, _Mapping]] = ..., limit: _Optional[int] = ..., cursor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class LookupReply(_message.Message):
+    __slots__ = ("slots", "offsets", "truncated", "cursor")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    slots: Tensor
+    offsets: Tensor
+    truncated: Tensor
+    cursor: Tensor
+    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., offsets: _Optional[_Union[Tensor, _Mapping]] = ..., truncated: _Optional[_Union[Tensor, _Mapping]] = ..., cursor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ("memory",)
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("config", "next_slot", "shards", "drift")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SLOT_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    config: str
+    next_slot: int
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    drift: float
+    def __init__(self, config: _Optional[str] = ..., next_slot: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ..., drift: _Optional[float] = ...) -> None: ...
+
+class CreateRequest(_message.Message):
+    __slots__ = ("memory", "config")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    config: str
+    def __init__(self, memory: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
+
+class CreateReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DropRequest(_message.Message):
+    __slots__ = ("memory",)
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+
+class DropReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListReply(_message.Message):
+    __slots__ = ("memories",)
+    MEMORIES_FIELD_NUMBER: _ClassVar[int]
+    memories: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, memories: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReindexRequest(_message.Message):
+    __slots__ = ("memory",)
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+
+class ReindexReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RefreshRequest(_message.Message):
+    __slots__ = ("memory", "limit")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    limit: int
+    def __init__(self, memory: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class RefreshReply(_message.Message):
+    __slots__ = ("encoded", "drift_before", "drift_after")
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    encoded: int
+    drift_before: float
+    drift_after: float
+    def __init__(self, encoded: _Optional[int] = ..., drift_before: _Optional[float] = ..., drift_after: _Optional[float] = ...) -> None: ...
+
+class MarkRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class MarkReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UnmarkRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class UnmarkReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MarksRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MarksReply(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ("uri", "at")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    at: str
+    def __init__(self, uri: _Optional[str] = ..., at: _Optional[str] = ...) -> None: ...
+
+class SnapshotReply(_message.Message):
+    __slots__ = ("number", "uri", "bytes", "copied")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    uri: str
+    bytes: int
+    copied: int
+    def __init__(self, number: _Optional[int] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
+
+class Call(_message.Message):
+    __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    BLEND_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    TOUCH_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATE_FIELD_NUMBER: _ClassVar[int]
+    ERASE_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    GATHER_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    deadline_s: float
+    append: AppendRequest
+    write: WriteRequest
+    blend: BlendRequest
+    update: UpdateRequest
+    touch: TouchRequest
+    allocate: AllocateRequest
+    erase: EraseRequest
+    search: SearchRequest
+    gather: GatherRequest
+    lookup: LookupRequest
+    describe: DescribeRequest
+    def __init__(self, number: _Optional[int] = ..., deadline_s: _Optional[float] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., gather: _Optional[_Union[GatherRequest, _Mapping]] = ..., lookup: _Optional[_Union[LookupRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("number", "error", "slots", "applied", "search", "gather", "lookup", "describe")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    GATHER_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    error: Error
+    slots: SlotsReply
+    applied: AppliedReply
+    search: SearchReply
+    gather: GatherReply
+    lookup: LookupReply
+    describe: DescribeReply
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., applied: _Optional[_Union[AppliedReply, _Mapping]] = ..., search: _Optional[_Union[SearchReply, _Mapping]] = ..., gather: _Optional[_Union[GatherReply, _Mapping]] = ..., lookup: _Optional[_Union[LookupReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,37 @@
+"""The service from outside: `connect`, which needs the extra `rpc` only once it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memstore.rpc.tls import ClientTls
+
+if TYPE_CHECKING:
+    from memstore.rpc.client import Client
+
+DEADLINE_S = 30.0
+"""Of a call that names none; a search of a million rows takes milliseconds."""
+
+MESSAGE_BYTES = 64 << 20
+"""The most that a message may have, unless both sides are told otherwise."""
+
+
+def connect(
+    address: str,
+    *,
+    token: str | None = None,
+    tls: ClientTls | bool | None = None,
+    deadline_s: float = DEADLINE_S,
+    message_bytes: int = MESSAGE_BYTES,
+) -> Client:
+    """Returns a client of the server at `host:port`, which need not be there yet.
+
+    token: as `memstore token` gave it.  tls: True trusts the authorities of the system; None is no
+    TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none.
+    message_bytes: the most that a message may have, in either direction.
+
+    Raises `InvalidArgument`, and `ImportError` without the extra `rpc`.
+    """
+    from memstore.rpc import client
+
+    return client.connected(address, token, tls, deadline_s, message_bytes)

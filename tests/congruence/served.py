@@ -1,0 +1,59 @@
+"""A store behind a server: what a client sees of it, in place of the store itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import memstore
+from memstore import Memory, MemoryConfig
+from memstore.rpc.client import Client
+from memstore.rpc.remote import Calls, RemoteMemory
+from memstore.rpc.server import Server
+
+
+class ServedStore:
+    """Opens a store and a server of it, and connects; closes all three."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.store = memstore.open(path)
+        self.server = Server(self.store).start()
+        self.client: Client = memstore.connect(self.server.address)
+
+    def create(self, name: str, config: MemoryConfig) -> Memory:
+        self.client.create(name, config)
+        return self.memory(name)
+
+    def memory(self, name: str) -> Memory:
+        remote = self.client.memory(name)
+        assert isinstance(remote, RemoteMemory)
+        return ServedMemory(self.client, remote, self.store.memory(name))
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+        self.store.close()
+
+
+class ServedMemory(RemoteMemory):
+    """A memory of a server that can be waited for, as an embedded one."""
+
+    def __init__(self, calls: Calls, remote: RemoteMemory, embedded: Any) -> None:
+        super().__init__(calls, remote.name, remote.config)
+        self.base = getattr(embedded, "base", embedded)
+
+
+class SessionStore(ServedStore):
+    """The same over one stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.session = self.client.session()
+
+    def memory(self, name: str) -> Memory:
+        remote = self.session.memory(name)
+        return ServedMemory(self.session, remote, self.store.memory(name))
+
+    def close(self) -> None:
+        self.session.close()
+        super().close()
