@@ -113,14 +113,9 @@ class Server:
             )
         self._store, self._listen, self._tls, self._limits = store, listen, tls, limits
         self._guard = Guard(tokens)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="memstore-serve", daemon=True)
-        self._readers = ThreadPoolExecutor(2 * CORES + 2, "memstore-read")
-        self._writers = ThreadPoolExecutor(limits.writers, "memstore-write")
-        self._coalescer = Coalescer(self._readers, limits.search_lanes)
         self._under_way = 0
         self._port = 0
-        self._closed = False
+        self._started = self._closed = False
 
     @property
     def address(self) -> str:
@@ -128,7 +123,15 @@ class Server:
         return f"{self._listen.rpartition(':')[0]}:{self._port}"
 
     def start(self) -> Self:
-        """Begins to serve; raises `InvalidArgument` where it cannot listen."""
+        """Begins to serve, once; raises `InvalidArgument` where it cannot listen."""
+        if self._started or self._closed:
+            raise StoreClosed("the server was started before", hint="make another")
+        self._started = True
+        self._readers = ThreadPoolExecutor(2 * CORES + 2, "memstore-read")
+        self._writers = ThreadPoolExecutor(self._limits.writers, "memstore-write")
+        self._coalescer = Coalescer(self._readers, self._limits.search_lanes)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="memstore-serve", daemon=True)
         self._thread.start()
         try:
             self._do(self._start())
@@ -139,14 +142,13 @@ class Server:
 
     def close(self, grace_s: float = 10.0) -> None:
         """Takes no more calls, and gives those under way so long; a second call does nothing."""
-        if self._closed:
+        begun, self._closed = self._started and not self._closed, True
+        if not begun:
             return
-        self._closed = True
         if self._port:
             self._do(self._stop(grace_s))
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
         for pool in (self._readers, self._writers):
             pool.shutdown(cancel_futures=True)
@@ -228,7 +230,7 @@ class Server:
                 reply = await self.call(name, message, caller, context.time_remaining())
                 return await self._bytes(reply)
 
-            return await self._answered(name, work, context)
+            return await self._answered(work, context)
 
         return grpc.unary_unary_rpc_method_handler(handle, None, None)
 
@@ -254,7 +256,7 @@ class Server:
                     reply = pb.ListReply(memories=filter(caller.sees, reply.memories))
                 return await self._bytes(reply)
 
-            return await self._answered(name, work, context)
+            return await self._answered(work, context)
 
         return grpc.unary_unary_rpc_method_handler(handle, None, None)
 
@@ -335,7 +337,7 @@ class Server:
             return work(*args)
         return await self._in(self._readers, work, *args)
 
-    async def _answered(self, name: str, work: Callable[[], Awaitable[Any]], context: Any) -> Any:
+    async def _answered(self, work: Callable[[], Awaitable[Any]], context: Any) -> Any:
         """What the work gives; where it fails, the call is ended with the status that this has."""
         try:
             return await self._counted(work)

@@ -32,7 +32,7 @@ STATE = "state_"
 """What the names of optimizer state begin with."""
 
 ROOM_ROWS = 1_024
-"""Room is made for so many rows at a time, at least: each time costs as much as writing 30 rows."""
+"""Room is made for so many rows at a time: each time goes through every array of the table."""
 
 WRITTEN = ("keys", "values", "alive")
 """What every new row is written to; the others are zero and take no memory until they are used."""

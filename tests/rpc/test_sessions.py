@@ -20,6 +20,7 @@ from memstore.errors import (
     UnknownMemory,
     UnknownSlot,
 )
+from memstore.rpc import codec
 from memstore.rpc.client import Client
 from memstore.rpc.server import Limits, Server
 from memstore.rpc.streaming import Session
@@ -45,8 +46,6 @@ def test_calls_take_effect_in_order_though_none_waits(client: Client) -> None:
 
 
 def write(number: int) -> pb.WriteRequest:
-    from memstore.rpc import codec
-
     keys = np.zeros((1, WIDTH), np.float32)
     keys[0, 0] = number
     slots = codec.to_tensor(np.zeros(1, np.int64))
@@ -133,8 +132,10 @@ def test_a_server_that_does_not_answer(store: Store, client: Client) -> None:
     held: Any = store.memory("m")
     with client.session() as session, held._mutation:
         memory = session.memory("m")
-        stuck = session.begin("erase", pb.EraseRequest(memory="m"), 0.5)
-        with pytest.raises(memstore.MemstoreError):
+        keys = codec.to_tensor(ROWS)
+        stuck = session.begin("append", pb.AppendRequest(memory="m", keys=keys), 0.5)
+        assert not stuck.done()
+        with pytest.raises(DeadlineExceeded):
             stuck.result(10)
         assert memory.search(ROWS, 1).counts_Q.tolist() == [0] * WIDTH
 
@@ -202,3 +203,18 @@ def test_searches_ahead_have_the_answers_of_others(client: Client) -> None:
             now = client.memory("big").search(some, 4)
             for name, array in vars(later.result()).items():
                 np.testing.assert_array_equal(array, getattr(now, name), err_msg=name)
+
+
+def test_a_server_is_started_once_and_closed_at_any_time(store: Store) -> None:
+    Server(store).close()  # never started
+    server = Server(store).start()
+    with pytest.raises(StoreClosed):
+        server.start()
+    server.close()
+    server.close()
+    with pytest.raises(StoreClosed):
+        server.start()
+    taken = Server(store).start()
+    with pytest.raises(InvalidArgument, match="cannot listen"):
+        Server(store, taken.address).start()
+    taken.close()
