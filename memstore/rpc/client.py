@@ -10,14 +10,11 @@ is drawn at random, as long as the deadline allows: a read, and a mutation under
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import random
-import secrets
-import threading
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 try:
     import grpc
@@ -28,22 +25,21 @@ from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, StoreClosed
 from memstore.memory import Memory, RequestId
-from memstore.rpc import codec, failures
-from memstore.rpc.remote import RemoteMemory, text
+from memstore.rpc import administration, failures
+from memstore.rpc.administration import StoreRequests
+from memstore.rpc.calls import Numbering, Request, sent
+from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.security import is_loopback
 from memstore.rpc.streaming import Session, opener
 from memstore.rpc.tls import ClientTls
-from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS, path_of, reply_type
-from memstore.snapshot import Snapshot
-
-LONG, LONG_DEADLINE_S = ("reindex", "refresh", "mark", "snapshot"), 3_600.0
-"""Calls that work on whole memories, and their deadline."""
 
 LONGEST_S = 365 * 86_400.0
 """Of any deadline: gRPC takes a longer one for one that is over."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
+
+T = TypeVar("T")
 
 
 def connected(
@@ -74,6 +70,8 @@ def connected(
 class Client:
     """The memories of a server; any thread may use it."""
 
+    requests = StoreRequests()
+
     def __init__(
         self,
         address: str,
@@ -103,9 +101,7 @@ class Client:
             )
             for service, verb in verbs
         }
-        self._name = f"client-{secrets.token_hex(8)}"
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._numbering = Numbering()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -113,46 +109,24 @@ class Client:
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
-        message = pb.DescribeRequest(memory=text("memory", name))
-        reply = self.call(MEMORY_SERVICE, "describe", message, deadline_s=None, again=True)
-        return RemoteMemory(self, name, codec.config_of(reply.config))
+        return RemoteMemory(self, name, self.send(administration.config(name)))
 
     def session(self) -> Session:
         """A stream over which calls need not wait for each other."""
         opened = opener(self._channel, self._metadata)
         return Session(opened, self, self._address, self._deadline_s, self._message_bytes)
 
-    def list(self) -> builtins.list[str]:
-        """The names of the memories that the token may use, sorted."""
-        return [*self._admin("list", pb.ListRequest(), again=True).memories]
-
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
-        self._admin(
-            "create", pb.CreateRequest(memory=text("name", name), config=codec.to_config(config))
-        )
+        self.send(self.requests.create(name, config))
         return RemoteMemory(self, name, config)
 
-    def drop(self, name: str) -> None:
-        """Takes a memory and its files away."""
-        self._admin("drop", pb.DropRequest(memory=text("name", name)))
-
-    def mark(self, name: str) -> None:
-        """Keeps all memories as they are now under a name, for `snapshot`."""
-        self._admin("mark", pb.MarkRequest(name=text("name", name)))
-
-    def unmark(self, name: str) -> None:
-        """Takes a mark away."""
-        self._admin("unmark", pb.UnmarkRequest(name=text("name", name)))
-
-    def marks(self) -> builtins.list[str]:
-        """The names of the marks, sorted."""
-        return [*self._admin("marks", pb.MarksRequest(), again=True).names]
-
-    def snapshot(self, uri: str, *, at: str | None = None) -> Snapshot:
-        """Has the server copy its store to a path of its own, or an address that it reaches."""
-        taken = self._admin("snapshot", pb.SnapshotRequest(uri=uri, at=at))
-        return Snapshot(number=taken.number, uri=taken.uri, bytes=taken.bytes, copied=taken.copied)
+    list = sent(StoreRequests.list)
+    drop = sent(StoreRequests.drop)
+    mark = sent(StoreRequests.mark)
+    unmark = sent(StoreRequests.unmark)
+    marks = sent(StoreRequests.marks)
+    snapshot = sent(StoreRequests.snapshot)
 
     def close(self) -> None:
         """Ends all calls; a second call does nothing."""
@@ -171,22 +145,21 @@ class Client:
         self.close()
 
     def next_request(self) -> RequestId:
-        with self._lock:
-            return RequestId(self._name, next(self._numbers))
+        return self._numbering.next()
 
-    def call(
-        self, service: str, verb: str, message: Any, *, deadline_s: float | None, again: bool
-    ) -> Any:
-        if deadline_s is None:
-            deadline_s = LONG_DEADLINE_S if verb in LONG else self._deadline_s
-        deadline = Deadline(deadline_s)
+    def send(self, request: Request[T]) -> T:
+        """Sends a request, again where that may help, and returns what its verb does."""
+        own_s = request.deadline_s
+        deadline = Deadline(self._deadline_s if own_s is None else own_s)
         for attempt in itertools.count():
             try:
-                return self._sent(service, verb, message, deadline.left_s)
+                reply = self._sent(request.service, request.verb, request.message, deadline.left_s)
             except MemstoreError as error:
                 pause_s = self._pause(error, attempt)
-                if not (again and error.retryable) or pause_s >= deadline.left_s:
+                if not (request.again and error.retryable) or pause_s >= deadline.left_s:
                     raise
+            else:
+                return request.decode(reply)
             time.sleep(pause_s)
         raise AssertionError("it either returns or raises")
 
@@ -210,6 +183,3 @@ class Client:
         longest = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
         told: float = getattr(error, "retry_after_s", 0.0)
         return told + random.uniform(0, longest)
-
-    def _admin(self, verb: str, message: Any, *, again: bool = False) -> Any:
-        return self.call(ADMIN_SERVICE, verb, message, deadline_s=None, again=again)

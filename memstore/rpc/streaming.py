@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -34,13 +34,16 @@ from memstore.errors import (
     StoreClosed,
 )
 from memstore.memory import RequestId, SearchOptions, SearchResult
-from memstore.rpc import codec, failures
-from memstore.rpc.remote import Calls, RemoteMemory
+from memstore.rpc import administration, failures
+from memstore.rpc.calls import Calls, Request
+from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import MEMORY_SERVICE, path_of
 
 Open = Callable[[Iterator[pb.Call]], Any]
 """Opens a stream: takes the calls, gives their replies."""
+
+T = TypeVar("T")
 
 LONGEST_S = 365 * 86_400.0
 """Of any deadline."""
@@ -85,9 +88,7 @@ class Session:
 
     def memory(self, name: str) -> SessionMemory:
         """The memory of that name; raises `UnknownMemory`."""
-        message = pb.DescribeRequest(memory=name)
-        reply = self.call(MEMORY_SERVICE, "describe", message, deadline_s=None, again=True)
-        return SessionMemory(self, name, codec.config_of(reply.config))
+        return SessionMemory(self, name, self.send(administration.config(name)))
 
     def begin(self, verb: str, message: Any, deadline_s: float | None = None) -> Future[Any]:
         """Sends a call; what it gives is its reply, or raises a `MemstoreError`.
@@ -114,12 +115,11 @@ class Session:
             self._state.notify_all()
         return asked.answer
 
-    def call(
-        self, service: str, verb: str, message: Any, *, deadline_s: float | None, again: bool
-    ) -> Any:
-        if service != MEMORY_SERVICE:
-            return self._around.call(service, verb, message, deadline_s=deadline_s, again=again)
-        return self.begin(verb, message, deadline_s).result()
+    def send(self, request: Request[T]) -> T:
+        if request.service != MEMORY_SERVICE:
+            return self._around.send(request)
+        answer = self.begin(request.verb, request.message, request.deadline_s)
+        return request.decode(answer.result())
 
     def next_request(self) -> RequestId:
         return self._around.next_request()
@@ -257,14 +257,15 @@ class SessionMemory(RemoteMemory):
         self, queries: Any, k: int, options: SearchOptions = SearchOptions()
     ) -> Future[SearchResult]:
         """As `search`, but returns at once; the result comes when it is asked for."""
-        answer = self._session.begin("search", self._search_message(queries, k, options))
+        request = self.requests.search(queries, k, options)
+        answer = self._session.begin(request.verb, request.message)
         found: Future[SearchResult] = Future()
 
         def done(reply: Future[Any]) -> None:
             if not found.set_running_or_notify_cancel():
                 return
             try:
-                found.set_result(codec.search_result_of(reply.result()))
+                found.set_result(request.decode(reply.result()))
             except BaseException as error:  # noqa: BLE001 - who asked is told
                 found.set_exception(error)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import memstore
 from memstore import Memory, MemoryConfig
+from memstore.rpc.calls import Calls
 from memstore.rpc.client import Client
-from memstore.rpc.remote import Calls, RemoteMemory
+from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.server import Server
 
 

@@ -1,0 +1,87 @@
+"""StoreRequests: what a client asks of a server's store, each written once for every way there."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from memstore.config import MemoryConfig
+from memstore.errors import InvalidArgument
+from memstore.rpc import codec
+from memstore.rpc.calls import LONG_DEADLINE_S, Request
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
+from memstore.snapshot import Snapshot
+
+T = TypeVar("T")
+
+
+def config(name: str) -> Request[MemoryConfig]:
+    """The configuration of a memory; raises `UnknownMemory`."""
+    message = pb.DescribeRequest(memory=text("memory", name))
+    return Request(MEMORY_SERVICE, "describe", message, lambda it: codec.config_of(it.config))
+
+
+class StoreRequests:
+    """The verbs of a store, each of which gives its `Request`."""
+
+    def list(self) -> Request[builtins.list[str]]:
+        """The names of the memories that the token may use, sorted."""
+        return _asked("list", pb.ListRequest(), lambda reply: [*reply.memories], again=True)
+
+    def create(self, name: str, config: MemoryConfig) -> Request[None]:
+        """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
+        message = pb.CreateRequest(memory=text("name", name), config=codec.to_config(config))
+        return _asked("create", message, _nothing)
+
+    def drop(self, name: str) -> Request[None]:
+        """Takes a memory and its files away."""
+        return _asked("drop", pb.DropRequest(memory=text("name", name)), _nothing)
+
+    def mark(self, name: str) -> Request[None]:
+        """Keeps all memories as they are now under a name, for `snapshot`."""
+        message = pb.MarkRequest(name=text("name", name))
+        return _asked("mark", message, _nothing, deadline_s=LONG_DEADLINE_S)
+
+    def unmark(self, name: str) -> Request[None]:
+        """Takes a mark away."""
+        return _asked("unmark", pb.UnmarkRequest(name=text("name", name)), _nothing)
+
+    def marks(self) -> Request[builtins.list[str]]:
+        """The names of the marks, sorted."""
+        return _asked("marks", pb.MarksRequest(), lambda reply: [*reply.names], again=True)
+
+    def snapshot(self, uri: str, *, at: str | None = None) -> Request[Snapshot]:
+        """Has the server copy its store to a path of its own, or an address that it reaches."""
+        message = pb.SnapshotRequest(uri=uri, at=at)
+        return _asked("snapshot", message, _snapshot, deadline_s=LONG_DEADLINE_S)
+
+
+def _asked(
+    verb: str,
+    message: Any,
+    decode: Callable[[Any], T],
+    *,
+    again: bool = False,
+    deadline_s: float | None = None,
+) -> Request[T]:
+    return Request(ADMIN_SERVICE, verb, message, decode, again, deadline_s)
+
+
+def _nothing(reply: Any) -> None:
+    """What a verb returns that only does something."""
+
+
+def _snapshot(reply: pb.SnapshotReply) -> Snapshot:
+    return Snapshot(number=reply.number, uri=reply.uri, bytes=reply.bytes, copied=reply.copied)
+
+
+def text(name: str, value: Any) -> str:
+    """A text that UTF-8 has; raises `InvalidArgument`."""
+    try:
+        if isinstance(value, str) and value.encode() is not None:
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise InvalidArgument(f"{name} is no text", got=repr(value)[:64], expected="a str of UTF-8")
