@@ -32,6 +32,7 @@ def connect(
 
     Raises `InvalidArgument`, and `ImportError` without the extra `rpc`.
     """
-    from memstore.rpc import client
+    from memstore.rpc.client import Client
+    from memstore.rpc.target import Target
 
-    return client.connected(address, token, tls, deadline_s, message_bytes)
+    return Client(Target(address, token, tls, deadline_s, message_bytes))

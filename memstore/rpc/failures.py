@@ -98,7 +98,7 @@ def from_message(message: pb.Error) -> MemstoreError:
 
 def from_call(error: grpc.RpcError, target: str) -> MemstoreError:
     """What a call that failed raises."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == KEY and isinstance(value, bytes):
             return from_message(pb.Error.FromString(value))

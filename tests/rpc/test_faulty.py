@@ -14,6 +14,7 @@ from memstore import Store
 from memstore.errors import MemstoreError, Unreachable
 from memstore.rpc.client import Client
 from memstore.rpc.server import Server
+from memstore.rpc.target import Target
 from tests.faults.changes import Script, change, config, state
 from tests.rpc.conftest import CONFIG, WIDTH
 
@@ -22,7 +23,7 @@ class FaultyClient(Client):
     """A client whose calls are lost on the way there or back, come twice, or late."""
 
     def __init__(self, address: str, seed: int) -> None:
-        super().__init__(address, None, None, 60.0, 64 << 20)
+        super().__init__(Target(address, deadline_s=60.0))
         self.rng, self.met = np.random.default_rng(seed), Counter[str]()
         self._late: list[tuple[str, str, Any]] = []
 
@@ -47,9 +48,6 @@ class FaultyClient(Client):
         if fault == "back":
             raise Unreachable("lost on the way back")
         return reply
-
-    def _pause(self, error: MemstoreError, attempt: int) -> float:
-        return 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))

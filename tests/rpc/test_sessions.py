@@ -24,6 +24,7 @@ from memstore.rpc import codec
 from memstore.rpc.client import Client
 from memstore.rpc.server import Limits, Server
 from memstore.rpc.streaming import Session
+from memstore.rpc.target import Target
 from memstore.rpc.v1 import memory_pb2 as pb
 from tests.rpc.conftest import CONFIG, WIDTH
 
@@ -158,7 +159,7 @@ def test_answers_that_are_unknown_end_no_thread() -> None:
                 yield pb.Reply(number=call.number, describe=pb.DescribeReply(next_slot=7))
 
     opens: list[int] = []
-    session = Session(opened, Around(), "nowhere", 30.0, 1_000)
+    session = Session(opened, Around(), Target("nowhere:1", message_bytes=1_000))
     with pytest.raises(ServerFailed, match="unknown here"):
         session.begin("describe", pb.DescribeRequest()).result(10)
     assert session.begin("describe", pb.DescribeRequest()).result(10).next_slot == 7

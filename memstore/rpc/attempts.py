@@ -1,0 +1,40 @@
+"""Attempts: whether a request that failed is sent again, and after how long."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from memstore.deadline import Deadline
+from memstore.errors import MemstoreError
+from memstore.rpc.calls import Request
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
+
+
+class Attempts:
+    """The attempts at one request, from its first on.
+
+    The pause before the next is what the server told, and besides it a share drawn at random of
+    min(0.02 · 2^failed, 2) seconds, so that many clients do not come again at once.
+    """
+
+    def __init__(self, request: Request[Any], deadline_s: float) -> None:
+        """deadline_s: of a request that has none of its own."""
+        own_s = request.deadline_s
+        self._deadline = Deadline(deadline_s if own_s is None else own_s)
+        self._again = request.again
+        self._longest_s = FIRST_PAUSE_S
+
+    @property
+    def left_s(self) -> float:
+        return self._deadline.left_s
+
+    def pause_s(self, error: MemstoreError) -> float:
+        """Seconds until it is to be sent again; raises the error where that cannot help."""
+        told_s: float = getattr(error, "retry_after_s", 0.0)
+        pause_s = told_s + random.uniform(0, self._longest_s)
+        if not (self._again and error.retryable) or pause_s >= self.left_s:
+            raise error
+        self._longest_s = min(2 * self._longest_s, LONGEST_PAUSE_S)
+        return pause_s

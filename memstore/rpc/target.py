@@ -1,0 +1,92 @@
+"""Target: which server, and how it is reached, for a client of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memstore.deadline import Deadline
+from memstore.errors import InvalidArgument, StoreClosed
+from memstore.rpc.security import is_loopback
+from memstore.rpc.tls import ClientTls
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS, path_of, reply_type
+from memstore.service import DEADLINE_S, MESSAGE_BYTES
+
+LONGEST_S = 365 * 86_400.0
+"""Of any deadline: gRPC takes a longer one for one that is over."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server at `host:port`, and what `memstore.connect` was told of it.
+
+    Raises `InvalidArgument` on what is no address, token or deadline, and where a token would
+    leave this machine without TLS.
+    """
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+    tls: ClientTls | bool | None = None
+    deadline_s: float = DEADLINE_S
+    message_bytes: int = MESSAGE_BYTES
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65_536):
+            raise InvalidArgument(
+                "not the address of a server", got=repr(self.address), expected="host:port"
+            )
+        token = self.token
+        if token is not None and not self.tls and not is_loopback(self.address):
+            raise InvalidArgument(
+                "the token would cross the network for all to read",
+                got=f"{self.address} without TLS",
+                hint="give tls=True, or ClientTls(authority=…)",
+            )
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise InvalidArgument("not a token", expected="what `memstore token` printed")
+        Deadline(self.deadline_s)
+
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """What goes with every call."""
+        return [] if self.token is None else [("authorization", f"Bearer {self.token}")]
+
+    def channel(self, kind: Any) -> Any:
+        """A channel to it.  kind: `grpc`, or `grpc.aio`."""
+        options = [
+            ("grpc.max_receive_message_length", self.message_bytes),
+            ("grpc.max_send_message_length", self.message_bytes),
+        ]
+        if not self.tls:
+            return kind.insecure_channel(self.address, options)
+        credentials = (ClientTls() if self.tls is True else self.tls).credentials()
+        return kind.secure_channel(self.address, credentials, options)
+
+    def closed(self) -> StoreClosed:
+        return StoreClosed(f"the client of {self.address} was closed", hint="connect again")
+
+
+def stubs(channel: Any) -> Mapping[tuple[str, str], Any]:
+    """What calls each verb of each service, over a channel of either kind."""
+    verbs = [(MEMORY_SERVICE, verb) for verb in VERBS] + [(ADMIN_SERVICE, v) for v in ADMIN]
+    return {
+        (service, verb): channel.unary_unary(
+            path_of(service, verb),
+            lambda message: message.SerializeToString(),
+            reply_type(service, verb).FromString,
+        )
+        for service, verb in verbs
+    }
+
+
+def opener(channel: Any, metadata: list[tuple[str, str]]) -> Any:
+    """What opens sessions over a channel of either kind: takes the calls, gives their replies."""
+    stub = channel.stream_stream(
+        path_of(MEMORY_SERVICE, "session"),
+        lambda call: call.SerializeToString(),
+        pb.Reply.FromString,
+    )
+    return lambda calls: stub(calls, metadata=metadata)
