@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,9 @@ from memstore.shard.requests import RequestWindows
 
 NOTHING = np.empty(0, np.int64)
 
+LOADER: ContextVar[object] = ContextVar("LOADER", default=None)
+"""Who appends, where one alone may while a memory is loaded."""
+
 Keys = Array | Callable[[pa.Table], Array] | None
 """Keys, or how they are made of the records that are left to be put."""
 
@@ -53,6 +57,7 @@ class EmbeddedMemory(ReadableMemory):
         self.refusal: MemstoreError | None = None
         """What every mutation raises, where there is to be none."""
         self._held: MemstoreError | None = None
+        self._loader: object = None
         self._before: tuple[int, list[RequestWindows]] = (next_slot, [])
         """The next slot, and the windows of requests, when a loading began."""
 
@@ -393,11 +398,11 @@ class EmbeddedMemory(ReadableMemory):
         with self._mutation:
             yield
 
-    def hold(self, reason: MemstoreError | None, *, loads: bool = False) -> None:
+    def hold(self, reason: MemstoreError | None, *, loads: bool = False, by: object = None) -> None:
         """Lets mutations raise `reason` from now on, None is to go on.  loads: but for appending,
-        which is not logged, and may be taken back."""
+        which is not logged, and may be taken back.  by: the `LOADER` who may; None is anybody."""
         with self._mutation:
-            self._held = reason
+            self._held, self._loader = reason, by
             self._before = self.next_slot, [s.windows.still() for s in self.shards if loads]
             for shard in self.shards:
                 shard.loading = loads
@@ -411,6 +416,13 @@ class EmbeddedMemory(ReadableMemory):
                 shard.erase(rows)
             for shard, known in zip(self.shards, windows, strict=True):
                 shard.windows = known
+
+    def note_answer(self, asked: Asked, reply: Reply) -> None:
+        """Knows a request that was loaded: as long as what was loaded stays."""
+        request = answered(asked, reply)
+        if request is not None:
+            with self._mutation:
+                self.shards[0].windows.note(request)
 
     def retire(self, reason: MemstoreError) -> None:
         """Lets every later call raise `reason`: its store was closed, or the memory dropped."""
@@ -441,11 +453,15 @@ class EmbeddedMemory(ReadableMemory):
             if refusal is not None:
                 raise refusal
         with deadline.held(self._mutation, "other mutations"):
-            if self._held is not None and not (appends and self.shards[0].loading):
+            if self._held is not None and not (appends and self._loads()):
                 raise self._held
             yield
         for shard in self.shards:
             shard.commit()
+
+    def _loads(self) -> bool:
+        """Whether who appends now may, while all else is held."""
+        return self.shards[0].loading and self._loader in (None, LOADER.get())
 
     def settle(self) -> None:
         """Waits until the background has nothing to do."""

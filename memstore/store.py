@@ -206,13 +206,14 @@ class Store:
             self._manifests.sweep()
 
     @contextlib.contextmanager
-    def loading(self, *names: str) -> Iterator[None]:
+    def loading(self, *names: str, by: object = None) -> Iterator[None]:
         """Lets memories be filled without the log: what is appended to them meanwhile is there for
         good when it ends, and not at all where it ends with an error or with the process.
 
-        Any number of threads may append. Nothing else changes these memories, or those that are
-        encoded from them, and no checkpoint is made (`MemoryInUse`); searches and other memories
-        go on. Raises `Unsupported` for a memory with a capacity.
+        Any number of threads may append, or those alone whose `LOADER` is `by`. Nothing else
+        changes these memories, or those that are encoded from them, and no checkpoint is made
+        (`MemoryInUse`); searches, which find what was appended so far, and other memories go on.
+        Raises `Unsupported` for a memory with a capacity.
         """
         with self._mutex:
             self._check_writing()
@@ -228,7 +229,7 @@ class Store:
                 f"{sorted(names)} of {self.path} are being loaded", hint="wait until that is done"
             )
             for base in held:
-                base.hold(self._loading, loads=base in bases)
+                base.hold(self._loading, loads=base in bases, by=by)
         try:
             yield
             with self._mutex:

@@ -11,6 +11,7 @@ is drawn at random, as long as the deadline allows: a read, and a mutation under
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,12 +20,15 @@ try:
 except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
 
+import pyarrow as pa
+
 from memstore.config import MemoryConfig
 from memstore.errors import DeadlineExceeded, MemstoreError
-from memstore.memory import Memory, RequestId
-from memstore.rpc import administration, failures
+from memstore.memory import Memory, RequestId, SlotsLike
+from memstore.rpc import administration, bulk, failures
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.attempts import Attempts
+from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
@@ -42,6 +46,7 @@ class Client:
         self._target = target
         self._channel = target.channel(grpc)
         self._stubs = stubs(self._channel)
+        self._bulk = Bulk(self._channel, target)
         self._numbering = Numbering()
         self._closed = False
 
@@ -68,6 +73,52 @@ class Client:
     unmark = sent(StoreRequests.unmark)
     marks = sent(StoreRequests.marks)
     snapshot = sent(StoreRequests.snapshot)
+
+    def load(
+        self,
+        memory: str,
+        batches: Batches,
+        *,
+        step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Loaded:
+        """Appends any number of rows to a memory as one, without the log.
+
+        batches: a table, or batch after batch, which are sent as they come. Columns: `key`, and
+        `value` where the memory has values, lists of D and V numbers; the records. An encoded
+        memory takes records alone; `slot` and `generation`, which `export` gives, are left out.
+        step, request_id: as in `append`.  deadline_s: an hour unless told.
+
+        All of them are there when it returns, or none: where it fails, or the client is lost, what
+        was loaded is taken back. Until then other mutations of the memory raise `MemoryInUse`, and
+        so does this while another load is under way; searches go on, and find what was loaded so
+        far. It is not sent again by itself: after `Unreachable` or `DeadlineExceeded` the same rows
+        may be, under the same `request_id`.
+        """
+        config = self.send(administration.config(memory))
+        requests = bulk.messages(memory, config, batches, step, request_id)
+        return self._bulk.load(requests, deadline_s)
+
+    def export(
+        self,
+        memory: str,
+        slots: SlotsLike | None = None,
+        *,
+        vectors: bool = True,
+        columns: Sequence[str] | None = None,
+        deadline_s: float | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Reads the rows of a memory, in order of slot, or those of some slots; batch by batch.
+
+        Columns of a batch: `slot`, `generation`; `key` and `value` unless `vectors` is False; the
+        record columns named, or all.  deadline_s: an hour unless told.
+
+        Each row is as it was when its batch was read; what is erased before is left out, what is
+        appended after the beginning too. Errors are raised when the first batch is asked for.
+        """
+        message = bulk.request(administration.text("memory", memory), slots, vectors, columns)
+        return self._bulk.export(message, deadline_s)
 
     def close(self) -> None:
         """Ends all calls; a second call does nothing."""

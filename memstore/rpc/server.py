@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -44,6 +45,7 @@ from memstore.rpc.batching import Coalescer
 from memstore.rpc.security import Caller, Guard, Tokens, is_loopback
 from memstore.rpc.session import Session
 from memstore.rpc.tls import ServerTls
+from memstore.rpc.transfer import Transfers
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS, AdminVerb, Verb
 from memstore.store import Store
@@ -66,6 +68,7 @@ class Limits:
     beyond, a call is answered by `Overloaded` at once.  session_calls: that one stream may have
     under way or waiting; beyond, it is not read from.  search_lanes: batches of equal searches
     under way at once; 0 coalesces none.  writers: threads for mutations and administration.
+    exports: that may be under way at once; beyond, they are answered by `Overloaded`.
     """
 
     message_bytes: int = 64 << 20
@@ -73,11 +76,12 @@ class Limits:
     session_calls: int = 64
     search_lanes: int = CORES
     writers: int = 16
+    exports: int = 16
 
     def __post_init__(self) -> None:
         for name, least in (("message_bytes", 1), ("session_calls", 1), ("writers", 1)):
             _check_least(name, getattr(self, name), least)
-        for name in ("calls", "search_lanes"):
+        for name in ("calls", "search_lanes", "exports"):
             _check_least(name, getattr(self, name), 0)
 
 
@@ -130,6 +134,16 @@ class Server:
         self._readers = ThreadPoolExecutor(2 * CORES + 2, "memstore-read")
         self._writers = ThreadPoolExecutor(self._limits.writers, "memstore-write")
         self._coalescer = Coalescer(self._readers, self._limits.search_lanes)
+        self._transfers = Transfers(
+            self._store,
+            caller=lambda context: self._guard.caller(context.invocation_metadata()),
+            memory=self._memory,
+            answered=self._answered,
+            read=partial(self._in, self._readers),
+            write=partial(self._in, self._writers),
+            message_bytes=self._limits.message_bytes,
+            exports=self._limits.exports,
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="memstore-serve", daemon=True)
         self._thread.start()
@@ -199,12 +213,14 @@ class Server:
     async def _stop(self, grace_s: float) -> None:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+        await self._transfers.ended()
 
     def _handlers(self) -> Iterable[grpc.GenericRpcHandler]:
         memory = {name.capitalize(): self._unary(name, verb) for name, verb in VERBS.items()}
         memory["Session"] = grpc.stream_stream_rpc_method_handler(
             self._session, None, pb.Reply.SerializeToString
         )
+        memory |= self._transfers.handlers()
         yield grpc.method_handlers_generic_handler(MEMORY_SERVICE, memory)
         admin = {name.capitalize(): self._admin(name, verb) for name, verb in ADMIN.items()}
         yield grpc.method_handlers_generic_handler(ADMIN_SERVICE, admin)

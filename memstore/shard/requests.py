@@ -114,6 +114,11 @@ class RequestWindows:
             )
         return reply
 
+    def has(self, client: str, number: int) -> bool:
+        """Whether the reply to a request of that number, of whatever content, is kept."""
+        known = self._clients.get(client)
+        return known is not None and number in known.replies
+
     def note(self, request: Request) -> None:
         """Keeps the reply to a request that was applied; doing so twice is doing so once."""
         self.noted += 1

@@ -27,9 +27,10 @@ def test_the_services_have_exactly_the_verbs() -> None:
     services = pb.DESCRIPTOR.services_by_name
     of_memory = {method.name.lower() for method in services["MemoryService"].methods}
     of_admin = {method.name.lower() for method in services["AdminService"].methods}
-    assert of_memory == VERBS.keys() | {"session"}
+    streams = {"session", "load", "export"}
+    assert of_memory == VERBS.keys() | streams
     assert of_admin == set(ADMIN)
-    assert (of_memory - {"session"}) | {"reindex", "refresh"} == set(MEMORY_VERBS)
+    assert (of_memory - streams) | {"reindex", "refresh"} == set(MEMORY_VERBS)
     public = {name for name, _ in inspect.getmembers(Memory, inspect.isfunction) if name[0] != "_"}
     assert public == set(MEMORY_VERBS)
     for service in (MEMORY_SERVICE, ADMIN_SERVICE):

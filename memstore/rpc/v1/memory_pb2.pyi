@@ -344,6 +344,50 @@ class DescribeReply(_message.Message):
     drift: float
     def __init__(self, config: _Optional[str] = ..., next_slot: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ..., drift: _Optional[float] = ...) -> None: ...
 
+class LoadRequest(_message.Message):
+    __slots__ = ("memory", "request_id", "step", "batch", "rows")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    request_id: RequestId
+    step: int
+    batch: bytes
+    rows: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., step: _Optional[int] = ..., batch: _Optional[bytes] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class LoadReply(_message.Message):
+    __slots__ = ("rows", "first", "last")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    first: int
+    last: int
+    def __init__(self, rows: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("memory", "slots", "without_vectors", "without_records", "columns")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    slots: Tensor
+    without_vectors: bool
+    without_records: bool
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, memory: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., without_vectors: _Optional[bool] = ..., without_records: _Optional[bool] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExportReply(_message.Message):
+    __slots__ = ("batch",)
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    batch: bytes
+    def __init__(self, batch: _Optional[bytes] = ...) -> None: ...
+
 class CreateRequest(_message.Message):
     __slots__ = ("memory", "config")
     MEMORY_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,197 @@
+"""Load and Export as the server does them: long streams, a batch or two of which it holds.
+
+A load is a task of its own: where its caller is gone it is taken back, however it was left, before
+the server ends. A caller who does not read is waited for by gRPC, and holds back its export alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from memstore.deadline import Deadline
+from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, Overloaded
+from memstore.memory import Memory
+from memstore.rpc.exporting import Export
+from memstore.rpc.loading import Load, checked_end
+from memstore.rpc.security import Caller
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.store import Store
+
+SILENT_S = 60.0
+"""How long a load is waited for that sends nothing: it keeps others from writing."""
+
+SLACK_BYTES = 64
+"""What a message has beside its batch, at most."""
+
+audit = logging.getLogger("memstore.audit")
+
+In = Callable[..., Awaitable[Any]]
+"""Does some work in a pool: what, and its arguments."""
+
+Answered = Callable[[Callable[[], Awaitable[Any]], Any], Awaitable[Any]]
+"""Does a call, and ends it with the status that its error has."""
+
+
+class Transfers:
+    """The handlers of `Load` and `Export`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        caller: Callable[[Any], Caller],
+        memory: Callable[[str, Caller], Memory],
+        answered: Answered,
+        read: In,
+        write: In,
+        message_bytes: int,
+        exports: int,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        """caller: who makes the call of a context.  read, write: the pools.  exports: that may be
+        under way at once; beyond, they are answered by `Overloaded`."""
+        self._store = store
+        self._caller, self._memory, self._answered = caller, memory, answered
+        self._read, self._write = read, write
+        self._message_bytes, self._most_exports, self._silent_s = message_bytes, exports, silent_s
+        self._exports = 0
+        self._loads = set[asyncio.Task[bytes]]()
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        return {
+            "Load": grpc.stream_unary_rpc_method_handler(self._load, None, None),
+            "Export": grpc.unary_stream_rpc_method_handler(self._export, None, None),
+        }
+
+    async def ended(self) -> None:
+        """Gives up the loads that are under way, and returns when all is taken back."""
+        for task in self._loads:
+            task.cancel()
+        if self._loads:
+            await asyncio.wait(self._loads)
+
+    async def _load(self, messages: AsyncIterator[bytes], context: Any) -> Any:
+        async def work() -> bytes:
+            task = asyncio.ensure_future(self._loaded(messages, context))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                task.cancel()
+                raise
+
+        return await self._answered(work, context)
+
+    async def _loaded(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        caller = self._caller(context)
+        left_s = context.time_remaining()
+        if left_s is not None and left_s <= 0:
+            raise DeadlineExceeded("the call's time was over before it was begun")
+        deadline = Deadline(left_s)
+        start = await self._next(messages)
+        facts = f"load of {start.memory[:64]} by {caller.name} at {context.peer()}"
+        try:
+            caller.check("admin", start.memory)
+            load = Load(self._store, cast(Any, self._memory(start.memory, caller)), start)
+            try:
+                await whole(self._write(load.begin))
+                rows = await self._put_all(load, start, messages, deadline)
+                reply = await whole(self._write(load.end, rows))
+            except BaseException as error:
+                await whole(self._write(load.give_up, error))
+                raise
+        except MemstoreError as error:
+            audit.warning("%s: refused, %s", facts, type(error).__name__)
+            raise
+        except asyncio.CancelledError:
+            audit.warning("%s: given up", facts)
+            raise
+        audit.info("%s: done, %d rows", facts, reply.rows)
+        data: bytes = reply.SerializeToString()
+        return data
+
+    async def _put_all(
+        self,
+        load: Load,
+        message: pb.LoadRequest,
+        messages: AsyncIterator[bytes],
+        deadline: Deadline,
+    ) -> int:
+        """Appends what comes; returns how many rows there were to be."""
+        while True:
+            if message.HasField("batch"):
+                await whole(self._write(load.put, message.batch, deadline))
+            rows = checked_end(message)
+            if rows is not None:
+                return rows
+            message = await self._next(messages)
+
+    async def _next(self, messages: AsyncIterator[bytes]) -> pb.LoadRequest:
+        try:
+            data = await asyncio.wait_for(anext(messages), self._silent_s)
+            return cast(pb.LoadRequest, pb.LoadRequest.FromString(data))
+        except StopAsyncIteration:
+            raise InvalidArgument(
+                "the load ended without its last message; nothing was loaded",
+                expected="a message with rows",
+            ) from None
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the load sent nothing for {self._silent_s:g} s; nothing was loaded",
+                hint="others wait for it: have the rows ready before it is begun",
+            ) from None
+        except DecodeError as error:
+            raise _malformed(pb.LoadRequest, error) from error
+
+    async def _export(self, data: bytes, context: Any) -> None:
+        async def work() -> None:
+            caller = self._caller(context)
+            asked = await self._read(_asked, data)
+            caller.check("read", asked.memory)
+            if self._exports >= self._most_exports:
+                raise Overloaded(
+                    "the server has too many exports to do",
+                    retry_after_s=1.0,
+                    got=f"{self._exports} under way",
+                )
+            self._exports += 1
+            try:
+                memory = cast(Any, self._memory(asked.memory, caller))
+                export = await self._read(Export, memory, asked, self._message_bytes - SLACK_BYTES)
+                while (batch := await self._read(export.next)) is not None:
+                    # Returns when gRPC has room for it: so long nothing more is read.
+                    await context.write(pb.ExportReply(batch=batch).SerializeToString())
+            finally:
+                self._exports -= 1
+
+        await self._answered(work, context)
+
+
+def _asked(data: bytes) -> pb.ExportRequest:
+    try:
+        return cast(pb.ExportRequest, pb.ExportRequest.FromString(data))
+    except DecodeError as error:
+        raise _malformed(pb.ExportRequest, error) from error
+
+
+def _malformed(kind: type[Any], error: DecodeError) -> InvalidArgument:
+    return InvalidArgument(
+        "the message is malformed", got=str(error), expected=kind.DESCRIPTOR.full_name
+    )
+
+
+async def whole(work: Awaitable[Any]) -> Any:
+    """Waits until work that a thread does has ended, even where the waiting is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
