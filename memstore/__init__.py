@@ -18,7 +18,7 @@ from memstore.memory import (
 )
 from memstore.restoring import restore
 from memstore.rpc.tls import ClientTls
-from memstore.service import connect
+from memstore.service import connect, connect_async
 from memstore.snapshot import Snapshot
 from memstore.store import Store, open  # noqa: A004
 
@@ -50,6 +50,7 @@ __all__ = [
     "Store",
     "UsageConfig",
     "connect",
+    "connect_async",
     "field",
     "open",
     "restore",

@@ -1,4 +1,4 @@
-"""The service from outside: `connect`, which needs the extra `rpc` only once it is called."""
+"""The service from outside: ways to a server, which need the extra `rpc` only once called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memstore.rpc.tls import ClientTls
 
 if TYPE_CHECKING:
+    from memstore.rpc.async_client import AsyncClient
     from memstore.rpc.client import Client
 
 DEADLINE_S = 30.0
@@ -36,3 +37,21 @@ def connect(
     from memstore.rpc.target import Target
 
     return Client(Target(address, token, tls, deadline_s, message_bytes))
+
+
+def connect_async(
+    address: str,
+    *,
+    token: str | None = None,
+    tls: ClientTls | bool | None = None,
+    deadline_s: float = DEADLINE_S,
+    message_bytes: int = MESSAGE_BYTES,
+) -> AsyncClient:
+    """As `connect`, for asyncio: returns a client whose verbs are awaited.
+
+    It may be made anywhere, and belongs to the event loop of its first call.
+    """
+    from memstore.rpc.async_client import AsyncClient
+    from memstore.rpc.target import Target
+
+    return AsyncClient(Target(address, token, tls, deadline_s, message_bytes))

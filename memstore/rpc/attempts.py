@@ -6,8 +6,9 @@ import random
 from typing import Any
 
 from memstore.deadline import Deadline
-from memstore.errors import MemstoreError
+from memstore.errors import DeadlineExceeded, MemstoreError
 from memstore.rpc.calls import Request
+from memstore.rpc.target import LONGEST_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 
@@ -26,15 +27,18 @@ class Attempts:
         self._again = request.again
         self._longest_s = FIRST_PAUSE_S
 
-    @property
     def left_s(self) -> float:
-        return self._deadline.left_s
+        """Seconds for the next attempt; raises `DeadlineExceeded` where there are none."""
+        left_s = self._deadline.left_s
+        if left_s <= 0:
+            raise DeadlineExceeded("the call's time was over before it was sent")
+        return min(left_s, LONGEST_S)
 
     def pause_s(self, error: MemstoreError) -> float:
         """Seconds until it is to be sent again; raises the error where that cannot help."""
         told_s: float = getattr(error, "retry_after_s", 0.0)
         pause_s = told_s + random.uniform(0, self._longest_s)
-        if not (self._again and error.retryable) or pause_s >= self.left_s:
+        if not (self._again and error.retryable) or pause_s >= self._deadline.left_s:
             raise error
         self._longest_s = min(2 * self._longest_s, LONGEST_PAUSE_S)
         return pause_s

@@ -9,7 +9,7 @@ import functools
 import itertools
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -51,6 +51,16 @@ class Calls(Protocol):
         """A number that no mutation has had, for one that names none."""
 
 
+class AsyncCalls(Protocol):
+    """The same for an event loop."""
+
+    async def send(self, request: Request[T]) -> T:
+        """As `Calls.send`."""
+
+    def next_request(self) -> RequestId:
+        """As `Calls.next_request`."""
+
+
 class Sender(Protocol[R_co]):
     """What has requests to make, and a way for them."""
 
@@ -68,6 +78,27 @@ def sent(
     @functools.wraps(verb)
     def call(sender: Sender[R], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return sender.send(verb(sender.requests, *args, **kwargs))
+
+    return call
+
+
+class AsyncSender(Protocol[R_co]):
+    """The same for an event loop."""
+
+    @property
+    def requests(self) -> R_co: ...
+
+    async def send(self, request: Request[T]) -> T: ...
+
+
+def awaited(
+    verb: Callable[Concatenate[R, P], Request[T]],
+) -> Callable[Concatenate[AsyncSender[R], P], Coroutine[Any, Any, T]]:
+    """As `sent`, to be awaited."""
+
+    @functools.wraps(verb)
+    async def call(sender: AsyncSender[R], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await sender.send(verb(sender.requests, *args, **kwargs))
 
     return call
 

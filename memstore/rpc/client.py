@@ -23,7 +23,7 @@ except ImportError as error:
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
-from memstore.errors import DeadlineExceeded, MemstoreError
+from memstore.errors import MemstoreError
 from memstore.memory import Memory, RequestId, SlotsLike
 from memstore.rpc import administration, bulk, failures
 from memstore.rpc.administration import StoreRequests
@@ -32,7 +32,7 @@ from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
-from memstore.rpc.target import LONGEST_S, Target, opener, stubs
+from memstore.rpc.target import Target, opener, stubs
 
 T = TypeVar("T")
 
@@ -144,7 +144,8 @@ class Client:
         attempts = Attempts(request, self._target.deadline_s)
         while True:
             try:
-                reply = self._sent(request.service, request.verb, request.message, attempts.left_s)
+                left_s = attempts.left_s()
+                reply = self._sent(request.service, request.verb, request.message, left_s)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
             else:
@@ -154,11 +155,9 @@ class Client:
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         if self._closed:
             raise self._target.closed()
-        if left_s <= 0:
-            raise DeadlineExceeded("the call's time was over before it was sent")
         try:
             return self._stubs[service, verb](
-                message, timeout=min(left_s, LONGEST_S), metadata=self._target.metadata
+                message, timeout=left_s, metadata=self._target.metadata
             )
         except grpc.RpcError as error:
             if self._closed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import memstore
 from memstore import Memory, MemoryConfig
+from memstore.rpc.async_remote import AsyncRemoteMemory
 from memstore.rpc.calls import Calls
 from memstore.rpc.client import Client
 from memstore.rpc.remote import RemoteMemory
@@ -58,3 +60,61 @@ class SessionStore(ServedStore):
     def close(self) -> None:
         self.session.close()
         super().close()
+
+
+class AsyncServedStore:
+    """The same over the asyncio client, whose event loop runs while a verb is awaited."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.store = memstore.open(path)
+        self.server = Server(self.store).start()
+        self.runner = asyncio.Runner()
+        self.client = memstore.connect_async(self.server.address)
+
+    def create(self, name: str, config: MemoryConfig) -> Memory:
+        self.runner.run(self.client.create(name, config))
+        return self.memory(name)
+
+    def memory(self, name: str) -> Memory:
+        return driven(self.runner, self.awaited(name), self.store.memory(name))
+
+    def awaited(self, name: str) -> AsyncRemoteMemory:
+        return self.runner.run(self.client.memory(name))
+
+    def close(self) -> None:
+        self.runner.run(self.client.close())
+        self.runner.close()
+        self.server.close()
+        self.store.close()
+
+
+class AsyncSessionStore(AsyncServedStore):
+    """The same over its one stream."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.session = self.client.session()
+
+    def awaited(self, name: str) -> AsyncRemoteMemory:
+        return self.runner.run(self.session.memory(name))
+
+    def close(self) -> None:
+        self.runner.run(self.session.close())
+        super().close()
+
+
+class Driven:
+    """A memory whose verbs are awaited, as one whose verbs are called."""
+
+    def __init__(self, runner: asyncio.Runner, memory: AsyncRemoteMemory, embedded: Any) -> None:
+        self._runner, self._memory = runner, memory
+        self.name, self.config = memory.name, memory.config
+        self.base = getattr(embedded, "base", embedded)
+
+    def __getattr__(self, verb: str) -> Any:
+        made = getattr(self._memory, verb)
+        return lambda *args, **kwargs: self._runner.run(made(*args, **kwargs))
+
+
+def driven(runner: asyncio.Runner, memory: AsyncRemoteMemory, embedded: Any) -> Memory:
+    return cast(Memory, Driven(runner, memory, embedded))

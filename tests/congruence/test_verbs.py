@@ -50,7 +50,12 @@ from tests.congruence.oracle import (
     live_slots,
     settle,
 )
-from tests.congruence.served import ServedStore, SessionStore
+from tests.congruence.served import (
+    AsyncServedStore,
+    AsyncSessionStore,
+    ServedStore,
+    SessionStore,
+)
 from tests.congruence.widened import check_widened
 
 RUNS = settings(
@@ -679,7 +684,7 @@ def test_an_encoded_memory_is_the_oracle() -> None:
     run_state_machine_as_test(EncodedVerbs, settings=RUNS)
 
 
-@pytest.mark.parametrize("store", [ServedStore, SessionStore])
+@pytest.mark.parametrize("store", [ServedStore, SessionStore, AsyncServedStore, AsyncSessionStore])
 @pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs])
 def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
     served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})

@@ -37,6 +37,7 @@ def test_public_names() -> None:
         "Store",
         "UsageConfig",
         "connect",
+        "connect_async",
         "field",
         "open",
         "restore",

@@ -1,0 +1,137 @@
+"""The asyncio client: `memstore.connect_async`, with the deadlines and retries of `connect`.
+
+async with memstore.connect_async("127.0.0.1:7437", token="…") as client:
+    facts = await client.memory("facts")
+    await facts.search(queries, k=10)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+try:
+    from grpc import aio
+except ImportError as error:
+    raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
+
+from memstore.config import MemoryConfig
+from memstore.errors import InvalidArgument, MemstoreError
+from memstore.memory import RequestId
+from memstore.rpc import administration, failures
+from memstore.rpc.administration import StoreRequests
+from memstore.rpc.async_remote import AsyncRemoteMemory
+from memstore.rpc.async_streaming import AsyncSession
+from memstore.rpc.attempts import Attempts
+from memstore.rpc.calls import Numbering, Request, awaited
+from memstore.rpc.target import Target, opener, stubs
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """The memories of a server, for one event loop: that of its first call."""
+
+    requests = StoreRequests()
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: Any = None
+        self._numbering = Numbering()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._target.address}>"
+
+    async def memory(self, name: str) -> AsyncRemoteMemory:
+        """The memory of that name; raises `UnknownMemory`."""
+        return AsyncRemoteMemory(self, name, await self.send(administration.config(name)))
+
+    def session(self) -> AsyncSession:
+        """A stream over which calls need not wait for each other."""
+        return AsyncSession(self._stream, self, self._target)
+
+    async def create(self, name: str, config: MemoryConfig) -> AsyncRemoteMemory:
+        """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
+        await self.send(self.requests.create(name, config))
+        return AsyncRemoteMemory(self, name, config)
+
+    list = awaited(StoreRequests.list)
+    drop = awaited(StoreRequests.drop)
+    mark = awaited(StoreRequests.mark)
+    unmark = awaited(StoreRequests.unmark)
+    marks = awaited(StoreRequests.marks)
+    snapshot = awaited(StoreRequests.snapshot)
+
+    async def close(self) -> None:
+        """Ends all calls, which then raise `StoreClosed`; a second call does nothing."""
+        if not self._closed and self._channel is not None:
+            self._open()
+            self._closed = True
+            await self._channel.close()
+        self._closed = True
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def next_request(self) -> RequestId:
+        return self._numbering.next()
+
+    async def send(self, request: Request[T]) -> T:
+        """Sends a request, again where that may help, and returns what its verb does."""
+        attempts = Attempts(request, self._target.deadline_s)
+        while True:
+            try:
+                left_s = attempts.left_s()
+                reply = await self._sent(request.service, request.verb, request.message, left_s)
+            except MemstoreError as error:
+                pause_s = attempts.pause_s(error)
+            else:
+                return request.decode(reply)
+            await asyncio.sleep(pause_s)
+
+    async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
+        self._open()
+        try:
+            return await self._stubs[service, verb](
+                message, timeout=left_s, metadata=self._target.metadata
+            )
+        except aio.AioRpcError as error:
+            if self._closed:
+                raise self._target.closed() from error
+            raise failures.from_call(error, self._target.address) from error
+        except asyncio.CancelledError:
+            # Closing cancels the calls under way, which is not the caller's own cancelling.
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise self._target.closed() from None
+            raise
+
+    def _stream(self, calls: Any) -> Any:
+        self._open()
+        return opener(self._channel, self._target.metadata)(calls)
+
+    def _open(self) -> None:
+        """Opens the channel in the loop that runs, once; a channel works in no other."""
+        if self._closed:
+            raise self._target.closed()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._channel = self._target.channel(aio)
+            self._stubs = stubs(self._channel)
+        elif self._loop is not loop:
+            raise InvalidArgument(
+                "the client belongs to another event loop", hint="connect in this one too"
+            )
