@@ -26,12 +26,14 @@ class Attempts:
         self._deadline = Deadline(deadline_s if own_s is None else own_s)
         self._again = request.again
         self._longest_s = FIRST_PAUSE_S
+        self._failure: MemstoreError | None = None
 
     def left_s(self) -> float:
-        """Seconds for the next attempt; raises `DeadlineExceeded` where there are none."""
+        """Seconds for the next attempt; where there are none raises what the last failed with, or
+        `DeadlineExceeded`."""
         left_s = self._deadline.left_s
         if left_s <= 0:
-            raise DeadlineExceeded("the call's time was over before it was sent")
+            raise self._failure or DeadlineExceeded("the call's time was over before it was sent")
         return min(left_s, LONGEST_S)
 
     def pause_s(self, error: MemstoreError) -> float:
@@ -40,5 +42,6 @@ class Attempts:
         pause_s = told_s + random.uniform(0, self._longest_s)
         if not (self._again and error.retryable) or pause_s >= self._deadline.left_s:
             raise error
+        self._failure = error
         self._longest_s = min(2 * self._longest_s, LONGEST_PAUSE_S)
         return pause_s

@@ -644,8 +644,8 @@ class EncodedVerbs(RuleBasedStateMachine):
         self, tree: Filter | None, seed: int, k: int, more: dict[str, Any]
     ) -> None:
         slots = self.facts.slots if tree is None else self.facts.passing(tree)
-        queries_QD, facts = self.grid(seed, 3), self.memories["facts"]
-        scores_QN = inner_products(queries_QD, self.facts.keys(slots))
+        queries_QD, facts = self.queries(seed, 3), self.memories["facts"]
+        scores_QN = inner_products(queries_QD, self.facts.keys(slots).astype(queries_QD.dtype))
         search_widely(facts, queries_QD, k, tree, more | {"seed": seed}, scores_QN, slots)
 
     @rule(column=st.sampled_from(["subject", "object"]), limit=st.integers(1, 4))
