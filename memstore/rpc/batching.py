@@ -3,11 +3,17 @@
 An engine answers a batch in far less time than its queries one by one. A search that finds it idle
 is begun at once; those that come while searches like it are under way go together as soon as one of
 these has ended. So nobody is held back for company, and the more come the larger batches get.
+
+A short search of a caller who is alone is done in the event loop itself: the way into a thread and
+back takes as long as the search, and there is nobody whom the loop would let wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -21,6 +27,16 @@ from memstore.rpc.codec import SEARCHED
 MOST_QUERIES = 1_024
 """Searched as one, unless one call alone has more: beyond it a batch is no quicker a query."""
 
+SHORT_S = 0.004
+"""What may be done in the event loop: about as long as Python lets a thread wait for its turn."""
+
+ALONE_S = 0.05
+"""So long nobody else must have searched for a caller to be alone: of callers who search one after
+the other, each would be found alone."""
+
+MOST_KNOWN = 256
+"""Kinds of searches of which it is known how long they take."""
+
 Search = Callable[[Array], SearchResult]
 Found = SearchResult | Exception
 
@@ -33,7 +49,7 @@ class _Waiting:
 
 @dataclass
 class _Alike:
-    """Searches that one call of `search` can do. under_way: batches that the engine has now."""
+    """Searches that one call of `search` can do. under_way: threads that search for them now."""
 
     search: Search
     under_way: int = 0
@@ -54,58 +70,114 @@ class Coalescer:
     def __init__(self, pool: Executor, lanes: int) -> None:
         """lanes: batches of searches alike that may be under way at once; 0 coalesces none."""
         self._pool, self._lanes = pool, lanes
+        # The threads of the pool take what waits themselves: that the loop hands it to them would
+        # let each stand still after each batch.
+        self._lock = threading.Lock()
         self._alike: dict[Hashable, _Alike] = {}
+        self._asking, self._shared_at = 0, 0.0
+        self._seconds: dict[Hashable, float] = {}
+        """By kind of search, about how long it takes for a query."""
 
     async def search(
         self, memory: Memory, queries_QD: Array, k: int, options: SearchOptions
     ) -> SearchResult:
         """As `Memory.search`; one that is cancelled before it was begun is not begun."""
-        loop = asyncio.get_running_loop()
         search = partial(memory.search, k=k, options=options)
         if options.widens or queries_QD.ndim != 2 or not self._lanes:
             # What training adds for a query depends on the others of its call.
+            loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, search, queries_QD)
         key = (id(memory), k, options, queries_QD.dtype, queries_QD.shape[1])
-        alike = self._alike.setdefault(key, _Alike(search))
+        self._asking += 1
+        try:
+            if self._is_short(key, memory, len(queries_QD)) and await self._is_alone():
+                return self._here(key, search, queries_QD)
+            return await self._shared(key, search, queries_QD)
+        finally:
+            self._asking -= 1
+
+    def _is_short(self, key: Hashable, memory: Memory, queries: int) -> bool:
+        """Whether it takes so little that the event loop may stand still meanwhile."""
+        if memory.config.storage == "mapped":
+            return False  # it may wait for a disk
+        return self._seconds.get(key, SHORT_S) * queries < SHORT_S
+
+    async def _is_alone(self) -> bool:
+        """Whether nobody else searches now, or did a moment ago."""
+        await asyncio.sleep(0)  # those that came together with this one are counted then
+        now = time.monotonic()
+        if self._asking > 1:
+            self._shared_at = now
+        return now - self._shared_at > ALONE_S
+
+    def _here(self, key: Hashable, search: Search, queries_QD: Array) -> SearchResult:
+        begun = time.perf_counter()
+        found = search(queries_QD)
+        self._took(key, time.perf_counter() - begun, len(queries_QD))
+        return found
+
+    def _took(self, key: Hashable, seconds: float, queries: int) -> None:
+        """Takes note of how long so many queries took."""
+        if key not in self._seconds and len(self._seconds) >= MOST_KNOWN:
+            self._seconds.clear()
+        each = seconds / max(queries, 1)
+        self._seconds[key] = (self._seconds.get(key, each) + each) / 2
+
+    async def _shared(self, key: Hashable, search: Search, queries_QD: Array) -> SearchResult:
+        """Searches in the pool, together with those that are alike."""
+        loop = asyncio.get_running_loop()
         answer: asyncio.Future[SearchResult] = loop.create_future()
-        alike.waiting.append(_Waiting(queries_QD, answer))
-        self._begin(key, alike)
+        one = _Waiting(queries_QD, answer)
+        with self._lock:
+            alike = self._alike.setdefault(key, _Alike(search))
+            alike.waiting.append(one)
+            begins = alike.under_way < self._lanes
+            alike.under_way += begins
+        if begins:
+            self._pool.submit(self._work, key, alike, loop)
         try:
             return await answer
         except asyncio.CancelledError:
-            alike.waiting = [one for one in alike.waiting if one.answer is not answer]
+            with self._lock:
+                alike.waiting = [other for other in alike.waiting if other is not one]
             raise
 
-    def _begin(self, key: Hashable, alike: _Alike) -> None:
-        """Has the engine begin as much as there are lanes for."""
-        while alike.under_way < self._lanes and (batch := alike.batch()):
-            alike.under_way += 1
-            parts = [one.queries_QD for one in batch]
-            loop = asyncio.get_running_loop()
-            found = loop.run_in_executor(self._pool, searched, alike.search, parts)
-            found.add_done_callback(partial(self._end, key, alike, batch))
-        if not (alike.under_way or alike.waiting):
-            self._alike.pop(key, None)
+    def _work(self, key: Hashable, alike: _Alike, loop: asyncio.AbstractEventLoop) -> None:
+        """Searches, in a thread of the pool, for as long as somebody waits for this kind.
 
-    def _end(
-        self,
-        key: Hashable,
-        alike: _Alike,
-        batch: list[_Waiting],
-        done: asyncio.Future[list[Found]],
+        Where others search for other kinds it queues up again after each batch.
+        """
+        while batch := self._next(key, alike):
+            begun = time.perf_counter()
+            found = searched(alike.search, [one.queries_QD for one in batch])
+            seconds = time.perf_counter() - begun
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+                loop.call_soon_threadsafe(self._tell, key, batch, found, seconds)
+            if len(self._alike) > 1:
+                self._pool.submit(self._work, key, alike, loop)
+                return
+
+    def _next(self, key: Hashable, alike: _Alike) -> list[_Waiting]:
+        with self._lock:
+            batch = alike.batch()
+            if not batch:
+                alike.under_way -= 1
+                if not alike.under_way:
+                    del self._alike[key]
+            return batch
+
+    def _tell(
+        self, key: Hashable, batch: list[_Waiting], found: list[Found], seconds: float
     ) -> None:
         """Tells each what was found for it."""
-        alike.under_way -= 1
-        failure = done.exception() if not done.cancelled() else asyncio.CancelledError()
-        for i, one in enumerate(batch):
-            found = failure or done.result()[i]
+        self._took(key, seconds, sum(len(one.queries_QD) for one in batch))
+        for one, its in zip(batch, found, strict=True):
             if one.answer.done():
                 continue
-            if isinstance(found, BaseException):
-                one.answer.set_exception(found)
+            if isinstance(its, Exception):
+                one.answer.set_exception(its)
             else:
-                one.answer.set_result(found)
-        self._begin(key, alike)
+                one.answer.set_result(its)
 
 
 def searched(search: Search, parts: list[Array]) -> list[Found]:

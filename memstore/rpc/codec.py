@@ -46,6 +46,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 T = TypeVar("T")
 
+USUAL = SearchOptions()
+
 
 def to_tensor(array: Array) -> pb.Tensor:
     array = np.ascontiguousarray(array)
@@ -206,7 +208,10 @@ def _plain(value: pb.Filter.Value) -> Any:
     return getattr(value, kind)
 
 
-def to_options(options: SearchOptions) -> pb.SearchOptions:
+def to_options(options: SearchOptions) -> pb.SearchOptions | None:
+    """None is what nobody chose."""
+    if options == USUAL:
+        return None
     told = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
     if options.probe is not None:
         told["probe"] = min(options.probe, MOST)  # no index has more lists
@@ -215,8 +220,12 @@ def to_options(options: SearchOptions) -> pb.SearchOptions:
     return pb.SearchOptions(**{name: value for name, value in told.items() if value is not None})
 
 
-def options_of(message: pb.SearchOptions) -> SearchOptions:
+def options_of(message: pb.SearchRequest) -> SearchOptions:
     """Raises `InvalidArgument` as `SearchOptions` does."""
+    return _options(message.options) if message.HasField("options") else USUAL
+
+
+def _options(message: pb.SearchOptions) -> SearchOptions:
     return SearchOptions(
         probe=optional(message, "probe"),
         exact=message.exact,

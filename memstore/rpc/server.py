@@ -412,7 +412,7 @@ def given_out(name: str, message: Any) -> int:
 
 
 def _asked(message: pb.SearchRequest) -> tuple[Array, SearchOptions]:
-    return codec.to_array("queries", message.queries), codec.options_of(message.options)
+    return codec.to_array("queries", message.queries), codec.options_of(message)
 
 
 def parsed(kind: type[Any], data: bytes) -> Any:

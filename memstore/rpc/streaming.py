@@ -43,8 +43,11 @@ class Session:
     def __init__(self, open_stream: Open, around: Calls, target: Target) -> None:
         """around: the way for what a stream does not carry."""
         self._open, self._around, self._target = open_stream, around, target
-        # Held again by what is done when an answer comes.
-        self._state = threading.Condition(threading.RLock())
+        # Held again by what is done when an answer comes. Of two conditions, so that a call wakes
+        # no thread that has nothing to do for it: each costs as much as a way to the server.
+        self._state = threading.RLock()
+        self._needed = threading.Condition(self._state)
+        self._over = threading.Condition(self._state)
         self._unanswered: Outstanding[Future[Any]] = Outstanding(target)
         self._outgoing: queue.SimpleQueue[pb.Call | None] = queue.SimpleQueue()
         self._stream: Any = None
@@ -67,7 +70,7 @@ class Session:
         asked = self._unanswered.asked(verb, message, deadline_s, Future[Any]())
         with self._state:
             self._outgoing.put(self._unanswered.add(asked))
-            self._state.notify_all()
+            self._needed.notify()
         return asked.answer
 
     def send(self, request: Request[T]) -> T:
@@ -84,7 +87,7 @@ class Session:
         with self._state:
             self._unanswered.closed = True
             self._outgoing.put(None)
-            self._state.notify_all()
+            self._look()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -115,7 +118,7 @@ class Session:
                 for reply in self._stream:
                     with self._state:
                         answered = self._unanswered.answered(reply)
-                        self._state.notify_all()
+                        self._look()
                     if answered is not None:
                         _tell([answered])
             except ValueError:  # what a channel raises that was closed
@@ -126,23 +129,29 @@ class Session:
                     self._give_up(failure)
             outgoing.put(None)
             with self._state:
-                self._state.wait_for(lambda: self._unanswered.is_over, self._unanswered.pause_s())
+                self._over.wait_for(lambda: self._unanswered.is_over, self._unanswered.pause_s())
 
     def _awaited(self) -> bool:
         """Waits until a stream is needed; False once none will be."""
         with self._state:
-            self._state.wait_for(lambda: self._unanswered or self._unanswered.closed)
+            self._needed.wait_for(lambda: self._unanswered or self._unanswered.closed)
             return not self._unanswered.is_over
+
+    def _look(self) -> None:
+        """Wakes who waits for the end, once it has come."""
+        if self._unanswered.is_over:
+            self._needed.notify_all()
+            self._over.notify_all()
 
     def _expire(self) -> None:
         """Answers those whose time is over, and ends the stream once nobody waits for it."""
         over = False
         while not over:
             with self._state:
-                self._state.wait_for(lambda: self._unanswered.is_over, LOOK_S)
+                self._over.wait_for(lambda: self._unanswered.is_over, LOOK_S)
                 late = self._unanswered.late()
                 over = self._unanswered.is_over
-                self._state.notify_all()
+                self._look()
             _tell(late)
         if late and self._stream is not None:
             self._stream.cancel()
@@ -155,7 +164,7 @@ class Session:
     def _give_up(self, failure: MemstoreError) -> None:
         with self._state:
             told = self._unanswered.give_up(failure)
-            self._state.notify_all()
+            self._look()
         _tell(told)
 
 

@@ -149,9 +149,7 @@ def _applied(done: Applied) -> pb.AppliedReply:
 
 def _search(memory: Memory, asked: pb.SearchRequest, _: float | None) -> pb.SearchReply:
     queries_QD = codec.to_array("queries", asked.queries)
-    return codec.to_search_reply(
-        memory.search(queries_QD, asked.k, codec.options_of(asked.options))
-    )
+    return codec.to_search_reply(memory.search(queries_QD, asked.k, codec.options_of(asked)))
 
 
 def _gather(memory: Memory, asked: pb.GatherRequest, _: float | None) -> pb.GatherReply:

@@ -13,7 +13,7 @@ import pytest
 import memstore
 from memstore import SearchOptions, Store
 from memstore.errors import NotFinite
-from memstore.rpc.batching import MOST_QUERIES, Coalescer
+from memstore.rpc.batching import ALONE_S, MOST_QUERIES, SHORT_S, Coalescer
 from tests.rpc.conftest import WIDTH
 
 ROWS = np.eye(WIDTH, dtype=np.float32)
@@ -24,11 +24,14 @@ class Slow:
 
     def __init__(self, memory: Any) -> None:
         self._memory = memory
+        self.config = memory.config
         self.may, self.sizes = threading.Event(), list[int]()
+        self.threads = list[threading.Thread]()
 
     def search(self, queries: Any, k: int, options: SearchOptions) -> Any:
         self.may.wait(10)
         self.sizes.append(len(queries))
+        self.threads.append(threading.current_thread())
         return self._memory.search(queries, k, options)
 
 
@@ -56,8 +59,8 @@ def test_those_that_wait_go_together(slow: Slow, store: Store) -> None:
             await asyncio.sleep(0.01)
             slow.may.set()
             found = await asyncio.gather(*asked)
-            assert not coalescer._alike
-            return found
+        assert not coalescer._alike
+        return found
 
     found = run(work())
     assert slow.sizes == [2, 78]  # the first found nobody waiting
@@ -81,6 +84,59 @@ def test_what_is_not_alike_does_not_go_together(slow: Slow) -> None:
 
     run(work())
     assert slow.sizes == [WIDTH] * 5
+
+
+def test_who_is_alone_is_answered_in_the_loop(slow: Slow) -> None:
+    slow.may.set()
+    exact = SearchOptions(exact=True)
+
+    async def work() -> None:
+        here = threading.current_thread()
+        with ThreadPoolExecutor(2) as pool:
+            coalescer = Coalescer(pool, 2)
+            # Nobody knows yet how long it takes.
+            await coalescer.search(slow, ROWS[:1], 3, exact)  # type: ignore[arg-type]
+            assert slow.threads.pop() is not here
+            await asyncio.sleep(ALONE_S)
+            coalescer._seconds = dict.fromkeys(coalescer._seconds, SHORT_S / 100)
+            await coalescer.search(slow, ROWS[:1], 3, exact)  # type: ignore[arg-type]
+            assert slow.threads.pop() is here
+            # What takes long is not done there, nor what somebody else may wait for.
+            many = np.ones((1_000, WIDTH), np.float32)
+            await coalescer.search(slow, many, 3, exact)  # type: ignore[arg-type]
+            assert slow.threads.pop() is not here
+            coalescer._seconds = dict.fromkeys(coalescer._seconds, SHORT_S / 100)
+            await asyncio.gather(
+                *(coalescer.search(slow, ROWS[:1], 3, exact) for _ in range(2))  # type: ignore[arg-type]
+            )
+            await coalescer.search(slow, ROWS[:1], 3, exact)  # type: ignore[arg-type]
+            assert here not in slow.threads
+            # An error there is the caller's own, as anywhere.
+            await asyncio.sleep(ALONE_S)
+            bad = np.full((1, WIDTH), np.nan, np.float32)
+            with pytest.raises(NotFinite):
+                await coalescer.search(slow, bad, 3, exact)  # type: ignore[arg-type]
+            assert slow.threads.pop() is here
+
+    run(work())
+
+
+def test_kinds_take_turns(slow: Slow) -> None:
+    async def work() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            coalescer = Coalescer(pool, 1)
+            first = [
+                asyncio.ensure_future(coalescer.search(slow, ROWS, 3, SearchOptions()))  # type: ignore[arg-type]
+                for _ in range(2)
+            ]
+            await asyncio.sleep(0.01)
+            other = asyncio.ensure_future(coalescer.search(slow, ROWS[:1], 4, SearchOptions()))  # type: ignore[arg-type]
+            await asyncio.sleep(0.01)
+            slow.may.set()
+            await asyncio.gather(*first, other)
+
+    run(work())
+    assert slow.sizes == [WIDTH, 1, WIDTH]
 
 
 def test_one_that_fails_does_no_harm_to_others(slow: Slow) -> None:
