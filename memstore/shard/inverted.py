@@ -67,7 +67,7 @@ class InvertedColumn:
         limit = min(limit, sum(len(segment.rows) for segment in segments))
         asked_Q = self._to_numpy(values)
         ranges = [
-            (np.searchsorted(s.values, asked_Q), np.searchsorted(s.values, asked_Q, "right"))
+            (_place(s.values, asked_Q, np.less), _place(s.values, asked_Q, np.less_equal))
             for s in segments
         ]
         if first_Q is not None:
@@ -158,6 +158,24 @@ class InvertedColumn:
         if self._dtype == np.int64:
             return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
         return np.array(column.to_numpy(zero_copy_only=False), dtype=self._dtype)
+
+
+def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
+    """Where in sorted values each that is asked would go: behind those that are `before` it.
+
+    numpy 2.4's `searchsorted` takes texts of more than 15 bytes of one array for those of the other.
+    """
+    if values.dtype == np.int64:
+        return np.searchsorted(values, asked_Q, "left" if before is np.less else "right")
+    low_Q, end_Q = np.zeros(len(asked_Q), np.int64), np.full(len(asked_Q), len(values))
+    open_Q = np.flatnonzero(low_Q < end_Q)
+    while len(open_Q):
+        middle = (low_Q[open_Q] + end_Q[open_Q]) // 2
+        less = before(values[middle], asked_Q[open_Q])
+        low_Q[open_Q[less]] = middle[less] + 1
+        end_Q[open_Q[~less]] = middle[~less]
+        open_Q = open_Q[low_Q[open_Q] < end_Q[open_Q]]
+    return low_Q
 
 
 def _lower(rows: Slots, low_Q: Slots, high_Q: Slots, first_Q: Slots) -> Slots:

@@ -68,7 +68,7 @@ RUNS = settings(
 EVERY_LIST = 1_000_000
 """More lists than any clustered index here has."""
 
-NAMES = ["", "a", "ab", "b", "é", "日本", "a\0", "a\0b"]
+NAMES = ["", "a", "ab", "b", "é", "日本", "a\0", "a\0b", "a name of more than 15 bytes"]
 RECORDS = {
     "number": "int64",
     "small": "int32",
