@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.memory import Array
+from memstore.placement import Part
 from memstore.shard import checkpoint
 
 Entry = dict[str, Any]
@@ -143,13 +145,19 @@ class MemoryCheckpoints:
         return None if state is None else (state[-1], state[0] > 0)
 
 
-def files_of(entry: Entry) -> checkpoint.Files:
+def files_of(entry: Entry, part: Part) -> checkpoint.Files:
     """All files that an entry names, by their paths in the folder of the memory."""
     found = dict(entry["encoded_at"])
-    for number, shard in enumerate(entry["shards"]):
+    for number, shard in shards_of(entry, part):
         for name, fingerprint in checkpoint.files_of(shard).items():
             found[f"shard-{number}/{name}"] = fingerprint
     return found
+
+
+def shards_of(entry: Entry, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What an entry has of each shard, and the shard's number."""
+    numbers = part.shards(entry["config"]["shards"])
+    yield from zip(numbers, entry["shards"], strict=True)
 
 
 def config_of(entry: Entry) -> MemoryConfig:

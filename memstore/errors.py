@@ -21,9 +21,13 @@ MemstoreError
 │   ├── Unauthenticated              the server does not know who calls
 │   ├── NotAllowed                   it knows, and the caller's role or memories do not allow it
 │   ├── Unreachable                  it is not there, or was lost in the middle of a call
+│   │   └── ShardUnavailable         of several servers, those of some shards
+│   ├── ShardElsewhere               the server does not hold the shard that it was asked for
+│   ├── HalfDone                     some shards did their part; sent again it is done whole
 │   └── ServerFailed                 it failed for a reason that it does not tell
 └── StoreError                       the directory, not the call, is at fault
     ├── NotAStore                    a foreign or missing directory
+    ├── WrongPart                    the store is another part of its memories than it was opened as
     ├── StoreLocked                  another process owns the store
     ├── ReadOnly                     the store was opened for reading alone
     ├── StoreClosed                  the store was closed by this process
@@ -158,6 +162,28 @@ class Unreachable(ServiceError):
     retryable = True
 
 
+class ShardUnavailable(Unreachable):
+    """Of a memory on several servers, those of some shards are not there.
+
+    It says which. Nothing was changed, unless the call was a mutation that was lost on its way.
+    """
+
+
+class ShardElsewhere(ServiceError):
+    """The server does not hold the shard that it was asked for; nothing was changed."""
+
+    retryable = True
+
+
+class HalfDone(ServiceError):
+    """Some shards of several servers did their part of a mutation, others not.
+
+    Sent again under its `request_id`, those that are left do theirs.
+    """
+
+    retryable = True
+
+
 class ServerFailed(ServiceError):
     """The server failed for a reason that it does not tell; its log does."""
 
@@ -168,6 +194,10 @@ class StoreError(MemstoreError):
 
 class NotAStore(StoreError):
     """The directory is missing or holds something else."""
+
+
+class WrongPart(StoreError):
+    """The store is another part of its memories than that it was opened as, or the whole."""
 
 
 class StoreLocked(StoreError):

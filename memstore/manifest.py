@@ -8,8 +8,11 @@ from typing import Any
 from memstore import checkpoints, files
 from memstore.disk import DISK, Disk
 from memstore.errors import UnsupportedVersion
+from memstore.placement import WHOLE, Part
 
-FORMAT = 6
+FORMAT, PART_FORMAT = 6, 7
+"""Of a store, and of one that holds a part of its memories."""
+
 NAME = "memstore.json"
 MEMORIES, LOGS, MARKS = "memories", "logs", "marks"
 """The folders of a store."""
@@ -24,13 +27,25 @@ def read(path: Path) -> Body:
     return body
 
 
+def part_of(body: Body) -> Part:
+    """Which part of its memories a store holds."""
+    return Part(*body["part"]) if "part" in body else WHOLE
+
+
+def head(part: Part) -> Body:
+    """What says so in its manifest, and the format that goes with it."""
+    if part == WHOLE:
+        return {"format": FORMAT}
+    return {"format": PART_FORMAT, "part": [part.number, part.of]}
+
+
 def check_format(body: Body, where: str) -> None:
     """Raises `UnsupportedVersion` on another format."""
-    if body.get("format") != FORMAT:
+    if body.get("format") != (PART_FORMAT if "part" in body else FORMAT):
         raise UnsupportedVersion(
             f"{where} has another format",
             got=body.get("format"),
-            expected=FORMAT,
+            expected=f"{FORMAT}, or {PART_FORMAT} of a part",
             hint="open it with the version of memstore that wrote it, or build it anew",
         )
 
@@ -42,8 +57,9 @@ def write(path: Path, body: Body, disk: Disk = DISK) -> None:
 
 def files_of(body: Body) -> dict[str, files.Fingerprint]:
     """All files that a manifest names, by their paths in the folder of the store."""
+    part = part_of(body)
     return {
         str(PurePosixPath(MEMORIES, name, path)): fingerprint
         for name, entry in body["memories"].items()
-        for path, fingerprint in checkpoints.files_of(entry).items()
+        for path, fingerprint in checkpoints.files_of(entry, part).items()
     }

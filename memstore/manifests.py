@@ -16,6 +16,7 @@ from memstore import files, manifest
 from memstore.checkpoints import Entry
 from memstore.disk import Disk
 from memstore.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from memstore.placement import WHOLE, Part
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,10 @@ logger = logging.getLogger(__name__)
 class Manifests:
     """Reads and writes the manifests in the folder of a store; one thread at a time calls."""
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    def __init__(self, folder: Path, disk: Disk, part: Part = WHOLE) -> None:
+        """part: of its memories, where the store is made."""
         self._folder, self._disk = folder, disk
+        self.part = part
         self.body: manifest.Body = {"store": secrets.token_hex(8), "number": 0, "memories": {}}
         """As it was last read or written."""
         self.marks: dict[str, manifest.Body] = {}
@@ -40,6 +43,7 @@ class Manifests:
         Raises `CorruptFile` and `UnsupportedVersion`.
         """
         self.body = manifest.read(self._folder / manifest.NAME)
+        self.part = manifest.part_of(self.body)
         for path in sorted((self._folder / manifest.MARKS).glob("*.json")):
             try:
                 self.marks[path.stem] = manifest.read(path)
@@ -55,7 +59,7 @@ class Manifests:
     def write(self, number: int, entries: dict[str, Entry | None]) -> None:
         """Makes these the memories that are found; raises `DiskFailed` and `StorageFull`."""
         before, path = self.body, self._folder / manifest.NAME
-        body = {"format": manifest.FORMAT, "store": before["store"], "number": number}
+        body = manifest.head(self.part) | {"store": before["store"], "number": number}
         body["memories"] = entries
         self._doubtful.append(body)
         try:

@@ -97,6 +97,9 @@ class SearchOptions:
         all scored, so the answer is exact; else the index proposes among those that pass, and
         without `probe` it visits more lists the fewer pass.
 
+    partial: where servers of a memory on several do not answer, find what the others have, and say
+        in `missing_shards` what is missing; else that raises `ShardUnavailable`.
+
     The others are for training. A softmax over the k best alone is biased: rows that no query
     found have no share in it and get no gradient (Chandar et al. 2016, arXiv 1605.07427). They add
     candidates, scored like all others; each passes the filter, no slot stands twice for a query,
@@ -121,6 +124,7 @@ class SearchOptions:
     exact: bool = False
     filter: Filter | None = None
     recall_target: float | None = None
+    partial: bool = False
     union: bool = False
     sample_clusters: int = 0
     sample_random: int = 0
@@ -157,10 +161,12 @@ class SearchOptions:
                     got=f"exact=True, recall_target={self.recall_target}",
                     hint="an exact search finds every row; leave recall_target out",
                 )
-        if not isinstance(self.union, bool | np.bool_):
-            raise InvalidArgument(
-                "union is no flag", got=repr(self.union), expected="True or False"
-            )
+        for name in ("partial", "union"):
+            flag = getattr(self, name)
+            if not isinstance(flag, bool | np.bool_):
+                raise InvalidArgument(
+                    f"{name} is no flag", got=repr(flag), expected="True or False"
+                )
         for name in ("sample_clusters", "sample_random", "seed"):
             count = getattr(self, name)
             whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
@@ -190,7 +196,8 @@ class SearchResult:
     in float32 where that is narrower.  proposal_QK uint8, a `Proposal`.  scored_Q int64: rows
     scored for a query.  row_versions_S, index_versions_S int64: what was searched, a number a shard
     that rises with every mutation and sealing. Every mutation up to it was seen; of those that came
-    meanwhile, some rows may be.
+    meanwhile, some rows may be.  missing_shards: those that did not answer a search with `partial`,
+    rising; their versions are −1.
     """
 
     slots_QK: Slots
@@ -200,6 +207,7 @@ class SearchResult:
     scored_Q: npt.NDArray[np.int64]
     row_versions_S: npt.NDArray[np.int64]
     index_versions_S: npt.NDArray[np.int64]
+    missing_shards: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

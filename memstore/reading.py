@@ -12,7 +12,7 @@ import pyarrow as pa
 from memstore import checks, routing, widening
 from memstore.config import MemoryConfig
 from memstore.dtypes import counting, storage
-from memstore.errors import InvalidArgument, MemstoreError, Unsupported
+from memstore.errors import InvalidArgument, MemstoreError, ShardElsewhere, Unsupported
 from memstore.memory import (
     Array,
     Description,
@@ -24,6 +24,7 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.meter import Meter
+from memstore.placement import WHOLE, Part
 from memstore.shard.shard import Shard
 
 LEAST_MAX_K = 2_048
@@ -34,14 +35,22 @@ class ReadableMemory:
     """The shards of one memory in this process, and the verbs that read them."""
 
     def __init__(
-        self, name: str, config: MemoryConfig, next_slot: int = 0, folder: Path | None = None
+        self,
+        name: str,
+        config: MemoryConfig,
+        next_slot: int = 0,
+        folder: Path | None = None,
+        part: Part = WHOLE,
     ) -> None:
-        """folder: where the rows lie that `storage="mapped"` keeps out of memory."""
+        """folder: where the rows lie that `storage="mapped"` keeps out of memory.
+        part: which of its shards are here."""
         self._name = name
         self._config = config
         self._dtype = storage(config.dtype)
         self.next_slot = next_slot
-        self.shards = [Shard(config, i, folder) for i in range(config.shards)]
+        self.part = part
+        self.shards = [Shard(config, i, folder) for i in part.shards(config.shards)]
+        self._by_number = {shard.number: shard for shard in self.shards}
         self._retired: MemstoreError | None = None
         self.meter = Meter()
 
@@ -82,8 +91,8 @@ class ReadableMemory:
         queries_QD = self._matrix("queries", queries, self._config.dim)
         if options.filter is not None:
             checks.filter_columns(options.filter, self._config.schema)
-        by_shard = [shard.search(queries_QD, k, options) for shard in self.shards]
-        found = routing.merged_results(by_shard, k)
+        by_shard = {shard.number: shard.search(queries_QD, k, options) for shard in self.shards}
+        found = routing.merged_results(by_shard, self._config.shards, k)
         if options.widens:
             return widening.widen(self.shards, self.next_slot, queries_QD, found, options)
         return found
@@ -148,12 +157,11 @@ class ReadableMemory:
         item = kind.value_type if pa.types.is_list(kind) else kind
         asked = checks.column("lookup values", values, item)
         first_Q = None if cursor is None else checks.cursor(cursor, len(asked))
-        count = len(self.shards)
-        found = [
-            shard.lookup(column, asked, limit, routing.first_rows(first_Q, shard.number, count))
-            for shard in self.shards
-        ]
-        return routing.merged_lookups(found, limit)
+        count, found = self._config.shards, {}
+        for shard in self.shards:
+            first_row_Q = routing.first_rows(first_Q, shard.number, count)
+            found[shard.number] = shard.lookup(column, asked, limit, first_row_Q)
+        return routing.merged_lookups(found, count, limit)
 
     def describe(self) -> Description:
         self._check_open()
@@ -176,7 +184,7 @@ class ReadableMemory:
 
     def live_slots(self) -> Slots:
         """Every slot that is there, rising."""
-        count = len(self.shards)
+        count = self._config.shards
         return np.sort(np.concatenate([s.rows.live_rows() * count + s.number for s in self.shards]))
 
     def travel(self) -> Array:
@@ -184,13 +192,19 @@ class ReadableMemory:
         travel_N = np.zeros(self.next_slot)
         for shard in self.shards:
             part = shard.travel()
-            travel_N[shard.number :: len(self.shards)][: len(part)] = part
+            travel_N[shard.number :: self._config.shards][: len(part)] = part
         return travel_N
 
     def _split(self, slots_B: Slots) -> Iterator[tuple[Shard, Slots, Slots]]:
         """For each shard concerned: the shard, the positions in the call, the rows there."""
-        for number, at, rows in routing.split(slots_B, len(self.shards)):
-            yield self.shards[number], at, rows
+        for number, at, rows in routing.split(slots_B, self._config.shards):
+            if number not in self._by_number:
+                raise ShardElsewhere(
+                    f"part {self.part} of memory {self._name!r} does not hold that shard",
+                    got=f"shard {number}",
+                    expected=f"one of {list(self._by_number)}",
+                )
+            yield self._by_number[number], at, rows
 
     def _rejoined(self, places: Sequence[Slots], arrays: Sequence[Array], width: int) -> Array:
         rows = sum(map(len, places))

@@ -147,11 +147,24 @@ class Known:
             slots_B[reply.places_A] = reply.slots_A
         return slots_B
 
+    @property
+    def handed_out(self) -> tuple[Slots, Slots]:
+        """What an `allocate` was given: places among all asked for, and slots."""
+        places = [reply.places_A for reply in self._replies]
+        slots = [reply.slots_A for reply in self._replies]
+        return np.concatenate([NOTHING, *places]), np.concatenate([NOTHING, *slots])
+
+    def left(self, slots_B: Slots) -> Slots:
+        """The places of the slots that are left to be done."""
+        if not self.shards:
+            return np.arange(len(slots_B))
+        return np.flatnonzero(~np.isin(slots_B % self._count, self.shards))
+
     def rest(self, slots_B: Slots, *parts: Any) -> tuple[Any, ...]:
         """What is left to do: those of the slots, and of each array or table beside them."""
         if not self.shards:
             return slots_B, *parts
-        at = np.flatnonzero(~np.isin(slots_B % self._count, self.shards))
+        at = self.left(slots_B)
         return slots_B[at], *(_taken(part, at) for part in parts)
 
 

@@ -1,11 +1,12 @@
 """Slot → shard: splits the slots of a call by shard, and merges what the shards give back.
 
-Shard i of S holds the slots with `slot % S == i`, each under the row number `slot // S`.
+Shard i of S holds the slots with `slot % S == i`, each under the row number `slot // S`. What some
+of the shards gave is merged with what others did in any order, and comes out the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ import pyarrow as pa
 from memstore.kernels.topk import top_k
 from memstore.memory import NO_SLOT, Array, LookupResult, SearchResult, Slots
 from memstore.shard.reading import ShardResult
+
+NOT_SEARCHED = -1
+"""The version of a shard that was not searched."""
 
 
 def split(slots_B: Slots, shards: int) -> Iterator[tuple[int, Slots, Slots]]:
@@ -37,41 +41,80 @@ def taken(array: Array | None, at: Slots) -> Array | None:
     return array if array is None or len(at) == len(array) else array[at]
 
 
-def merged_results(found: Sequence[ShardResult], k: int) -> SearchResult:
-    """The k best of what all shards found, shard by shard."""
-    shards = len(found)
-    if shards == 1:
-        # Its rows are the slots, and the best of them already.
-        only = found[0]
-        best: tuple[Array, ...] = (only.rows_QK, only.scores_QK, only.proposal_QK)
+def merged_results(found: Mapping[int, ShardResult], shards: int, k: int) -> SearchResult:
+    """The k best of what the shards found, by their number, that there are of `shards`."""
+    parts = list(found.values())
+    if len(parts) == 1:
+        # The best of them already.
+        only, number = parts[0], next(iter(found))
+        slots_QK = only.rows_QK if shards == 1 else slots_of(only.rows_QK, number, shards)
+        best: tuple[Array, ...] = (slots_QK, only.scores_QK, only.proposal_QK)
     else:
-        slots = [slots_of(part.rows_QK, s, shards) for s, part in enumerate(found)]
-        scores = [part.scores_QK for part in found]
-        proposals = [part.proposal_QK for part in found]
-        slots_QC, scores_QC, proposal_QC = (
-            np.concatenate(parts, axis=1) for parts in (slots, scores, proposals)
-        )
-        best = top_k(slots_QC, scores_QC, k, proposal_QC)
+        slots = [slots_of(part.rows_QK, number, shards) for number, part in found.items()]
+        best = _best(slots, [p.scores_QK for p in parts], [p.proposal_QK for p in parts], k)
     slots_QK, scores_QK, proposal_QK = best
+    row_versions_S, index_versions_S = np.full((2, shards), NOT_SEARCHED)
+    row_versions_S[list(found)] = [part.row_version for part in parts]
+    index_versions_S[list(found)] = [part.index_version for part in parts]
     return SearchResult(
         slots_QK=slots_QK,
         scores_QK=scores_QK,
         counts_Q=(slots_QK != NO_SLOT).sum(axis=1),
         proposal_QK=proposal_QK,
-        scored_Q=np.sum([part.scored_Q for part in found], axis=0),
-        row_versions_S=np.array([part.row_version for part in found], np.int64),
-        index_versions_S=np.array([part.index_version for part in found], np.int64),
+        scored_Q=np.sum([part.scored_Q for part in parts], axis=0),
+        row_versions_S=row_versions_S,
+        index_versions_S=index_versions_S,
     )
 
 
-def merged_lookups(found: Sequence[tuple[list[Slots], Array]], limit: int) -> LookupResult:
-    """The first `limit` slots of each value over all shards: of each, rows by value and `more`."""
-    shards = len(found)
-    lists, more_Q = found[0]
-    if shards > 1:
-        slots = [[rows * shards + s for rows in part] for s, (part, _) in enumerate(found)]
+def joined_results(parts: Sequence[SearchResult], k: int) -> SearchResult:
+    """The k best of what parts of the shards found; the shards of none of them are missing."""
+    slots = [part.slots_QK for part in parts]
+    best = _best(slots, [p.scores_QK for p in parts], [p.proposal_QK for p in parts], k)
+    slots_QK, scores_QK, proposal_QK = best
+    row_versions_S = np.max([part.row_versions_S for part in parts], axis=0)
+    return SearchResult(
+        slots_QK=slots_QK,
+        scores_QK=scores_QK,
+        counts_Q=(slots_QK != NO_SLOT).sum(axis=1),
+        proposal_QK=proposal_QK,
+        scored_Q=np.sum([part.scored_Q for part in parts], axis=0),
+        row_versions_S=row_versions_S,
+        index_versions_S=np.max([part.index_versions_S for part in parts], axis=0),
+        missing_shards=tuple(np.flatnonzero(row_versions_S == NOT_SEARCHED).tolist()),
+    )
+
+
+def _best(
+    slots: Sequence[Array], scores: Sequence[Array], proposals: Sequence[Array], k: int
+) -> tuple[Array, ...]:
+    slots_QC, scores_QC, proposal_QC = (
+        np.concatenate(parts, axis=1) for parts in (slots, scores, proposals)
+    )
+    return top_k(slots_QC, scores_QC, k, proposal_QC)
+
+
+def merged_lookups(
+    found: Mapping[int, tuple[list[Slots], Array]], shards: int, limit: int
+) -> LookupResult:
+    """The first `limit` slots of each value: of each shard by number, rows by value and `more`."""
+    slots = [[rows * shards + s for rows in part] for s, (part, _) in found.items()]
+    return _lookup(slots, [more_Q for _, more_Q in found.values()], limit)
+
+
+def joined_lookups(parts: Sequence[LookupResult], limit: int) -> LookupResult:
+    """The first `limit` slots of each value over parts of the shards."""
+    slots = [np.split(part.slots, part.offsets[1:-1]) for part in parts]
+    values = len(parts[0].cursor)
+    return _lookup([part[:values] for part in slots], [p.truncated_Q for p in parts], limit)
+
+
+def _lookup(slots: Sequence[list[Slots]], more: Sequence[Array], limit: int) -> LookupResult:
+    """Of each part, its slots by value, rising, and whether it has more."""
+    lists, more_Q = slots[0], more[0]
+    if len(slots) > 1:
         merged = [np.sort(np.concatenate(parts)) for parts in zip(*slots, strict=True)]
-        more_Q = np.any([more for _, more in found], axis=0)
+        more_Q = np.any(more, axis=0)
         more_Q |= np.array([len(slots_R) > limit for slots_R in merged], bool)
         lists = [slots_R[:limit] for slots_R in merged]
     offsets = np.concatenate([[0], np.cumsum([len(slots_R) for slots_R in lists])]).astype(np.int64)
@@ -103,3 +146,11 @@ def rejoined_records(places: Sequence[Slots], tables: Sequence[pa.Table]) -> pa.
     if len(places) == 1:
         return tables[0]
     return pa.concat_tables(tables).take(np.argsort(np.concatenate(places))).combine_chunks()
+
+
+def least(slots: Sequence[Slots], priorities: Sequence[Array], count: int) -> tuple[Slots, Array]:
+    """Of what several gave, up to `count` slots of smallest (priority, slot), in that order."""
+    all_slots = np.concatenate([np.empty(0, np.int64), *slots])
+    all_priorities = np.concatenate([np.empty(0, np.float64), *priorities])
+    first = np.lexsort((all_slots, all_priorities))[:count]
+    return all_slots[first], all_priorities[first]

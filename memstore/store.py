@@ -45,11 +45,14 @@ from memstore.errors import (
     StoreClosed,
     UnknownMemory,
     Unsupported,
+    WrongPart,
 )
+from memstore.held import HeldMemory
 from memstore.index import devices
 from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.place import Place
+from memstore.placement import WHOLE, Part
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
@@ -75,6 +78,7 @@ class Store:
         fsync: Fsync = "interval",
         log_bytes: int = LOG_BYTES,
         read_only: bool = False,
+        part: Part | None = None,
         disk: Disk = DISK,
     ) -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
@@ -85,10 +89,14 @@ class Store:
         log_bytes: a checkpoint is made in the background when so much was logged since the last.
         read_only: nothing is written, and any number may read, while nobody has the store open
         otherwise; what would change it raises `ReadOnly`.
+        part: of its memories the store holds these shards alone, and others lie elsewhere: see
+        `memstore.placement`. It stays the part that it was made as. None is the whole, or, where
+        it is read alone, what it is.
         disk: what does all that durability rests on; tests give a worse one.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
-        `UnsupportedVersion` and `CorruptFile` where its files are not to be read.
+        `UnsupportedVersion` and `CorruptFile` where its files are not to be read, `WrongPart`
+        where it is another part.
         """
         self.path = Path(path)
         if fsync not in get_args(Fsync):
@@ -102,7 +110,7 @@ class Store:
         self._checkpoints: dict[str, MemoryCheckpoints] = {}
         self._covered: dict[str, int] = {}
         """By log, the bytes that the last checkpoint of its memory covers."""
-        self._manifests = Manifests(self.path, disk)
+        self._manifests = Manifests(self.path, disk, WHOLE if part is None else part)
         # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
         self._copied = threading.Condition(self._mutex)
@@ -114,7 +122,10 @@ class Store:
         self._lock = self._take()
         try:
             if self._is_there():
-                self._load(self._manifests.read())
+                body = self._manifests.read()
+                if not (read_only and part is None):
+                    self._check_part(WHOLE if part is None else part)
+                self._load(body)
             else:
                 self.checkpoint()
         except BaseException:
@@ -148,7 +159,13 @@ class Store:
             devices.find(config.index_config)
             if name in self._memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
-            memory = self._assemble(EmbeddedMemory(name, config, 0, self.path))
+            if not self.part.shards(config.shards):
+                raise InvalidArgument(
+                    "no shard of the memory would be here",
+                    got=f"{config.shards} shards, part {self.part}",
+                    expected=f"more than {self.part.number} shards",
+                )
+            memory = self._assemble(self._empty(name, config, 0, self.path))
             self.adopt({name: memory})
             return memory
 
@@ -162,7 +179,7 @@ class Store:
             }
             try:
                 for name, memory in memories.items():
-                    self._open_logs(made[name], [0] * memory.config.shards)
+                    self._open_logs(made[name], [0] * len(base_of(memory).shards))
                 self._write(self._checkpoints | made, list(made))
             except BaseException:
                 for memory in memories.values():
@@ -170,6 +187,11 @@ class Store:
                         base_of(memory).close_logs()
                 raise
             self._memories |= memories
+
+    @property
+    def part(self) -> Part:
+        """Which shards of its memories it holds."""
+        return self._manifests.part
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
@@ -217,6 +239,11 @@ class Store:
         """
         with self._mutex:
             self._check_writing()
+            if self.part != WHOLE:
+                raise Unsupported(
+                    f"{self.path} is part {self.part} of its memories: it is not loaded alone",
+                    hint="append to a server of all",
+                )
             bases = [base_of(self._find(name)) for name in names]
             for base in bases:
                 if base.config.capacity is not None:
@@ -288,8 +315,13 @@ class Store:
         with the bytes that are there and those that there will be.
 
         Raises `SnapshotFailed` where the place fails; called again it goes on. `close` waits for
-        one that is being taken.
+        one that is being taken.  Raises `Unsupported` for a part.
         """
+        if self.part != WHOLE:
+            raise Unsupported(
+                f"{self.path} is part {self.part} of its memories: no snapshot is taken of one",
+                hint="copy the directories of all parts while no server runs",
+            )
         place = Place(uri, filesystem)
         place.check_outside(self.path)
         with self._mutex:
@@ -383,13 +415,29 @@ class Store:
             )
         return False
 
+    def _check_part(self, part: Part) -> None:
+        if part != self.part:
+            raise WrongPart(
+                f"{self.path} is another part of its memories",
+                got=f"part {part}",
+                expected=f"part {self.part}",
+                hint="each server has the directory of its own part",
+            )
+
+    def _empty(
+        self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
+    ) -> EmbeddedMemory:
+        """What it holds of a memory, without rows."""
+        kind = EmbeddedMemory if self.part == WHOLE else HeldMemory
+        return kind(name, config, next_slot, folder, self.part)
+
     def _load(self, body: manifest.Body) -> None:
         # Parts before what is encoded from them.
         for name, entry in sorted(
             body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
             home = self.path if self._refusal is None else None
-            base = EmbeddedMemory(name, config_of(entry), entry["next_slot"], home)
+            base = self._empty(name, config_of(entry), entry["next_slot"], home)
             memory = self._memories[name] = self._assemble(base)
             made = self._made(name, memory, entry["log"]["name"], entry)
             made.load()
@@ -453,7 +501,7 @@ class Store:
                 shard.journal = Journal(base.config, shard.number, log)
             else:
                 rows = shard.replay(segments.replay(own, name.digest(), after))
-            replayed.append(routing.slots_of(rows, shard.number, len(base.shards)))
+            replayed.append(routing.slots_of(rows, shard.number, base.config.shards))
             base.next_slot = max(base.next_slot, shard.given_out)
         if isinstance(made.memory, EncodedMemory):
             made.memory.replayed(np.sort(np.concatenate(replayed)))
@@ -484,6 +532,11 @@ class Store:
     def _assemble(self, base: EmbeddedMemory) -> EmbeddedMemory | EncodedMemory:
         if base.config.encoding is None:
             return base
+        if self.part != WHOLE:
+            raise Unsupported(
+                f"memory {base.name!r} would be encoded from rows of several servers",
+                hint="keep encoded memories in a store of one server",
+            )
         parts: dict[str, EmbeddedMemory] = {}
         for name in sorted(base.config.encoding_config.memories):
             part = self._find(name)
@@ -567,6 +620,7 @@ def open(  # noqa: A001
     fsync: Fsync = "interval",
     log_bytes: int = LOG_BYTES,
     read_only: bool = False,
+    part: Part | None = None,
 ) -> Store:
     """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
-    return Store(path, fsync=fsync, log_bytes=log_bytes, read_only=read_only)
+    return Store(path, fsync=fsync, log_bytes=log_bytes, read_only=read_only, part=part)

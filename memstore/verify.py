@@ -10,11 +10,12 @@ import faiss
 import numpy as np
 
 from memstore import files, manifest
-from memstore.checkpoints import base_of
+from memstore.checkpoints import base_of, shards_of
 from memstore.errors import CorruptFile
 from memstore.index.segment import Segment
 from memstore.kernels.half import wide
 from memstore.memory import Array
+from memstore.placement import WHOLE
 from memstore.shard import blocks
 from memstore.shard.shard import Shard
 from memstore.store import Store
@@ -69,7 +70,7 @@ def _damage(folder: Path) -> Iterator[str]:
             bad.add(folder / path)
             yield str(error)
     for name, entry in body["memories"].items():
-        for number, shard in enumerate(entry["shards"]):
+        for number, shard in shards_of(entry, manifest.part_of(body)):
             own = folder / manifest.MEMORIES / name / f"shard-{number}"
             [directory] = shard["rows"]
             if own / directory not in bad:
@@ -159,7 +160,8 @@ def describe(path: str | Path) -> Iterator[str]:
     folder = Path(path)
     with Store(folder, read_only=True) as store:
         body = manifest.read(folder / manifest.NAME)
-        yield f"{folder}: format {manifest.FORMAT}, checkpoint {body['number']}"
+        part = "" if store.part == WHOLE else f", part {store.part} of its memories"
+        yield f"{folder}: format {body['format']}, checkpoint {body['number']}{part}"
         for name in store.list():
             state = store.memory(name).describe()
             config, entry = state.config, body["memories"][name]

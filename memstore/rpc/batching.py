@@ -205,4 +205,5 @@ def _rows(found: SearchResult, rows: slice) -> SearchResult:
         **{name: getattr(found, name)[rows] for name in SEARCHED},
         row_versions_S=found.row_versions_S,
         index_versions_S=found.index_versions_S,
+        missing_shards=found.missing_shards,
     )

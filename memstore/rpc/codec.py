@@ -234,6 +234,7 @@ def _options(message: pb.SearchOptions) -> SearchOptions:
         union=message.union,
         sample_clusters=message.sample_clusters,
         sample_random=message.sample_random,
+        partial=message.partial,
         seed=optional(message, "seed"),
     )
 
@@ -245,16 +246,15 @@ VERSIONS = ("row_versions_S", "index_versions_S")
 
 
 def to_search_reply(found: SearchResult) -> pb.SearchReply:
-    return pb.SearchReply(
-        **{_bare(name): to_tensor(getattr(found, name)) for name in (*SEARCHED, *VERSIONS)}
-    )
+    arrays = {_bare(name): to_tensor(getattr(found, name)) for name in (*SEARCHED, *VERSIONS)}
+    return pb.SearchReply(**arrays, missing_shards=found.missing_shards)
 
 
 def search_result_of(reply: pb.SearchReply) -> SearchResult:
-    return SearchResult(
-        **{name: received(_bare(name), getattr(reply, _bare(name))) for name in SEARCHED},
-        **{name: received(_bare(name), getattr(reply, _bare(name))) for name in VERSIONS},
-    )
+    arrays: dict[str, Any] = {
+        name: received(_bare(name), getattr(reply, _bare(name))) for name in (*SEARCHED, *VERSIONS)
+    }
+    return SearchResult(**arrays, missing_shards=tuple(reply.missing_shards))
 
 
 def _bare(name: str) -> str:

@@ -15,9 +15,10 @@ import itertools
 import time
 from typing import Any
 
+from memstore.changing import LOADER
 from memstore.checkpoints import base_of
 from memstore.deadline import Deadline
-from memstore.embedded import LOADER, EmbeddedMemory
+from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, Overloaded
 from memstore.memory import NO_SLOT

@@ -163,7 +163,7 @@ class InvertedColumn:
 def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
     """Where in sorted values each that is asked would go: behind those that are `before` it.
 
-    numpy 2.4's `searchsorted` takes texts of more than 15 bytes of one array for those of the other.
+    numpy 2.4's `searchsorted` takes texts of more than 15 bytes of one array for the other's.
     """
     if values.dtype == np.int64:
         return np.searchsorted(values, asked_Q, "left" if before is np.less else "right")

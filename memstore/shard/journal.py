@@ -68,6 +68,10 @@ class Journal:
     def touch(self, rows_U: Slots, priority_U: Array, request: Request | None) -> None:
         self._append(Kind.TOUCH, {"rows": rows_U, "priority": priority_U}, request)
 
+    def give_out(self, next_slot: int, request: Request) -> None:
+        none = {"rows": np.empty(0, np.int64), "priority": np.empty(0)}
+        self._append(Kind.TOUCH, none | {"next_slot": np.array([next_slot])}, request)
+
     def draft(self, table: RowTable, rows_B: Slots) -> tuple[RowTable, Slots, Slots]:
         """Copies of the rows named, for a change to be made to them; the distinct rows, rising;
         and for each row of the call its number in the draft."""

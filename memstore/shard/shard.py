@@ -144,6 +144,14 @@ class Shard(ReadableShard):
         if request is not None:
             self.touch(NONE, 0, None, request=request)
 
+    def give_out(self, next_slot: int, request: Request) -> None:
+        """Logs that the slots of the memory below a number are given out."""
+        with self._writer:
+            if self.journal is not None:
+                self.journal.give_out(next_slot, request)
+            with self._applying(request):
+                self.given_out = max(self.given_out, next_slot)
+
     def renew(
         self,
         rows_B: Slots,

@@ -10,9 +10,9 @@ import pytest
 
 import memstore
 from memstore import RequestId
-from memstore.errors import RequestConflict
+from memstore.errors import RequestConflict, WrongPart
 from memstore.verify import verify
-from tests.vectors.make import FOLDER, NAME, told
+from tests.vectors.make import FOLDER, NAME, PART, PART_NAME, told
 
 VECTORS = sorted(FOLDER.glob("format-*.zip"))
 
@@ -41,3 +41,16 @@ def test_what_was_written_is_read(tmp_path: Path, path: Path) -> None:
     with memstore.open(tmp_path / "restored") as one, memstore.open(tmp_path / "copied") as other:
         assert told(one) == told(other)
         assert told(one)["float32"] != expected["float32"]
+
+
+def test_a_part_is_read_as_it_was_written(tmp_path: Path) -> None:
+    with zipfile.ZipFile(FOLDER / PART_NAME) as archive:
+        archive.extractall(tmp_path)
+    expected = json.loads((tmp_path / "told.json").read_text())
+    assert list(verify(tmp_path / "store")) == []
+    with pytest.raises(WrongPart):
+        memstore.open(tmp_path / "store")
+    with memstore.open(tmp_path / "store", part=PART) as store:
+        assert told(store) == expected
+        memory = store.memory("m")
+        assert memory.erase([1, 5], request_id=RequestId("vectors", 2)).applied == 2

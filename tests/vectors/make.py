@@ -1,4 +1,4 @@
-"""Makes the vectors of the present format: `python -m tests.vectors.make`.
+"""Makes the vectors of the present format: `python -m tests.vectors.make whole`, or `part`.
 
 They are made once for each version and never again: what was written then is to be read for ever.
 A store is left as the death of its process would leave it, so that its logs are of use, with a
@@ -8,6 +8,7 @@ memory of each kind, a mark, and a snapshot beside it.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,13 +18,20 @@ import numpy as np
 
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, RequestId, SearchOptions, Store
-from memstore.manifest import FORMAT
+from memstore.deadline import NO_DEADLINE
+from memstore.held import Given
+from memstore.manifest import FORMAT, PART_FORMAT
 from memstore.memory import Memory
+from memstore.placement import Part
+from memstore.retries import Asked
 from memstore.shard import log_format
 
 FOLDER = Path(__file__).parent
 NAME = f"format-{FORMAT}-log-{log_format.VERSION}.zip"
 """The one without a word of its log has version 1 of it."""
+
+PART_NAME = f"part-format-{PART_FORMAT}-log-{log_format.VERSION}.zip"
+PART = Part(1, 2)
 
 WIDTH = 4
 
@@ -57,6 +65,20 @@ def fill(store: Store) -> None:
         memory.blend([6, 7], weights, erase, rng.normal(size=(2, WIDTH)))
 
 
+def fill_part(store: Store) -> None:
+    """Two of four shards of a memory, with a checkpoint between what was done."""
+    rng = np.random.default_rng(1)
+    config = MemoryConfig(dim=WIDTH, records={"name": "string"}, index="exact", shards=4)
+    memory: Any = store.create("m", config)
+    names = {"name": [f"row {i}" for i in range(20)]}
+    change = memory.changes.append(rng.normal(size=(20, WIDTH)), None, names, 1)
+    change = change.of(np.arange(20)).taken(np.arange(20)[np.arange(20) % 2 == 1])
+    asked = Asked.of(RequestId("vectors", 1), *change.content)
+    memory.put_given(change, Given(20, 0), asked, NO_DEADLINE)
+    store.mark("filled")
+    memory.erase([1, 5], request_id=RequestId("vectors", 2))
+
+
 def told(store: Store) -> dict[str, Any]:
     """What is in a store, to the bit, as JSON."""
     found = {name: _of(store.memory(name)) for name in store.list()} | {"marks": store.marks()}
@@ -81,7 +103,19 @@ def _of(memory: Memory) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def part() -> None:
+    from tests.faults.changes import died
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        store = memstore.open(place / "store", fsync="always", part=PART)
+        fill_part(store)
+        expected = told(store)
+        died(store)
+        _archive(FOLDER / PART_NAME, place, ("store",), expected)
+
+
+def whole() -> None:
     from tests.faults.changes import died
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,14 +127,17 @@ def main() -> None:
         with memstore.open(place / "other") as other:
             fill(other)
             other.snapshot(place / "snapshots", at="filled")
-        path = FOLDER / NAME
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in ("store", "snapshots"):
-                for file in sorted((place / name).rglob("*")):
-                    if file.is_file() and file.name != "LOCK":
-                        archive.write(file, file.relative_to(place))
-            archive.writestr("told.json", json.dumps(expected, indent=1))
+        _archive(FOLDER / NAME, place, ("store", "snapshots"), expected)
+
+
+def _archive(path: Path, place: Path, folders: tuple[str, ...], expected: dict[str, Any]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in folders:
+            for file in sorted((place / name).rglob("*")):
+                if file.is_file() and file.name != "LOCK":
+                    archive.write(file, file.relative_to(place))
+        archive.writestr("told.json", json.dumps(expected, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    {"whole": whole, "part": part}[sys.argv[1]]()

@@ -213,7 +213,7 @@ class Filter(_message.Message):
     def __init__(self, compare: _Optional[_Union[Filter.Compare, _Mapping]] = ..., all: _Optional[_Union[Filter.Several, _Mapping]] = ..., any: _Optional[_Union[Filter.Several, _Mapping]] = ..., **kwargs) -> None: ...
 
 class SearchOptions(_message.Message):
-    __slots__ = ("probe", "exact", "filter", "recall_target", "union", "sample_clusters", "sample_random", "seed")
+    __slots__ = ("probe", "exact", "filter", "recall_target", "union", "sample_clusters", "sample_random", "seed", "partial")
     PROBE_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,7 @@ class SearchOptions(_message.Message):
     SAMPLE_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RANDOM_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
     probe: int
     exact: bool
     filter: Filter
@@ -230,7 +231,8 @@ class SearchOptions(_message.Message):
     sample_clusters: int
     sample_random: int
     seed: int
-    def __init__(self, probe: _Optional[int] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., recall_target: _Optional[float] = ..., union: _Optional[bool] = ..., sample_clusters: _Optional[int] = ..., sample_random: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    partial: bool
+    def __init__(self, probe: _Optional[int] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., recall_target: _Optional[float] = ..., union: _Optional[bool] = ..., sample_clusters: _Optional[int] = ..., sample_random: _Optional[int] = ..., seed: _Optional[int] = ..., partial: _Optional[bool] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("memory", "queries", "k", "options")
@@ -245,7 +247,7 @@ class SearchRequest(_message.Message):
     def __init__(self, memory: _Optional[str] = ..., queries: _Optional[_Union[Tensor, _Mapping]] = ..., k: _Optional[int] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ...) -> None: ...
 
 class SearchReply(_message.Message):
-    __slots__ = ("slots", "scores", "proposal", "counts", "scored", "row_versions", "index_versions")
+    __slots__ = ("slots", "scores", "proposal", "counts", "scored", "row_versions", "index_versions", "missing_shards")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +255,7 @@ class SearchReply(_message.Message):
     SCORED_FIELD_NUMBER: _ClassVar[int]
     ROW_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     INDEX_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_SHARDS_FIELD_NUMBER: _ClassVar[int]
     slots: Tensor
     scores: Tensor
     proposal: Tensor
@@ -260,7 +263,8 @@ class SearchReply(_message.Message):
     scored: Tensor
     row_versions: Tensor
     index_versions: Tensor
-    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., proposal: _Optional[_Union[Tensor, _Mapping]] = ..., counts: _Optional[_Union[Tensor, _Mapping]] = ..., scored: _Optional[_Union[Tensor, _Mapping]] = ..., row_versions: _Optional[_Union[Tensor, _Mapping]] = ..., index_versions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    missing_shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., proposal: _Optional[_Union[Tensor, _Mapping]] = ..., counts: _Optional[_Union[Tensor, _Mapping]] = ..., scored: _Optional[_Union[Tensor, _Mapping]] = ..., row_versions: _Optional[_Union[Tensor, _Mapping]] = ..., index_versions: _Optional[_Union[Tensor, _Mapping]] = ..., missing_shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GatherRequest(_message.Message):
     __slots__ = ("memory", "slots", "without_vectors", "columns", "list_limit")

@@ -1,0 +1,176 @@
+"""HeldMemory: the shards of a memory that one of several servers holds, and what the others ask.
+
+A call on the whole memory is cut by part: each server is asked for its own, under the request id
+and the digest of the whole, so that a retry of any of it is known for what it is. Slots are given
+out, and the least used are chosen, where shard 0 is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from memstore.changes import NOTHING, Change, Outline
+from memstore.deadline import Deadline
+from memstore.embedded import EmbeddedMemory
+from memstore.errors import InvalidArgument, ShardElsewhere, Unsupported
+from memstore.memory import NO_SLOT, Applied, Array, SearchOptions, SearchResult, Slots
+from memstore.reading import LEAST_MAX_K
+from memstore.retries import Asked, Reply
+from memstore.shard.requests import Request
+
+GIVEN_OUT = "\0slots of "
+"""Before the name of a client: its window of the slots that it was given, apart from its others."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Slots that were given out for a part of an `append` or `allocate`.
+
+    of: rows of the whole call.  first: of an append, the first slot of the whole call.
+    places_B: of an allocate, where each row stands in the whole call.  evicted_E: slots that an
+    append erases to make room.
+    """
+
+    of: int
+    first: int = NO_SLOT
+    places_B: Slots = field(default_factory=NOTHING.copy)
+    evicted_E: Slots = field(default_factory=NOTHING.copy)
+
+
+@dataclass(frozen=True)
+class LeastUsed:
+    """The least used slots of a part, and what it knows of the request that asks for them.
+
+    live: rows that are there.  slots_L, priority_L: in order of (priority, slot), of shards that do
+    not know the request.  places_A, given_A: what those that know it handed out.
+    """
+
+    live: int
+    slots_L: Slots
+    priority_L: Array
+    places_A: Slots = field(default_factory=NOTHING.copy)
+    given_A: Slots = field(default_factory=NOTHING.copy)
+
+
+class HeldMemory(EmbeddedMemory):
+    """Some of the shards of a memory. What is asked of it by slot must be about these alone."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it has shard 0, and so gives out slots."""
+        return self.part.number == 0
+
+    def append(self, *_: Any, **__: Any) -> Slots:
+        raise self._apart()
+
+    def allocate(self, *_: Any, **__: Any) -> Slots:
+        raise self._apart()
+
+    def search(
+        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
+    ) -> SearchResult:
+        """What its shards have; narrower than k where that is more than they ever held."""
+        if options.widens:
+            raise Unsupported(
+                "union, sample_clusters and sample_random need all shards of a memory",
+                hint="ask a server of all, or leave them out",
+            )
+        if not self.leads and not isinstance(k, bool) and isinstance(k, int | np.integer):
+            k = min(int(k), max(self.next_slot, LEAST_MAX_K))
+        return super().search(queries, k, options)
+
+    def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float:
+        """Raises what a change would raise; returns the seconds that it waited for the index."""
+        delay_s = self.admit(deadline) if outline.freshens else 0.0
+        with self._mutating(deadline):
+            self._check_open()
+            slots_B = outline.slots_B[self.known(asked).left(outline.slots_B)]
+            if outline.verb == "append":
+                self._make_room(slots_B)
+            else:
+                self.check(outline.verb, slots_B, outline.reach)
+        return delay_s
+
+    def give_out(self, count: int, asked: Asked, deadline: Deadline) -> int:
+        """The first of `count` new slots in a row, which nobody else is given.
+
+        It is logged before it is told, and told again to who asks again: so a crash leaves holes,
+        never a slot twice.
+        """
+        if not self.leads:
+            raise ShardElsewhere("slots are given out by part 0", got=f"part {self.part}")
+        shard, client = self.shards[0], GIVEN_OUT + asked.id.client
+        with self._mutating(deadline):
+            self._check_open()
+            reply = shard.windows.check(client, asked.id.number, asked.digest)
+            if reply is not None:
+                return Reply.unpacked(reply).first
+            self.known(asked)
+            first = self.next_slot
+            told = Reply(asked=count, of=count, first=first).packed()
+            request = Request(client, asked.id.number, asked.digest, told)
+            shard.give_out(first + count, request)
+            self.next_slot = first + count
+        return first
+
+    def put_given(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
+        """Does its part of an `append`, in place of rows that leave."""
+        delay_s = self.admit(deadline)
+        with self._mutating(deadline):
+            self._check_open()
+            known = self.known(asked)
+            change = change.taken(known.left(change.slots_B))
+            self._make_room(change.slots_B)
+            (evicted_E,) = known.rest(given.evicted_E)
+            self.next_slot = max(self.next_slot, int(change.slots_B.max(initial=-1)) + 1)
+            self.put(
+                change.slots_B,
+                change.rows["keys"],
+                change.rows["values"],
+                change.rows["records"],
+                step=change.facts["step"],
+                evicted=evicted_E[self.alive(evicted_E)],
+                asked=asked,
+                of=given.of,
+                first=given.first,
+            )
+        return Applied(applied=known.applied + len(change), delay_s=delay_s)
+
+    def renew_given(
+        self, change: Change, given: Given, asked: Asked, deadline: Deadline
+    ) -> Applied:
+        """Does its part of an `allocate`."""
+        delay_s = self.admit(deadline)
+        with self._mutating(deadline):
+            known = self.known(asked)
+            left = known.left(change.slots_B)
+            change, places_B = change.taken(left), given.places_B[left]
+            self.check_known(change.slots_B)
+            records, step = change.rows["records"], change.facts["step"]
+            self._renew(change.slots_B, places_B, records, step, asked, given.of)
+        return Applied(applied=known.applied + len(change), delay_s=delay_s)
+
+    def least(self, count: int, asked: Asked, deadline: Deadline) -> LeastUsed:
+        """Its `count` least used slots, for a request that may have been here before."""
+        with self._mutating(deadline):
+            self._check_open()
+            known = self.known(asked)
+            slots_L, priority_L = self._by_use(min(count, self.live), known.shards)
+            places_A, given_A = known.handed_out
+        return LeastUsed(self.live, slots_L, priority_L, places_A, given_A)
+
+    def _make_room(self, slots_B: Slots) -> None:
+        """Raises where new rows have none, or where there are rows already."""
+        if self.alive(slots_B).any():
+            raise InvalidArgument("the slots were given to others", got=slots_B[:5].tolist())
+        for shard, _, rows in self._split(slots_B):
+            shard.reserve(rows)
+
+    def _apart(self) -> Unsupported:
+        return Unsupported(
+            f"memory {self._name!r} is part {self.part} here: slots are given out over all parts",
+            hint="ask a server",
+        )

@@ -1,0 +1,64 @@
+"""Placement: which shards of a memory lie on which of several servers.
+
+Of n servers, server i is *part* i: it holds the shards j of every memory with j % n == i. So a slot
+names its server as it names its shard, and nobody needs a table for it. Part 0 has shard 0 of every
+memory, and so gives out slots, and says which memories there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from memstore.errors import InvalidArgument
+from memstore.memory import Slots
+
+MOST_PARTS = 4_096
+"""Servers that a memory may lie on."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `of`: 0 ≤ number < of ≤ 4,096."""
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        for value in (self.number, self.of):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidArgument("not a part", got=repr(value), expected="two integers")
+        if not 0 <= self.number < self.of <= MOST_PARTS:
+            raise InvalidArgument(
+                "there is no such part",
+                got=f"{self.number} of {self.of}",
+                expected=f"0 ≤ number < of ≤ {MOST_PARTS}",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parsed(cls, text: str) -> Self:
+        """Reads `i/n`; raises `InvalidArgument`."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal()):
+            raise InvalidArgument("not a part", got=repr(text), expected="i/n, as 0/4")
+        return cls(int(number), int(of))
+
+    def shards(self, shards: int) -> range:
+        """The numbers of the shards of a memory that it holds."""
+        return range(self.number, shards, self.of)
+
+
+WHOLE = Part(0, 1)
+
+
+def holders(shards: int, parts: int) -> int:
+    """How many parts hold something of a memory: the first so many."""
+    return min(shards, parts)
+
+
+def homes(slots_B: Slots, shards: int, parts: int) -> Slots:
+    """The part that holds each slot, were it there."""
+    return slots_B % shards % parts
