@@ -10,7 +10,6 @@ A request that comes again is not loaded again: its batches are only counted, an
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 from typing import Any
@@ -25,7 +24,7 @@ from memstore.memory import NO_SLOT
 from memstore.retries import Asked, Reply
 from memstore.rpc import codec, columns
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.shard.requests import DIGEST_BYTES
+from memstore.shard.requests import digesting
 from memstore.store import Store
 
 MOST_WAITS = 10
@@ -42,7 +41,7 @@ class Load:
         self._schema = columns.schema_of(memory.config)
         self._step = codec.optional(start, "step")
         self._id = codec.request_id_of(start)
-        self._digest = hashlib.blake2b(repr(self._step).encode(), digest_size=DIGEST_BYTES)
+        self._digest = digesting(repr(self._step))
         self._loading = store.loading(memory.name, by=self)
         self._rows, self._first, self._again = 0, NO_SLOT, False
         self._begun = False

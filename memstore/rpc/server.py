@@ -52,8 +52,9 @@ from memstore.store import Store
 
 CORES = os.cpu_count() or 1
 
-SMALL_BYTES = 1 << 16
-"""Beyond it, messages are parsed, and put together, in a pool and not in the event loop."""
+SMALL_BYTES = 1 << 22
+"""Beyond it, messages are parsed, and put together, in a pool and not in the event loop: to copy so
+much takes about as long as the way into a thread and back."""
 
 logger = logging.getLogger(__name__)
 audit = logging.getLogger("memstore.audit")
