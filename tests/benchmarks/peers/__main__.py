@@ -7,6 +7,11 @@
 | insert: `ids`, `keys` | `seconds` |
 | replace: `ids`, `keys` | `seconds` |
 | delete: `ids` | `seconds` |
+| upsert: `ids`, `keys`, `k`, `found` | `seconds`; ids int64 `[B, k]` in `found` |
+| any other method of the engine, by the names of its arrays | `seconds` |
+
+An upsert replaces rows and searches once, which the seconds are of; then it searches for each of
+the new keys, which gives the ids.
 
 Arrays are the paths of `.npy` files, read before the clock starts; `cache` is how the name of the
 file begins that keeps the index. `seconds` is the engine's own
@@ -48,6 +53,8 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
             reply = {"error": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply) + "\n")
+    if hasattr(serving.engine, "close"):
+        serving.engine.close()
 
 
 class Serving:
@@ -63,6 +70,8 @@ class Serving:
             return self._open(**request)
         if do == "search":
             return self._search(**request)
+        if do == "upsert":
+            return self._upsert(**request)
         arrays = {name: np.load(path) for name, path in request.items()}
         change: Callable[..., None] = getattr(self.engine, do)
         return {"seconds": _seconds(lambda: change(**arrays))}
@@ -98,6 +107,17 @@ class Serving:
         self.engine.exert(effort)
         seconds = _seconds(search)
         np.save(found, np.concatenate(parts).astype(np.int64))
+        return {"seconds": seconds}
+
+    def _upsert(self, ids: str, keys: str, k: int, found: str) -> dict[str, Any]:
+        ids_B, keys_BD = np.load(ids), np.load(keys)
+
+        def change() -> None:
+            self.engine.replace(ids_B, keys_BD)
+            self.engine.search(keys_BD[:1], k)
+
+        seconds = _seconds(change)
+        np.save(found, np.asarray(self.engine.search(keys_BD, k), np.int64))
         return {"seconds": seconds}
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from memstore.memory import Array, Slots
-from tests.benchmarks.alone import ONE_THREAD
+from tests.benchmarks.alone import ALL_CORES, ONE_THREAD
 from tests.benchmarks.runner import Unavailable
 
 ROOT = Path(__file__).parents[3]
@@ -25,11 +25,18 @@ def environment_of(engine: str) -> str:
     """The Python that runs an engine: ours for faiss, which memstore itself stands on."""
     if engine == "ivf":
         return sys.executable
-    folder = Path(os.environ.get("MEMSTORE_PEERS", ROOT / ".peers"))
+    made = "servers" if is_server(engine) else "peers"
+    place = ROOT / (".peers-servers" if is_server(engine) else ".peers")
+    folder = Path(os.environ.get(f"MEMSTORE_{made.upper()}", place))
     python = folder / "bin" / "python"
     if not python.exists():
-        raise Unavailable(f"no peers at {folder}; make peers")
+        raise Unavailable(f"no {made} at {folder}; make {made}")
     return str(python)
+
+
+def is_server(engine: str) -> bool:
+    """Whether it is a whole server, which may use all cores."""
+    return engine.startswith("servers.")
 
 
 def scratch() -> Path:
@@ -55,6 +62,8 @@ class Keys:
 class Peer:
     """One engine in a process of one thread, with an index of `keys`; row i has id i.
 
+    An engine named `servers.…` is the client of a server, which has a process of its own.
+
     Raises `Unavailable` where the engine is not installed, and `PeerFailed` where it fails. The
     index is built once and kept in `scratch()` under its keys and what it is, unless `cached` is
     False; `threads` only build.
@@ -69,7 +78,7 @@ class Peer:
         self._process = subprocess.Popen(
             [python, "-m", "tests.benchmarks.peers", engine],
             cwd=ROOT,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | (ALL_CORES if is_server(engine) else ONE_THREAD),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -102,6 +111,23 @@ class Peer:
         finally:
             for path in (found, queries):
                 Path(path).unlink(missing_ok=True)
+
+    def upsert(self, ids_B: Slots, keys_BD: Array, k: int) -> tuple[Slots, float]:
+        """Replaces rows and searches once, which the seconds are of; then searches for each row.
+
+        Gives the ids `[B, k]` that were found for the new keys.
+        """
+        found, ids, keys = self._file(), self._saved(ids_B), self._saved(keys_BD)
+        try:
+            seconds: float = self._ask("upsert", ids=ids, keys=keys, k=k, found=found)["seconds"]
+            return np.load(found), seconds
+        finally:
+            for path in (found, ids, keys):
+                Path(path).unlink(missing_ok=True)
+
+    def gather(self, ids_CB: Slots) -> float:
+        """Reads rows `[calls, B]`; returns the seconds that it took."""
+        return self._change("gather", ids=ids_CB)
 
     def insert(self, ids_B: Slots, keys_BD: Array) -> float:
         return self._change("insert", ids=ids_B, keys=keys_BD)
@@ -153,7 +179,8 @@ class Peer:
             raise PeerFailed(f"{self.engine} died at {do}: status {self._process.wait()}")
         reply: dict[str, Any] = json.loads(line)
         if "missing" in reply:
-            raise Unavailable(f"package {reply['missing']!r} is not among the peers; make peers")
+            made = "servers" if is_server(self.engine) else "peers"
+            raise Unavailable(f"package {reply['missing']!r} is not there; make {made}")
         if "error" in reply:
             raise PeerFailed(f"{self.engine} at {do}: {reply['error']}")
         return reply

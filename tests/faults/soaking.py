@@ -1,0 +1,261 @@
+"""A server under mixed load for a long time: what its calls took, its memory and its log.
+
+First callers that wait for each answer find how many calls a second it can do; then calls begin at
+times drawn at random, `SHARE` as many, whether those before are answered or not. Half search 16
+queries; a quarter read 256 rows, and a sixth step as many; the others append 16 rows, or erase the
+16 that were appended first.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import memstore
+from memstore import IndexConfig, MemoryConfig
+from memstore.memory import Array, Memory, Slots
+from memstore.shard.log import SEGMENT_BYTES
+from tests.benchmarks.data import mixture
+from tests.benchmarks.peers.client import ROOT
+
+WIDTH, K = 128, 10
+SEARCHED, READ, ADDED = 16, 256, 16
+VERBS = {"search": 0.5, "gather": 0.25, "update": 0.17, "append": 0.04, "erase": 0.04}
+CALLERS, WORKERS = 8, 32
+"""That look for the capacity; that make the calls which begin at their own times."""
+
+SHARE = 0.8
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is soaked, and how long.
+
+    capacity_s: seconds that capacity is looked for.  warm_s, seconds: under load before it is
+    measured, and after.  log_bytes: logged until a checkpoint is made.
+    """
+
+    rows: int
+    capacity_s: float
+    warm_s: float
+    seconds: float
+    log_bytes: int
+
+    @property
+    def log_bound(self) -> int:
+        """Bytes that the log may take on disk: what is logged while a checkpoint is made is no
+        more than was logged before it, and a checkpoint leaves a segment behind."""
+        return 2 * self.log_bytes + SEGMENT_BYTES
+
+
+@dataclass
+class Seen:
+    """What a soak saw after it was warm, and what went wrong at any time.
+
+    took: by verb, (when a call was to begin, seconds until it was answered).  late: calls whose
+    time had not come to begin when it ended.  resident, tables: by look, bytes of the server's
+    memory, and of them those of rows: slots that were given out keep their place.  log: by look,
+    bytes on disk.  checkpoints: that were made, at any time.
+    """
+
+    capacity: float = 0.0
+    offered: float = 0.0
+    took: dict[str, list[tuple[float, float]]] = field(
+        default_factory=lambda: {verb: [] for verb in VERBS}
+    )
+    errors: list[BaseException] = field(default_factory=list)
+    late: int = 0
+    resident: list[int] = field(default_factory=list)
+    tables: list[int] = field(default_factory=list)
+    log: list[int] = field(default_factory=list)
+    checkpoints: int = 0
+
+    def percentiles(self, verb: str, percent: float, parts: int = 3) -> list[float]:
+        """Of the seconds that calls took, in each part of the time."""
+        times = np.array(sorted(self.took[verb]))
+        return [float(np.percentile(part[:, 1], percent)) for part in np.array_split(times, parts)]
+
+    def growth(self) -> float:
+        """Resident memory beyond rows in the last tenth of the time, over that in the first."""
+        beyond = np.array(self.resident) - np.array(self.tables)
+        tenth = max(len(beyond) // 10, 1)
+        return float(np.median(beyond[-tenth:]) / np.median(beyond[:tenth]))
+
+
+def soak(folder: Path, plan: Plan) -> Seen:
+    """Fills a store, serves it from a process of its own, and loads it as planned."""
+    keys_ND, queries_QD = mixture(plan.rows + 4_096, 1_024)
+    with memstore.open(folder) as store:
+        config = MemoryConfig(dim=WIDTH, index=IndexConfig(), updates="logged")
+        memory = store.create("m", config)
+        memory.append(keys_ND[: plan.rows])
+        memory.reindex()
+    seen = Seen()
+    with (
+        _serving(folder, plan.log_bytes) as (process, address),
+        memstore.connect(address) as client,
+    ):
+        load = _Load(client.memory("m"), plan.rows, keys_ND, queries_QD, seen)
+        look = _Look(folder, process.pid, client.memory("m"), seen)
+        with look.going_on():
+            seen.capacity = load.capacity(plan.capacity_s)
+            seen.offered = SHARE * seen.capacity
+            load.open_loop(seen.offered, plan.warm_s, None)
+            look.measured.set()
+            load.open_loop(seen.offered, plan.seconds, seen.took)
+    return seen
+
+
+class _Load:
+    def __init__(
+        self, memory: Memory, rows: int, keys_ND: Array, queries_QD: Array, seen: Seen
+    ) -> None:
+        self._memory, self._rows, self._seen = memory, rows, seen
+        self._keys_ND, self._queries_QD = keys_ND, queries_QD
+        self._grads_BD = np.full((READ, WIDTH), 1e-6, np.float32)
+        self._added: collections.deque[Slots] = collections.deque()
+
+    def call(self, verb: str, rng: np.random.Generator) -> None:
+        if verb == "search":
+            first = int(rng.integers(len(self._queries_QD) - SEARCHED))
+            self._memory.search(self._queries_QD[first : first + SEARCHED], K)
+        elif verb == "gather":
+            self._memory.gather(rng.integers(self._rows, size=READ))
+        elif verb == "update":
+            self._memory.update(rng.integers(self._rows, size=READ), self._grads_BD, lr=1e-4)
+        elif verb == "append" or not self._added:
+            first = int(rng.integers(len(self._keys_ND) - ADDED))
+            self._added.append(self._memory.append(self._keys_ND[first : first + ADDED]))
+        else:
+            with contextlib.suppress(IndexError):  # Another may have taken the last.
+                self._memory.erase(self._added.popleft())
+
+    def capacity(self, seconds: float) -> float:
+        """Calls a second of callers that wait, in the second half of the time."""
+        for verb in VERBS:  # The server loads its kernels.
+            self.call(verb, np.random.default_rng(0))
+        counts, begun = [0] * CALLERS, time.monotonic()
+        half, end = begun + seconds / 2, begun + seconds
+
+        def work(number: int) -> None:
+            rng = np.random.default_rng(number)
+            while time.monotonic() < end and not self._seen.errors:
+                self.call(str(rng.choice(list(VERBS), p=list(VERBS.values()))), rng)
+                counts[number] += time.monotonic() >= half
+
+        self._together(CALLERS, work)
+        return sum(counts) / (time.monotonic() - half)
+
+    def open_loop(
+        self, rate: float, seconds: float, took: dict[str, list[tuple[float, float]]] | None
+    ) -> None:
+        """Begins calls at times of a Poisson process; what is late by the end is not begun."""
+        rng = np.random.default_rng(7)
+        times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds) + 1))
+        verbs = rng.choice(list(VERBS), len(times), p=list(VERBS.values()))
+        calls = iter([*zip(times.tolist(), verbs.tolist(), strict=True)])
+        taking, begun = threading.Lock(), time.monotonic()
+
+        def work(number: int) -> None:
+            own = np.random.default_rng(number)
+            while not self._seen.errors:
+                with taking:
+                    at, verb = next(calls, (seconds, ""))
+                if at >= seconds:
+                    return
+                if time.monotonic() - begun > seconds:
+                    self._seen.late += took is not None
+                    continue
+                time.sleep(max(0.0, begun + at - time.monotonic()))
+                self.call(verb, own)
+                if took is not None:
+                    took[verb].append((at, time.monotonic() - begun - at))
+
+        self._together(WORKERS, work)
+
+    def _together(self, callers: int, work: Callable[[int], None]) -> None:
+        def guarded(number: int) -> None:
+            try:
+                work(number)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+                self._seen.errors.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(number,)) for number in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+class _Look:
+    """Looks at the server's memory and at its log again and again."""
+
+    def __init__(self, folder: Path, pid: int, memory: Memory, seen: Seen) -> None:
+        self._folder, self._pid, self._memory, self._seen = folder, pid, memory, seen
+        self.measured = threading.Event()
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        ended = threading.Event()
+
+        def look() -> None:
+            manifest = self._folder / "memstore.json"
+            last = manifest.stat().st_mtime_ns
+            while not ended.wait(LOOK_S):
+                changed = manifest.stat().st_mtime_ns
+                self._seen.checkpoints += changed != last
+                last = changed
+                self._seen.log.append(_log_bytes(self._folder))
+                if self.measured.is_set():
+                    shards = self._memory.describe().shards
+                    self._seen.tables.append(sum(shard.row_bytes for shard in shards))
+                    self._seen.resident.append(_resident(self._pid))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, log_bytes: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.serving", str(folder), str(log_bytes)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def _log_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("logs/*/*/*.seg"):
+        with contextlib.suppress(FileNotFoundError):  # A checkpoint takes files away meanwhile.
+            total += path.stat().st_size
+    return total
+
+
+def _resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(1_024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
