@@ -100,14 +100,14 @@ def cursor(value: Any, length: int) -> Slots:
 
 
 def known(slots_B: Slots, alive_B: npt.NDArray[np.bool_], name: str) -> None:
-    """Raises `UnknownSlot` unless all are alive."""
+    """Raises `UnknownSlot` unless all are alive; a read and a change are told the same."""
     if not alive_B.all():
         missing = slots_B[~alive_B]
         some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise UnknownSlot(
             f"memory {name!r} has no such slot",
             got=f"{len(missing)} unknown or erased: {some}",
-            hint="nothing was changed",
+            expected="slots that were given out, and not erased",
         )
 
 

@@ -26,6 +26,24 @@ LEAST, MOST = 1e-20, 1e15
 """Range of eps and of norms: their squares and quotients stay finite in float32, and where the
 square of a gradient vanishes there, a step is still no longer than lr."""
 
+MOST_WIDTH = 65_536
+"""Of a key, and of a value: five times the widest embeddings in use. A row is laid out whole, and
+is 512 KiB then."""
+
+MOST_SHARDS = 1_024
+"""Of a memory. Each has files of its own and is visited by every search; to make so many took a
+slow disk 40 s, and cores are far fewer."""
+
+MOST_ROWS = 1 << 48
+"""Of a capacity and of all else that counts rows, lists or bytes: a thousand times the addresses
+that a machine has for rows of one byte."""
+
+LONGEST_PATIENCE_S = 86_400
+"""A day, of `IndexConfig.patience_s`."""
+
+MOST_COLUMNS = 1_024
+"""Of the records; a name has 255 characters at most."""
+
 DEFAULT_TARGET = 0.95
 """Default of `IndexConfig.recall_target`."""
 
@@ -55,19 +73,35 @@ def _one_of(name: str, value: object, choices: object) -> None:
         raise InvalidArgument(f"{name} is unknown", got=repr(value), expected=f"one of {allowed}")
 
 
-def _at_least(name: str, value: object, least: float, *, whole: bool = True) -> None:
-    fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (fits and least <= float(value) < math.inf):  # type: ignore[arg-type]
-        kind = "an integer" if whole else "a number"
+def _whole(name: str, value: object, least: int, most: int = MOST_ROWS) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and least <= value <= most):  # type: ignore[operator]
         raise InvalidArgument(
-            f"{name} is out of range", got=repr(value), expected=f"{kind} ≥ {least}"
+            f"{name} is out of range",
+            got=_short(value),
+            expected=f"an integer from {least} to {most}",
         )
+
+
+def _at_least(name: str, value: object, least: float) -> None:
+    if not (_is_number(value) and least <= value < math.inf):  # type: ignore[operator]
+        raise InvalidArgument(
+            f"{name} is out of range", got=_short(value), expected=f"a number ≥ {least}"
+        )
+
+
+def _short(value: object) -> str:
+    """A value as an error quotes it, whatever it is."""
+    try:
+        return repr(value)[:64]
+    except ValueError:  # an integer of too many digits
+        return "a very long integer"
 
 
 def _within(name: str, value: object, least: float, most: float) -> None:
     if not _is_number(value) or not least <= value <= most:  # type: ignore[operator]
         raise InvalidArgument(
-            f"{name} is out of range", got=repr(value), expected=f"{least:g} to {most:g}"
+            f"{name} is out of range", got=_short(value), expected=f"{least:g} to {most:g}"
         )
 
 
@@ -77,10 +111,9 @@ def _is_number(value: object) -> bool:
 
 def check_recall_target(value: object, probe: int | None) -> None:
     """Raises `InvalidArgument` unless 0 < value ≤ 1 and there is no probe beside it."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0.0 < float(value) <= 1.0):  # type: ignore[arg-type]
+    if not (_is_number(value) and 0 < value <= 1):  # type: ignore[operator]
         raise InvalidArgument(
-            "recall_target is out of range", got=repr(value), expected="above 0, at most 1"
+            "recall_target is out of range", got=_short(value), expected="above 0, at most 1"
         )
     if probe is not None:
         raise InvalidArgument(
@@ -169,16 +202,16 @@ class IndexConfig(_Config):
         _one_of("index kind", self.kind, IndexKind)
         _one_of("index codec", self.codec, Codec)
         if self.clusters is not None:
-            _at_least("clusters", self.clusters, 1)
+            _whole("clusters", self.clusters, 1)
         if self.probe is not None:
-            _at_least("probe", self.probe, 1)
+            _whole("probe", self.probe, 1)
         elif self.recall_target is None:
             object.__setattr__(self, "recall_target", DEFAULT_TARGET)
         if self.recall_target is not None:
             check_recall_target(self.recall_target, self.probe)
-        _at_least("fresh_limit", self.fresh_limit, 1)
+        _whole("fresh_limit", self.fresh_limit, 1)
         _one_of("maintenance", self.maintenance, Maintenance)
-        _at_least("patience_s", self.patience_s, 0, whole=False)
+        _within("patience_s", self.patience_s, 0, LONGEST_PATIENCE_S)
         if self.drift_limit is not None:
             _within("drift_limit", self.drift_limit, 0.01, 100)
         self._check_device()
@@ -193,7 +226,7 @@ class IndexConfig(_Config):
         if not (isinstance(device, str) and re.fullmatch(r"cpu|cuda:(0|[1-9]\d*)", device)):
             raise InvalidArgument("device is unknown", got=repr(device), expected="cpu or cuda:N")
         if self.device_bytes is not None:
-            _at_least("device_bytes", self.device_bytes, 1)
+            _whole("device_bytes", self.device_bytes, 1)
         if self.device == "cpu" and self.device_bytes is not None:
             raise InvalidArgument(
                 "device_bytes bounds nothing", got='device="cpu"', expected='device="cuda:N"'
@@ -259,7 +292,7 @@ class OptimizerConfig(_Config):
 
     def __post_init__(self) -> None:
         _one_of("optimizer kind", self.kind, OptimizerKind)
-        _at_least("lr", self.lr, 0.0, whole=False)
+        _at_least("lr", self.lr, 0.0)
         _within("eps", self.eps, LEAST, MOST)
         object.__setattr__(self, "betas", _betas(self.betas))
         _within("weight_decay", self.weight_decay, 0, 1)
@@ -268,9 +301,7 @@ class OptimizerConfig(_Config):
             if norm is not None and not (_is_number(norm) and norm == 0):
                 _within(name, norm, LEAST, MOST)
         _one_of("master", self.master, (True, False))
-        _at_least("seed", self.seed, 0)
-        if self.seed >= 2**63:
-            raise InvalidArgument("seed is out of range", got=self.seed, expected="below 2^63")
+        _whole("seed", self.seed, 0, 2**63 - 1)
 
 
 def _betas(value: object) -> tuple[float, float]:
@@ -298,7 +329,7 @@ class UsageConfig(_Config):
 
     def __post_init__(self) -> None:
         _one_of("usage kind", self.kind, UsageKind)
-        _at_least("discount", self.discount, 0.0, whole=False)
+        _at_least("discount", self.discount, 0.0)
         if not 0.0 < self.discount < 1.0:
             raise InvalidArgument(
                 "discount is out of range", got=self.discount, expected="between 0 and 1"
@@ -338,10 +369,11 @@ class EncodingConfig(_Config):
 class MemoryConfig(_Config):
     """The one configuration of a memory; it does not change while the memory lives.
 
-    dim: width D of a key.  value_dim: width V of a value; None means that the key is the value.
+    dim: width D of a key, at most `MOST_WIDTH`.  value_dim: width V of a value, likewise; None
+        means that the key is the value.
     dtype: of keys and values. Rows of float16 or bfloat16 take half the bytes of float32; what is
         given as float32 is rounded to the nearest, and scores, queries, gradients and optimizer
-        state are float32.  shards: a slot lives in shard `slot % shards`.
+        state are float32.  shards: a slot lives in shard `slot % shards`; `MOST_SHARDS` at most.
     records: record column → type, one of `COLUMN_TYPES`.
     lookup: the columns that `lookup` may ask for.
     index, optimizer: as above; `index="none"` is short for `IndexConfig(kind="none")`.
@@ -373,10 +405,10 @@ class MemoryConfig(_Config):
     updates: Updates = "checkpointed"
 
     def __post_init__(self) -> None:
-        _at_least("dim", self.dim, 1)
+        _whole("dim", self.dim, 1, MOST_WIDTH)
         if self.value_dim is not None:
-            _at_least("value_dim", self.value_dim, 1)
-        _at_least("shards", self.shards, 1)
+            _whole("value_dim", self.value_dim, 1, MOST_WIDTH)
+        _whole("shards", self.shards, 1, MOST_SHARDS)
         _one_of("dtype", self.dtype, DType)
         _one_of("storage", self.storage, Storage)
         _one_of("updates", self.updates, Updates)
@@ -392,9 +424,15 @@ class MemoryConfig(_Config):
                 hint=f"leave it out: {self.dtype} rows are stepped as they are",
             )
         if self.capacity is not None:
-            _at_least("capacity", self.capacity, 1)
+            _whole("capacity", self.capacity, 1)
         if self.encoding is not None:
             object.__setattr__(self, "encoding", _coerce(EncodingConfig, self.encoding))
+        if len(self.records) > MOST_COLUMNS or any(len(name) > 255 for name in self.records):
+            raise InvalidArgument(
+                "records have too many columns, or too long names",
+                got=len(self.records),
+                expected=f"≤ {MOST_COLUMNS} columns, names of ≤ 255 characters",
+            )
         for column, kind in self.records.items():
             _one_of(f"the type of record column {column!r}", kind, tuple(COLUMN_TYPES))
         for column in self.lookup:

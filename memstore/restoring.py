@@ -11,11 +11,10 @@ from pathlib import Path
 from pyarrow import fs
 
 from memstore import checks, files, manifest, resharding, snapshot
+from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
-
-MOST_SHARDS = 65_536
 
 Shards = int | Mapping[str, int] | None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -17,11 +18,32 @@ from pathlib import Path
 from typing import Any, get_args
 
 from memstore.errors import InvalidArgument
+from memstore.rpc.limits import Limits, Quota
 from memstore.rpc.security import ROLES, Tokens, add_token, is_loopback, remove_token
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.server import Server
 from memstore.rpc.tls import ServerTls
 from memstore.shard.log import Fsync
 from memstore.store import Store
+
+LIMITS = {
+    "message_bytes": "of one message, in either direction",
+    "calls": "under way at once",
+    "caller_calls": "of one token",
+    "held_bytes": "of messages and replies of calls under way",
+    "caller_bytes": "of those of one token",
+    "streams": "sessions and health watches that are open",
+    "caller_streams": "of one token",
+    "session_calls": "of one session, under way or waiting",
+    "connections": "that are open",
+    "search_lanes": "batches of equal searches under way; 0 searches for each call by itself",
+}
+"""Flags of `serve`: those of `Limits` that depend on the machine and on who calls."""
+
+QUOTAS = {
+    "requests_per_s": "calls a second",
+    "bytes_per_s": "bytes of messages a second, in both directions",
+    "rows_per_s": "rows a second, written, read or found",
+}
 
 PORT = 7437
 GRACE_S = 10.0
@@ -53,16 +75,11 @@ def add_commands(commands: Any) -> None:
     serving.add_argument(
         "--fsync", choices=get_args(Fsync), default="interval", help="when a mutation is durable"
     )
-    serving.add_argument(
-        "--calls", type=int, default=Limits().calls, help="that may be under way at once"
-    )
-    serving.add_argument(
-        "--search-lanes",
-        type=int,
-        default=Limits().search_lanes,
-        metavar="N",
-        help="batches of equal searches under way at once; 0 searches for each call by itself",
-    )
+    limits = serving.add_argument_group("limits", "beyond which calls are told to come again")
+    for name, words in LIMITS.items():
+        default = getattr(Limits(), name)
+        flag = f"--{name.replace('_', '-')}"
+        limits.add_argument(flag, type=int, default=default, help=f"{words} ({default:,})")
 
     words = "draw a token for a caller, or take one away"
     token = commands.add_parser("token", help=words, description=words)
@@ -72,21 +89,33 @@ def add_commands(commands: Any) -> None:
     token.add_argument(
         "--memories", nargs="+", metavar="NAME", help="the only ones that it may use"
     )
+    for name, words in QUOTAS.items():
+        flag = f"--{name.replace('_', '-')}"
+        token.add_argument(flag, type=float, metavar="N", help=f"{words} that it may ask for")
     token.add_argument("--remove", action="store_true", help="take it away")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serves until a signal; then answers what is under way and makes a checkpoint."""
+    """Serves until a signal; then answers what is under way and makes a checkpoint.
+
+    A second signal ends it at once, as a crash does: what was acknowledged is in the log.
+    """
     _log_as_json()
     ended = threading.Event()
+
+    def end(number: int, _: Any) -> None:
+        if ended.is_set():
+            os._exit(128 + number)
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, end)
     tokens = None if options.tokens is None else Tokens(options.tokens)
     server_options: dict[str, Any] = {
         "tls": _tls(options),
         "tokens": tokens,
         "insecure": options.insecure,
-        "limits": Limits(calls=options.calls, search_lanes=options.search_lanes),
+        "limits": Limits(**{name: getattr(options, name) for name in LIMITS}),
     }
     with (
         Store(options.path, fsync=options.fsync) as store,
@@ -107,7 +136,8 @@ def token(options: argparse.Namespace) -> int:
     if options.remove:
         remove_token(options.file, options.name)
         return 0
-    made = add_token(options.file, options.name, options.role, options.memories)
+    quota = Quota(**{name: getattr(options, name) for name in QUOTAS})
+    made = add_token(options.file, options.name, options.role, options.memories, quota)
     sys.stdout.write(f"{made}\n")
     return 0
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from memstore import filters
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, WrongShape, WrongType
+from memstore.errors import InvalidArgument, MemstoreError, WrongShape, WrongType
 from memstore.filters import Filter
 from memstore.memory import (
     MOST,
@@ -305,8 +305,16 @@ def to_config(config: MemoryConfig) -> str:
     return json.dumps(config.to_dict())
 
 
+MOST_CONFIG = 1 << 20
+"""Characters of a configuration: 1,024 columns of the longest names, and all else."""
+
+
 def config_of(text: str) -> MemoryConfig:
     """Raises `InvalidArgument` on what is no configuration."""
+    if len(text) > MOST_CONFIG:
+        raise InvalidArgument(
+            "the configuration is too long", got=len(text), expected=f"≤ {MOST_CONFIG}"
+        )
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -317,7 +325,9 @@ def config_of(text: str) -> MemoryConfig:
         )
     try:
         return MemoryConfig.from_dict(told)
-    except TypeError as error:
+    except MemstoreError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         # A key that it needs is missing, or one has a value of another kind.
         raise InvalidArgument("the configuration is none of a memory", got=text[:200]) from error
 

@@ -41,6 +41,8 @@ class Export:
         if asked.HasField("slots"):
             self._slots = checks.slots(codec.to_array("slots", asked.slots))
             self._base.check_known(self._slots)
+        self.rows = 0
+        """Of the last batch."""
         self._at, self._rows = 0, FIRST_ROWS
         self._end = self._base.next_slot if self._slots is None else len(self._slots)
 
@@ -64,6 +66,7 @@ class Export:
                     expected=f"≤ {self._most}",
                     hint="leave columns out",
                 )
+            self.rows = len(slots_B)
             self._at = max(1, min(self._at + self._rows, self._end))
             fitting = int(self._rows * BATCH_BYTES / max(len(data), 1))
             self._rows = max(1, min(fitting, 4 * self._rows, MOST_ROWS))

@@ -100,6 +100,12 @@ def from_message(message: pb.Error) -> MemstoreError:
     return kind(message.problem, hint=message.hint, **facts)
 
 
+async def abort(context: Any, error: MemstoreError) -> None:
+    """Ends a call of `grpc.aio` with the status of an error, and the error beside it."""
+    data = to_message(error).SerializeToString()
+    await context.abort(code_of(error), str(error)[:MOST_TEXT], ((KEY, data),))
+
+
 def from_call(error: grpc.RpcError, target: str) -> MemstoreError:
     """What a call that failed raises."""
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)

@@ -56,8 +56,8 @@ class Load:
             if not self._again:
                 self._base.known(self._asked())  # or it is too old
 
-    def put(self, data: bytes, deadline: Deadline) -> None:
-        """Appends a batch; raises as `append`."""
+    def put(self, data: bytes, deadline: Deadline) -> int:
+        """Appends a batch and returns how many rows it had; raises as `append`."""
         if self._id is not None:
             self._digest.update(len(data).to_bytes(8))
             self._digest.update(data)
@@ -66,6 +66,7 @@ class Load:
             first = self._append(columns.parts_of(table, self._memory.config), deadline)
             self._first = first if self._first == NO_SLOT else self._first
         self._rows += len(table)
+        return len(table)
 
     def _append(self, parts: columns.Parts, deadline: Deadline) -> int:
         LOADER.set(self)

@@ -22,11 +22,12 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from memstore.errors import InvalidArgument, NotAllowed, Unauthenticated
+from memstore.rpc.limits import NO_QUOTA, Quota
 from memstore.rpc.verbs import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -41,6 +42,7 @@ class Caller:
     name: str
     role: Role
     memories: frozenset[str] | None = None
+    quota: Quota = NO_QUOTA
 
     def check(self, role: Role, memory: str | None) -> None:
         """Raises `NotAllowed` unless it may do what takes this role, to this memory.
@@ -67,12 +69,18 @@ class Caller:
 ANYBODY = Caller("anybody", "admin")
 """Who calls where no tokens are asked for."""
 
+NOBODY = Caller("", "read", frozenset())
+"""Who asks what is told without a token. No token has that name."""
+
 
 @dataclass(frozen=True)
 class _Known:
     caller: Caller
     salt: bytes
     digest: bytes = field(repr=False)
+
+
+UNKNOWN = _Known(NOBODY, bytes(16), bytes(64))
 
 
 class Tokens:
@@ -93,7 +101,9 @@ class Tokens:
             with contextlib.suppress(InvalidArgument):
                 self._read()
             known = self._known.get(token.partition(".")[0])
-        if known is None or not hmac.compare_digest(_digest(token, known.salt), known.digest):
+        # One that nobody has is compared too: how long it takes tells no names.
+        against = known or UNKNOWN
+        if not hmac.compare_digest(_digest(token, against.salt), against.digest) or known is None:
             return None
         return known.caller
 
@@ -140,7 +150,11 @@ class Guard:
 
 
 def add_token(
-    path: str | Path, name: str, role: Role, memories: Sequence[str] | None = None
+    path: str | Path,
+    name: str,
+    role: Role,
+    memories: Sequence[str] | None = None,
+    quota: Quota = NO_QUOTA,
 ) -> str:
     """Draws a token and puts its hash into the file, in place of one of that name; returns it.
 
@@ -156,6 +170,7 @@ def add_token(
         "name": name,
         "role": role,
         "memories": None if memories is None else sorted(memories),
+        "quota": {key: rate for key, rate in asdict(quota).items() if rate is not None},
         "salt": base64.b64encode(salt).decode(),
         "digest": base64.b64encode(_digest(token, salt)).decode(),
     }
@@ -193,7 +208,8 @@ def _known(entry: dict[str, Any]) -> tuple[str, _Known]:
     role = entry["role"]
     if role not in ROLES:
         raise InvalidArgument(f"token {name!r} has no such role", got=repr(role))
-    caller = Caller(name, role, None if memories is None else frozenset(memories))
+    quota = Quota(**entry.get("quota", {}))
+    caller = Caller(name, role, None if memories is None else frozenset(memories), quota)
     return name, _Known(caller, *(base64.b64decode(entry[part]) for part in ("salt", "digest")))
 
 

@@ -12,15 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, Overloaded
 from memstore.memory import Memory
 from memstore.rpc.exporting import Export
+from memstore.rpc.limits import Held, Limits
 from memstore.rpc.loading import Load, checked_end
 from memstore.rpc.security import Caller
 from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.wire import parsed
 from memstore.store import Store
 
 SILENT_S = 60.0
@@ -45,36 +46,34 @@ class Transfers:
         self,
         store: Store,
         *,
-        caller: Callable[[Any], Caller],
+        enter: Callable[[Any], tuple[Caller, Held]],
         memory: Callable[[str, Caller], Memory],
         answered: Answered,
         read: In,
         write: In,
-        message_bytes: int,
-        exports: int,
+        limits: Limits,
         silent_s: float = SILENT_S,
     ) -> None:
-        """caller: who makes the call of a context.  read, write: the pools.  exports: that may be
-        under way at once; beyond, they are answered by `Overloaded`."""
+        """enter: lets the call of a context in, and says who makes it.  read, write: the pools."""
         self._store = store
-        self._caller, self._memory, self._answered = caller, memory, answered
+        self._enter, self._memory, self._answered = enter, memory, answered
         self._read, self._write = read, write
-        self._message_bytes, self._most_exports, self._silent_s = message_bytes, exports, silent_s
+        self._limits, self._silent_s = limits, silent_s
         self._exports = 0
         self._loads = set[asyncio.Task[bytes]]()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         return {
             "Load": grpc.stream_unary_rpc_method_handler(self._load, None, None),
-            "Export": grpc.unary_stream_rpc_method_handler(self._export, None, None),
+            "Export": grpc.stream_stream_rpc_method_handler(self._export, None, None),
         }
 
-    async def ended(self) -> None:
-        """Gives up the loads that are under way, and returns when all is taken back."""
+    async def ended(self, within_s: float) -> None:
+        """Gives up the loads that are under way, and waits so long for all to be taken back."""
         for task in self._loads:
             task.cancel()
         if self._loads:
-            await asyncio.wait(self._loads)
+            await asyncio.wait(self._loads, timeout=within_s)
 
     async def _load(self, messages: AsyncIterator[bytes], context: Any) -> Any:
         async def work() -> bytes:
@@ -90,19 +89,19 @@ class Transfers:
         return await self._answered(work, context)
 
     async def _loaded(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
-        caller = self._caller(context)
+        caller, held = self._enter(context)
         left_s = context.time_remaining()
         if left_s is not None and left_s <= 0:
             raise DeadlineExceeded("the call's time was over before it was begun")
         deadline = Deadline(left_s)
         start = await self._next(messages)
-        facts = f"load of {start.memory[:64]} by {caller.name} at {context.peer()}"
+        facts = f"load of {ascii(start.memory[:64])[1:-1]} by {caller.name} at {context.peer()}"
         try:
             caller.check("admin", start.memory)
             load = Load(self._store, cast(Any, self._memory(start.memory, caller)), start)
             try:
                 await whole(self._write(load.begin))
-                rows = await self._put_all(load, start, messages, deadline)
+                rows = await self._put_all(load, start, messages, deadline, held)
                 reply = await whole(self._write(load.end, rows))
             except BaseException as error:
                 await whole(self._write(load.give_up, error))
@@ -123,20 +122,22 @@ class Transfers:
         message: pb.LoadRequest,
         messages: AsyncIterator[bytes],
         deadline: Deadline,
+        held: Held,
     ) -> int:
         """Appends what comes; returns how many rows there were to be."""
         while True:
             if message.HasField("batch"):
-                await whole(self._write(load.put, message.batch, deadline))
-            rows = checked_end(message)
-            if rows is not None:
-                return rows
+                rows = await whole(self._write(load.put, message.batch, deadline))
+                await held.paced(rows, len(message.batch))
+            total = checked_end(message)
+            if total is not None:
+                return total
             message = await self._next(messages)
 
     async def _next(self, messages: AsyncIterator[bytes]) -> pb.LoadRequest:
         try:
             data = await asyncio.wait_for(anext(messages), self._silent_s)
-            return cast(pb.LoadRequest, pb.LoadRequest.FromString(data))
+            return cast(pb.LoadRequest, parsed(pb.LoadRequest, data))
         except StopAsyncIteration:
             raise InvalidArgument(
                 "the load ended without its last message; nothing was loaded",
@@ -147,15 +148,14 @@ class Transfers:
                 f"the load sent nothing for {self._silent_s:g} s; nothing was loaded",
                 hint="others wait for it: have the rows ready before it is begun",
             ) from None
-        except DecodeError as error:
-            raise _malformed(pb.LoadRequest, error) from error
 
-    async def _export(self, data: bytes, context: Any) -> None:
+    async def _export(self, _: Any, context: Any) -> None:
         async def work() -> None:
-            caller = self._caller(context)
-            asked = await self._read(_asked, data)
+            caller, held = self._enter(context)
+            data = await held.received(context.read)
+            asked = await self._read(parsed, pb.ExportRequest, data)
             caller.check("read", asked.memory)
-            if self._exports >= self._most_exports:
+            if self._exports >= self._limits.exports:
                 raise Overloaded(
                     "the server has too many exports to do",
                     retry_after_s=1.0,
@@ -164,27 +164,17 @@ class Transfers:
             self._exports += 1
             try:
                 memory = cast(Any, self._memory(asked.memory, caller))
-                export = await self._read(Export, memory, asked, self._message_bytes - SLACK_BYTES)
+                export = await self._read(
+                    Export, memory, asked, self._limits.message_bytes - SLACK_BYTES
+                )
                 while (batch := await self._read(export.next)) is not None:
                     # Returns when gRPC has room for it: so long nothing more is read.
                     await context.write(pb.ExportReply(batch=batch).SerializeToString())
+                    await held.paced(export.rows, len(batch))
             finally:
                 self._exports -= 1
 
         await self._answered(work, context)
-
-
-def _asked(data: bytes) -> pb.ExportRequest:
-    try:
-        return cast(pb.ExportRequest, pb.ExportRequest.FromString(data))
-    except DecodeError as error:
-        raise _malformed(pb.ExportRequest, error) from error
-
-
-def _malformed(kind: type[Any], error: DecodeError) -> InvalidArgument:
-    return InvalidArgument(
-        "the message is malformed", got=str(error), expected=kind.DESCRIPTOR.full_name
-    )
 
 
 async def whole(work: Awaitable[Any]) -> Any:

@@ -457,7 +457,7 @@ def test_a_memory_refuses_what_it_was_not_made_for(
 def test_an_error_says_what_was_got_and_expected(shared: Store) -> None:
     with pytest.raises(WrongShape, match=r"keys .*got \(1, 5\), expected \(rows, 3\)"):
         shared.memory("m").append(keys(width=5), values(), records())
-    with pytest.raises(UnknownSlot, match=r"got 2 unknown or erased: 40, 2; nothing was changed"):
+    with pytest.raises(UnknownSlot, match=r"got 2 unknown or erased: 40, 2, expected"):
         shared.memory("m").erase([40, 2])
 
 

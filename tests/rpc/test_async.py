@@ -25,8 +25,9 @@ from memstore.errors import (
     UnknownSlot,
     Unreachable,
 )
+from memstore.rpc.limits import Limits
 from memstore.rpc.security import Tokens, add_token
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.server import Server
 from memstore.rpc.tls import ServerTls
 from tests.rpc.certificates import make
 from tests.rpc.conftest import CONFIG, WIDTH
@@ -49,7 +50,7 @@ def no_reads(server: Server) -> Iterator[None]:
 
 
 async def until_idle(server: Server) -> None:
-    while server._under_way:
+    while server.gate.all.calls:
         await asyncio.sleep(0.01)
 
 

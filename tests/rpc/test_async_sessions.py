@@ -20,7 +20,8 @@ from memstore.errors import (
     UnknownSlot,
 )
 from memstore.rpc.async_streaming import AsyncSession
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.limits import Limits
+from memstore.rpc.server import Server
 from memstore.rpc.target import Target
 from memstore.rpc.v1 import memory_pb2 as pb
 from tests.rpc.conftest import CONFIG, WIDTH

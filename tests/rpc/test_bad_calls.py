@@ -30,7 +30,8 @@ from memstore.errors import (
 )
 from memstore.rpc import codec, failures
 from memstore.rpc.client import Client
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.limits import Limits
+from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import MEMORY_SERVICE, VERBS, path_of
 from tests.rpc.conftest import CONFIG, WIDTH
@@ -206,7 +207,7 @@ def test_a_request_of_another_content(client: Client) -> None:
 def test_more_than_the_server_takes(store: Store) -> None:
     with (
         Server(store, limits=Limits(message_bytes=10_000, calls=0)) as server,
-        memstore.connect(server.address, deadline_s=0.5) as client,
+        memstore.connect(server.address, deadline_s=3) as client,
     ):
         with pytest.raises(Overloaded) as refused:
             client.memory("m")

@@ -22,7 +22,8 @@ from memstore.errors import (
 )
 from memstore.rpc import codec
 from memstore.rpc.client import Client
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.limits import Limits
+from memstore.rpc.server import Server
 from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -170,6 +171,7 @@ def test_answers_that_are_unknown_end_no_thread() -> None:
 
 
 def test_a_session_remembers_no_memory(store: Store) -> None:
+    from memstore.rpc.session import Asked
     from memstore.rpc.session import Session as Served
 
     kept: list[Any] = []
@@ -180,7 +182,7 @@ def test_a_session_remembers_no_memory(store: Store) -> None:
     async def calls() -> Any:
         for number in range(50):
             describe = pb.DescribeRequest(memory=f"m{number}")
-            yield pb.Call(number=number, describe=describe)
+            yield Asked(pb.Call(number=number, describe=describe))
 
     async def work() -> None:
         session = Served(do, 4)

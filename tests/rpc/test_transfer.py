@@ -36,8 +36,9 @@ from memstore.errors import (
 )
 from memstore.rpc import bulk, columns, failures
 from memstore.rpc.client import Client
+from memstore.rpc.limits import Limits
 from memstore.rpc.security import ROLES, Tokens, add_token
-from memstore.rpc.server import Limits, Server
+from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import MEMORY_SERVICE, path_of
 from tests.faults.changes import died
