@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from memstore.errors import (
     DeadlineExceeded,
     InvalidArgument,
     MemoryExists,
+    MemstoreError,
     Overloaded,
     StoreClosed,
     Unauthenticated,
@@ -79,6 +81,63 @@ def test_the_verbs_of_a_store(server: Server, tmp_path: Path) -> None:
             assert await client.marks() == []
 
     asyncio.run(work())
+
+
+BAD: list[Callable[[Any], Any]] = [
+    lambda memory: memory.append(np.zeros((1, WIDTH + 1))),
+    lambda memory: memory.append([["a"] * WIDTH]),
+    lambda memory: memory.append(np.full((1, WIDTH), np.nan)),
+    lambda memory: memory.append(ROWS, np.zeros((WIDTH, 1))),
+    lambda memory: memory.append(ROWS, step=-1),
+    lambda memory: memory.append(ROWS, deadline_s=0),
+    lambda memory: memory.append(np.zeros((2_000, WIDTH))),
+    lambda memory: memory.append(2 * ROWS, request_id=RequestId("me", 1)),
+    lambda memory: memory.write([0, 0], ROWS[:2]),
+    lambda memory: memory.write([99], ROWS[:1]),
+    lambda memory: memory.update([0], ROWS[:1], lr=-1.0),
+    lambda memory: memory.blend([0], [1.0, 2.0], ROWS[:1], ROWS[:1]),
+    lambda memory: memory.touch([0], "now"),
+    lambda memory: memory.allocate(-1),
+    lambda memory: memory.erase([99]),
+    lambda memory: memory.search(ROWS, 0),
+    lambda memory: memory.search(ROWS, 2**63),
+    lambda memory: memory.search(ROWS, 5_000),
+    lambda memory: memory.gather([99]),
+    lambda memory: memory.gather([0], columns=["none"]),
+    lambda memory: memory.lookup("none", [1], 1),
+    lambda memory: memory.refresh(),
+]
+
+
+def test_errors_are_those_of_the_synchronous_client(store: Store) -> None:
+    """The same class and the same text, over calls and over sessions."""
+    store.memory("m").append(ROWS, request_id=RequestId("me", 1))
+
+    def run(runner: asyncio.Runner, bad: Callable[[Any], Any], memory: Any) -> Any:
+        return runner.run(bad(memory))
+
+    def error_of(call: Callable[[], Any]) -> tuple[type, str]:
+        with pytest.raises(MemstoreError) as raised:
+            call()
+        return type(raised.value), str(raised.value)
+
+    with (
+        Server(store, limits=Limits(message_bytes=30_000)) as server,
+        memstore.connect(server.address, message_bytes=30_000) as client,
+        client.session() as session,
+        asyncio.Runner() as runner,
+    ):
+        other = memstore.connect_async(server.address, message_bytes=30_000)
+        streamed = other.session()
+        pairs = [(client.memory("m"), runner.run(other.memory("m")))]
+        pairs += [(session.memory("m"), runner.run(streamed.memory("m")))]
+        for bad in BAD:
+            for memory, awaited in pairs:
+                told = error_of(partial(bad, memory))
+                assert error_of(partial(run, runner, bad, awaited)) == told
+        runner.run(streamed.close())
+        runner.run(other.close())
+    assert store.memory("m").describe().rows == WIDTH
 
 
 def test_the_example_of_the_docs(store: Store, server: Server) -> None:
