@@ -19,7 +19,7 @@ except ImportError as error:
 from memstore.config import MemoryConfig
 from memstore.errors import InvalidArgument, MemstoreError
 from memstore.memory import RequestId
-from memstore.rpc import administration, failures
+from memstore.rpc import administration, failures, splice
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.async_remote import AsyncRemoteMemory
 from memstore.rpc.async_streaming import AsyncSession
@@ -90,11 +90,13 @@ class AsyncClient:
 
     async def send(self, request: Request[T]) -> T:
         """Sends a request, again where that may help, and returns what its verb does."""
-        attempts = Attempts(request, self._target.deadline_s)
+        attempts, message = Attempts(request, self._target.deadline_s), request.message
+        if isinstance(message, splice.Message):
+            message = message.apart()  # others go on before it is sent
         while True:
             try:
                 left_s = attempts.left_s()
-                reply = await self._sent(request.service, request.verb, request.message, left_s)
+                reply = await self._sent(request.service, request.verb, message, left_s)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
             else:

@@ -11,9 +11,8 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
@@ -33,38 +32,34 @@ from memstore.memory import (
     SearchResult,
     ShardDescription,
 )
-from memstore.rpc import arrow
+from memstore.rpc import arrow, splice
 from memstore.rpc.v1 import memory_pb2 as pb
 
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    **{
-        name: np.dtype(name) for name in ("float32", "float16", "float64", "int64", "uint8", "bool")
-    },
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
 T = TypeVar("T")
+
+AnyTensor: TypeAlias = pb.Tensor | splice.Tensor
 
 USUAL = SearchOptions()
 
 
 def to_tensor(array: Array) -> pb.Tensor:
     array = np.ascontiguousarray(array)
-    return pb.Tensor(dtype=NAMES[array.dtype], shape=array.shape, data=array.tobytes())
+    return pb.Tensor(dtype=splice.NAMES[array.dtype], shape=array.shape, data=array.tobytes())
 
 
-def to_array(name: str, tensor: pb.Tensor) -> Array:
+def to_array(name: str, tensor: AnyTensor) -> Array:
     """The numbers of a tensor, where they lie: not to be written to.
 
     Raises `WrongType` on an unknown dtype, `WrongShape` where its bytes are not those of its shape.
     """
-    dtype, shape, data = DTYPES.get(tensor.dtype), tuple(tensor.shape), tensor.data
+    dtype, shape, data = splice.DTYPES.get(tensor.dtype), tuple(tensor.shape), tensor.data
     if dtype is None and not tensor.dtype and not shape:
         raise InvalidArgument(f"{name} are missing", expected="a tensor")
     if dtype is None:
         raise WrongType(
-            f"{name} have an unknown dtype", got=repr(tensor.dtype), expected=f"one of {[*DTYPES]}"
+            f"{name} have an unknown dtype",
+            got=repr(tensor.dtype),
+            expected=f"one of {[*splice.DTYPES]}",
         )
     if len(shape) > 2 or min(shape, default=0) < 0:
         raise WrongShape(f"{name} have no such shape", got=shape, expected="one length, or two")
@@ -82,7 +77,7 @@ def to_array(name: str, tensor: pb.Tensor) -> Array:
     return array != 0 if dtype == np.bool_ else array
 
 
-def received(name: str, tensor: pb.Tensor) -> Array:
+def received(name: str, tensor: AnyTensor) -> Array:
     """A copy of the numbers of a tensor, the caller's own, as an embedded memory gives it."""
     return to_array(name, tensor).copy()
 
@@ -245,7 +240,7 @@ SEARCHED = ("slots_QK", "scores_QK", "proposal_QK", "counts_Q", "scored_Q")
 VERSIONS = ("row_versions_S", "index_versions_S")
 
 
-def to_search_reply(found: SearchResult) -> pb.SearchReply:
+def to_search_reply(found: SearchResult) -> Any:
     arrays = {_bare(name): to_tensor(getattr(found, name)) for name in (*SEARCHED, *VERSIONS)}
     return pb.SearchReply(**arrays, missing_shards=found.missing_shards)
 
@@ -262,15 +257,13 @@ def _bare(name: str) -> str:
     return name.rsplit("_", 1)[0]
 
 
-def to_gather_reply(rows: Rows) -> pb.GatherReply:
-    reply = pb.GatherReply(generations=to_tensor(rows.generations_B))
-    if rows.keys_BD is not None:
-        reply.keys.CopyFrom(to_tensor(rows.keys_BD))
-    if rows.values_BV is not None:
-        reply.values.CopyFrom(to_tensor(rows.values_BV))
-    if rows.records is not None:
-        reply.records = to_stream(rows.records)
-    return reply
+def to_gather_reply(rows: Rows) -> Any:
+    parts = {"generations": rows.generations_B, "keys": rows.keys_BD, "values": rows.values_BV}
+    return splice.message(
+        pb.GatherReply,
+        **{name: splice.tensor(array) for name, array in parts.items() if array is not None},
+        records=None if rows.records is None else to_stream(rows.records),
+    )
 
 
 def rows_of(slots_B: Array, reply: pb.GatherReply) -> Rows:

@@ -17,7 +17,7 @@ from memstore.errors import (
     ServerFailed,
     StoreClosed,
 )
-from memstore.rpc import failures
+from memstore.rpc import failures, splice
 from memstore.rpc.target import LONGEST_S, Target
 from memstore.rpc.v1 import memory_pb2 as pb
 
@@ -65,8 +65,11 @@ class Outstanding(Generic[A]):
     def asked(self, verb: str, message: Any, deadline_s: float | None, answer: A) -> _Asked[A]:
         """A call to be added; raises `InvalidArgument` where it is too long."""
         deadline = Deadline(self._target.deadline_s if deadline_s is None else deadline_s)
-        call = pb.Call(deadline_s=min(deadline.left_s, LONGEST_S))
-        getattr(call, verb).CopyFrom(message)
+        if isinstance(message, splice.Message):
+            message = message.apart()  # the call returns before it is sent
+        call = splice.message(
+            pb.Call, deadline_s=min(deadline.left_s, LONGEST_S), **{verb: message}
+        )
         if call.ByteSize() + 16 > self._target.message_bytes:
             raise InvalidArgument(
                 "the call is too long",

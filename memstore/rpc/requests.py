@@ -33,8 +33,9 @@ from memstore.memory import (
     Slots,
     SlotsLike,
 )
-from memstore.rpc import codec
+from memstore.rpc import codec, splice
 from memstore.rpc.calls import LONG_DEADLINE_S, Request
+from memstore.rpc.codec import AnyTensor
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
 
@@ -62,7 +63,8 @@ class MemoryRequests:
         request_id: RequestId | None = None,
         deadline_s: float | None = None,
     ) -> Request[Slots]:
-        message = pb.AppendRequest(
+        message = splice.message(
+            pb.AppendRequest,
             memory=self.name,
             keys=self._stored("keys", keys, self.config.dim),
             values=self._stored("values", values, self.config.value_dim),
@@ -82,9 +84,10 @@ class MemoryRequests:
         request_id: RequestId | None = None,
         deadline_s: float | None = None,
     ) -> Request[Applied]:
-        message = pb.WriteRequest(
+        message = splice.message(
+            pb.WriteRequest,
             memory=self.name,
-            slots=codec.to_tensor(checks.slots(slots, unique=True)),
+            slots=splice.tensor(checks.slots(slots, unique=True)),
             keys=self._stored("keys", keys, self.config.dim),
             values=self._stored("values", values, self.config.value_dim),
             records=self._table(records),
@@ -105,10 +108,11 @@ class MemoryRequests:
         deadline_s: float | None = None,
     ) -> Request[Applied]:
         slots_B = checks.slots(slots)
-        message = pb.BlendRequest(
+        message = splice.message(
+            pb.BlendRequest,
             memory=self.name,
-            slots=codec.to_tensor(slots_B),
-            weights=codec.to_tensor(
+            slots=splice.tensor(slots_B),
+            weights=splice.tensor(
                 checks.vector("weights", weights, dtype=counting(self._dtype), rows=len(slots_B))
             ),
             erase=self._counted("erase", erase, self.config.dim, len(slots_B)),
@@ -130,9 +134,10 @@ class MemoryRequests:
         deadline_s: float | None = None,
     ) -> Request[Applied]:
         slots_B, config = checks.slots(slots), self.config
-        message = pb.UpdateRequest(
+        message = splice.message(
+            pb.UpdateRequest,
             memory=self.name,
-            slots=codec.to_tensor(slots_B),
+            slots=splice.tensor(slots_B),
             key_grads=self._counted("key_grads", key_grads, config.dim, len(slots_B)),
             value_grads=self._counted("value_grads", value_grads, config.value_dim, len(slots_B)),
             lr=None if lr is None else checks.rate(lr),
@@ -195,9 +200,10 @@ class MemoryRequests:
     ) -> Request[SearchResult]:
         dtype = counting(self._dtype)
         queries_QD = checks.matrix("queries", queries, width=self.config.dim, dtype=dtype)
-        message = pb.SearchRequest(
+        message = splice.message(
+            pb.SearchRequest,
             memory=self.name,
-            queries=codec.to_tensor(queries_QD),
+            queries=splice.tensor(queries_QD),
             k=_int64("k", k),
             options=codec.to_options(options),
         )
@@ -214,9 +220,10 @@ class MemoryRequests:
         slots_B = checks.slots(slots)
         # Equal slots are read once, and sent once.
         unique_U, places_B = np.unique(slots_B, return_inverse=True)
-        message = pb.GatherRequest(
+        message = splice.message(
+            pb.GatherRequest,
             memory=self.name,
-            slots=codec.to_tensor(unique_U),
+            slots=splice.tensor(unique_U),
             without_vectors=not vectors,
             columns=columns,
             list_limit=None if list_limit is None else _int64("list_limit", list_limit),
@@ -282,13 +289,13 @@ class MemoryRequests:
         message.request_id.CopyFrom(codec.to_request_id(request_id or self._next_request()))
         return Request(MEMORY_SERVICE, verb, message, decode, deadline_s=deadline_s)
 
-    def _stored(self, name: str, value: Array | None, width: int | None) -> pb.Tensor | None:
+    def _stored(self, name: str, value: Array | None, width: int | None) -> AnyTensor | None:
         """Rows to keep, in the memory's dtype."""
         return None if value is None else _matrix(name, value, width, self._dtype)
 
     def _counted(
         self, name: str, value: Array | None, width: int | None, rows: int
-    ) -> pb.Tensor | None:
+    ) -> AnyTensor | None:
         """So many rows to count with."""
         return None if value is None else _matrix(name, value, width, counting(self._dtype), rows)
 
@@ -335,15 +342,15 @@ def _placed(rows: Rows, slots_B: Slots, places_B: Slots) -> Rows:
 
 def _matrix(
     name: str, value: Any, width: int | None, dtype: Any, rows: int | None = None
-) -> pb.Tensor:
+) -> AnyTensor:
     if width is None:
         # The memory has no such part: the verb says so, whatever was given.
-        return codec.to_tensor(np.empty((0, 0), np.float32))
-    return codec.to_tensor(checks.matrix(name, value, width=width, dtype=dtype, rows=rows))
+        return splice.tensor(np.empty((0, 0), np.float32))
+    return splice.tensor(checks.matrix(name, value, width=width, dtype=dtype, rows=rows))
 
 
-def _tenants(generations: SlotsLike | None) -> pb.Tensor | None:
-    return None if generations is None else codec.to_tensor(checks.slots(generations))
+def _tenants(generations: SlotsLike | None) -> AnyTensor | None:
+    return None if generations is None else splice.tensor(checks.slots(generations))
 
 
 def _int64(name: str, value: Any) -> int:

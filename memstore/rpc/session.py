@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError
-from memstore.rpc import failures
+from memstore.rpc import failures, splice
 from memstore.rpc.limits import Held
 from memstore.rpc.security import ANYBODY, Caller
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -132,7 +132,8 @@ class Session:
             done = await self._done(name, asked, ends)
         except MemstoreError as error:
             return pb.Reply(number=call.number, error=failures.to_message(error))
-        return pb.Reply(**{"number": call.number, VERBS[name].reply: done})
+        reply: pb.Reply = splice.message(pb.Reply, number=call.number, **{VERBS[name].reply: done})
+        return reply
 
     async def _done(self, name: str, asked: Asked, ends: float | None) -> Any:
         """What a call gives; a read is dropped when its time is over."""

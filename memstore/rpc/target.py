@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from memstore.deadline import Deadline
 from memstore.errors import InvalidArgument, StoreClosed
+from memstore.rpc import splice
 from memstore.rpc.security import is_loopback
 from memstore.rpc.tls import ClientTls
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -76,7 +78,7 @@ def stubs(channel: Any) -> Mapping[tuple[str, str], Any]:
         (service, verb): channel.unary_unary(
             path_of(service, verb),
             lambda message: message.SerializeToString(),
-            reply_type(service, verb).FromString,
+            partial(splice.opened, reply_type(service, verb)),
         )
         for service, verb in verbs
     }
@@ -87,6 +89,6 @@ def opener(channel: Any, metadata: list[tuple[str, str]]) -> Any:
     stub = channel.stream_stream(
         path_of(MEMORY_SERVICE, "session"),
         lambda call: call.SerializeToString(),
-        pb.Reply.FromString,
+        partial(splice.opened, pb.Reply),
     )
     return lambda calls: stub(calls, metadata=metadata)

@@ -147,12 +147,12 @@ def _applied(done: Applied) -> pb.AppliedReply:
     return pb.AppliedReply(applied=done.applied, skipped=done.skipped, delay_s=done.delay_s)
 
 
-def _search(memory: Memory, asked: pb.SearchRequest, _: float | None) -> pb.SearchReply:
+def _search(memory: Memory, asked: pb.SearchRequest, _: float | None) -> Any:
     queries_QD = codec.to_array("queries", asked.queries)
     return codec.to_search_reply(memory.search(queries_QD, asked.k, codec.options_of(asked)))
 
 
-def _gather(memory: Memory, asked: pb.GatherRequest, _: float | None) -> pb.GatherReply:
+def _gather(memory: Memory, asked: pb.GatherRequest, _: float | None) -> Any:
     return codec.to_gather_reply(
         memory.gather(
             codec.to_array("slots", asked.slots),

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from memstore.errors import InvalidArgument
+from memstore.rpc import splice
 
 SMALL_BYTES = 1 << 16
 """A message of no more is not looked through: its parts take a few MB at most."""
@@ -37,7 +38,7 @@ def parsed(kind: type[Any], data: bytes) -> Any:
     if len(data) > SMALL_BYTES:
         _Count(MOST_PARTS, MOST_PACKED_BYTES).add(kind.DESCRIPTOR, memoryview(data), 0)
     try:
-        return kind.FromString(data)
+        return splice.opened(kind, data)
     except DecodeError as error:
         raise malformed(kind.DESCRIPTOR, str(error)) from error
 
