@@ -153,7 +153,8 @@ class IndexConfig(_Config):
         (a clustered index with a graph laid over the rows when they are clustered, walked by
         searches without a filter: it is for where high recall is wanted, and takes many
         times as long to build), `auto` (clustered, with a graph where that is reckoned to answer
-        faster at the recall wanted and few rows were rewritten since the last clustering).
+        faster at the recall wanted and few rows were rewritten since the last clustering; it is
+        laid once it is known what is asked, by `reindex()` or a later job).
     clusters: lists of a clustered index; None chooses about 2·√rows, a power of two.
     recall_target: recall@10 that a search reaches on average, above 0, at most 1; the index tunes
         itself on a sample of rows and of recent queries to reach it. None takes 0.95, unless

@@ -283,7 +283,8 @@ class JobDescription:
     """What a kind of job on the index has cost since the memory was opened.
 
     kind: `seal` encodes fresh rows into a segment, `merge` joins segments, `measure` measures
-    recall, `cluster` clusters and encodes all rows.  runs, failed: how often it ended, and how
+    recall, `cluster` clusters and encodes all rows, `lay` lays a graph over rows that are clustered
+    already.  runs, failed: how often it ended, and how
     often with an error.  rows, seconds: worked on and taken, by those that did not fail.
     """
 
@@ -299,7 +300,7 @@ class ShardDescription:
     """The state of one shard; sizes in bytes, versions as in `SearchResult`.
 
     row_bytes: what the rows take of main memory now; rows and optimizer state that were never
-    touched take none.
+    touched take none.  index_bytes: codes, row numbers, graphs, and copies of fresh rows.
 
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise, or rows that its walk keeps in view.  walked: rows that a

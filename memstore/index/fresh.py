@@ -65,6 +65,12 @@ class Fresh:
     def places(self) -> int:
         return self.end - self.first
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the copies, those that count no more included."""
+        copied = ((chunk.copies_PD, part) for chunk, part in self._parts())
+        return sum(copies_PD[part].nbytes for copies_PD, part in copied if copies_PD is not None)
+
     @functools.cached_property
     def standing_F(self) -> Slots:
         """The row of each place, `NO_SLOT` where a younger copy counts or it was taken out."""

@@ -2,8 +2,8 @@
 
 Each row is linked to near ones and long ones; a walk from a few entries finds the rows of highest
 inner product after scoring some hundreds. It takes many times as long to lay as lists do, so it
-is laid over the oldest segment when rows are clustered, and left as it is. The lists stay, for
-what a walk cannot do: filtered searches, sampled clusters, and rows sealed since.
+is laid over the oldest segment when rows are clustered, or later, and left as it is. The lists
+stay, for what a walk cannot do: filtered searches, sampled clusters, and rows sealed since.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The jobs that keep an index right while rows change: seal, merge, measure, cluster.
+"""The jobs that keep an index right while rows change: seal, merge, measure, cluster, lay.
 
-A job takes the index as it is, builds beside it while rows go on changing, and swaps in what it
-built while writers are kept off for a moment. Rows that were written, erased or drifted off since
-it began are stale in what it built, and fresh if they are there. Nothing here is timed: the same
-calls and the same seed give the same index.
+When each is due stands in `memstore.index.due`. A job takes the index as it is, builds beside it
+while rows go on changing, and swaps in what it built while writers are kept off for a moment. Rows
+that were written, erased or drifted off since it began are stale in what it built, and fresh if
+they are there. Nothing here is timed: the same calls and the same seed give the same index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memstore.index import clustered, graph, tuning
+from memstore.index import clustered, due, graph, tuning
 from memstore.index.clustered import Codebook, Reader
 from memstore.index.drift import Sealing
 from memstore.index.recall import Recall
@@ -26,48 +26,8 @@ from memstore.kernels.group import distinct
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import Array, Slots
 
-GROWTH = 4
-"""A codebook trained for n rows serves until there are GROWTH·n; then rows are clustered anew."""
-
-MOST_BEYOND = 0.05
-"""Share of the sealed rows that may be longer than the reach of the reduction."""
-
-RECALL_LOST = 0.02
-"""Recall, at the probe chosen when the rows were clustered, whose loss clusters them anew: four
-standard errors of what is measured."""
-
-MEASURED_AGAIN = 0.25
-"""Recall measured on n rows is measured again when so large a share of n was sealed since."""
-
-LAYING_PAYS = 1.25
-"""A graph is laid where visiting lists costs so many times as much as walking; to lay one takes
-many times as long as to cluster."""
-
-MOST_REWRITTEN = 0.25
-"""Nor is one laid where more than this share of the rows was written again since the last
-clustering: then the next one is near."""
-
-CHECKED_AGAIN, CHECKED_BY = 1 / 32, 64
-"""After so large a share it is looked, by so many recent queries, whether what was measured still
-holds: what comes in may be unlike what was there."""
-
-OTHERS = 0.5
-"""Where lists are visited for a target of recall, more of them make up for clusters that no longer
-fit. Rows are clustered anew for it once so large a share of them was sealed since the last time."""
-
-UNLIKE, CLUSTERING_S = 1 / 32, 1e-5
-"""Or once searches took longer, beyond what is usual, than clustering takes, so many seconds a row;
-if such a share was sealed since, for clustering the same rows again would change nothing."""
-
-MAX_SEGMENTS, TIER = 4, 2
-"""Segments a query visits at most, and how many times as many rows the oldest holds as all that are
-younger; else they are joined to it. Beyond so many segments the youngest are joined, and to them
-each that holds fewer than so many times as many rows. While all of 10^6 rows are overwritten,
-16,384 a sealing, a row is joined 5 times; 7 times if each segment were to be 4 times as large as
-all that are younger, at once."""
-
-FEWEST_TUNED = 4_096
-"""Rows below which a plain clustering serves: there is little to gain."""
+CHECKED_BY = 64
+"""Recent queries by which it is looked whether what was measured still holds."""
 
 ROUNDS = 3
 """Times that a clustering encodes what was written while it ran, before it is swapped in."""
@@ -89,74 +49,6 @@ class Source:
     writers: AbstractContextManager[object]
     travel: Reader = lambda rows_R: np.zeros(len(rows_R))
     version: Callable[[], int] = lambda: 0
-
-
-def wants_sealing(index: TwoTierIndex) -> bool:
-    return index.config.sealed and index.version.fresh.count > index.config.fresh_limit
-
-
-def wants_merging(version: Version) -> bool:
-    return _settled(version) < len(version.segments) - 1
-
-
-def wants_measuring(index: TwoTierIndex, live: int) -> bool:
-    """Whether recall is worth measuring again: other rows, or real queries at last."""
-    version = index.version
-    sealed = live - version.fresh.count
-    if version.codebook is None or sealed <= 0:
-        return False
-    return _wants_all(index) or _wants_check(index)
-
-
-def _wants_all(index: TwoTierIndex) -> bool:
-    """Whether recall is to be measured whatever a check would say."""
-    version = index.version
-    recall = None if version.codebook is None else version.codebook.recall
-    if recall is None or (index.recent.enough() and not recall.asked):
-        return True
-    return version.unmeasured > MEASURED_AGAIN * recall.rows
-
-
-def _wants_check(index: TwoTierIndex) -> bool:
-    version = index.version
-    recall = None if version.codebook is None else version.codebook.recall
-    if recall is None or not recall.asked or not index.recent.enough() or version.graph is not None:
-        return False
-    assert version.codebook is not None
-    if 2 * index.probe(version.codebook) >= version.clusters:
-        return False  # It finds nearly all there is, and what more lists find is of no use.
-    return version.unmeasured - version.checked > CHECKED_AGAIN * recall.rows
-
-
-def wants_clustering(index: TwoTierIndex, live: int) -> bool:
-    """Whether there are too many rows for the codebook, too many others, or too few found."""
-    version = index.version
-    book, fresh = version.codebook, version.fresh.count
-    if book is None:
-        return wants_sealing(index)
-    if live > GROWTH * book.rows or version.encoded + fresh > live:
-        return True
-    if _many_beyond(version):
-        return True
-    if _suffers(index, live) and version.encoded + fresh > UNLIKE * live:
-        return True
-    if version.promise is None or book.recall is None:
-        return False
-    probe, recall = version.promise
-    lost = book.recall.at(probe) < recall - RECALL_LOST
-    if index.config.recall_target is None:
-        return lost
-    return lost and version.encoded > OTHERS * live
-
-
-def _suffers(index: TwoTierIndex, live: int) -> bool:
-    """Whether searches have cost as much beyond the usual as a clustering."""
-    return index.excess_s > CLUSTERING_S * live
-
-
-def _many_beyond(version: Version) -> bool:
-    """Whether too many rows are longer than the reach of the reduction."""
-    return sum(s.beyond for s in version.segments) > MOST_BEYOND * version.sealed
 
 
 def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
@@ -192,14 +84,15 @@ def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
 def merge(index: TwoTierIndex, source: Source) -> int:
     """Joins the youngest segments, without what is stale; returns the rows of the new one."""
     with _working(index, source) as work:
-        first = _settled(work.version)
+        first = due.settled(work.version)
         young = work.version.segments[first:]
         if len(young) < 2:
             return 0
         joined = young[0].joined(*young[1:])
         with source.writers:
             now = index.version
-            if now.built == work.version.built:
+            # Joined, the oldest would lose the graph that it got meanwhile.
+            if now.built == work.version.built and (first or not due.stays(now)):
                 segments = (*now.segments[:first], joined.without(work.take()))
                 index.version = replace(now, number=now.number + 1, segments=segments)
         return len(joined)
@@ -212,7 +105,7 @@ def measure(index: TwoTierIndex, source: Source) -> int:
         sealed_R = np.setdiff1d(work.live_R, version.fresh_F, assume_unique=True)
         if book is None or not len(sealed_R):
             return 0
-        if not _wants_all(index) and _holds(index, source, version, sealed_R):
+        if not due.measuring_all(index) and _holds(index, source, version, sealed_R):
             with source.writers:
                 now = index.version
                 if now.built == version.built:
@@ -222,10 +115,13 @@ def measure(index: TwoTierIndex, source: Source) -> int:
         known = _renewed(known, book, version.segments, source.read)
         again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
         walks = None
+        laying = False
         if version.segments[0].graph is not None:
             walks = tuning.measure_walks(
                 again, version.segments, source.read, known, _wanted(index)
             )
+        else:
+            laying = due.graph_pays(index, len(work.live_R), again, version.segments[0], known)
         with source.writers:
             now = index.version
             if now.built == version.built and now.codebook is not None:
@@ -241,6 +137,7 @@ def measure(index: TwoTierIndex, source: Source) -> int:
                     unmeasured=now.unmeasured - version.unmeasured,
                     checked=0,
                     promise=promise,
+                    laying=laying,
                 )
         return len(sealed_R)
 
@@ -273,7 +170,8 @@ def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
         segments = [clustered.seal(book, source.read, live_R, sealing)]
         known = _renewed(known, book, tuple(segments), source.read)
         book = tuning.measured(book, tuple(segments), source.read, known, _wanted(index))
-        if _wants_graph(index, len(live_R), book, segments[0], known):
+        told = index.config.kind == "graph"
+        if told or due.graph_pays(index, len(live_R), book, segments[0], known):
             laid = graph.lay(source.read, live_R, index.seed)
             segments = [replace(segments[0], graph=laid)]
             walks = tuning.measure_walks(book, tuple(segments), source.read, known, _wanted(index))
@@ -285,7 +183,7 @@ def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
             segments = [segment.without(changed) for segment in segments]
             owed_R = distinct(np.concatenate([owed_R, changed]))
             there_R = _there(owed_R, source)
-            outgrown = source.count() > GROWTH * book.rows
+            outgrown = source.count() > due.GROWTH * book.rows
             if len(there_R) <= index.config.fresh_limit or outgrown:
                 break
             segments.append(clustered.seal(book, source.read, there_R, sealing))
@@ -312,6 +210,24 @@ def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
         return len(live_R)
 
 
+def lay(index: TwoTierIndex, source: Source) -> int:
+    """Lays a graph over the oldest segment, without what is stale; returns how many rows that has.
+
+    No search walks it before recall was measured of it, which is due then.
+    """
+    with _working(index, source) as work:
+        old = work.version.segments[0]
+        oldest = old.joined() if old.stale else old
+        laid = graph.lay(source.read, oldest.rows, index.seed)
+        with source.writers:
+            now = index.version
+            if now.built == work.version.built and now.segments[0].lists is old.lists:
+                oldest = replace(oldest, graph=laid).without(work.take())
+                segments = (oldest, *now.segments[1:])
+                index.version = replace(now, number=now.number + 1, segments=segments, laying=False)
+        return len(oldest)
+
+
 def _train(
     index: TwoTierIndex, read: Reader, live_R: Slots, tune: bool
 ) -> tuple[Codebook, tuning.Truth]:
@@ -319,8 +235,8 @@ def _train(
     reduction, tuned = Reduction(), 0
     clusters = config.clusters or clustered.choose_clusters(len(live_R))
     known = tuning.truth(read, live_R, index.recent, seed)
-    if config.recall_target is not None and len(live_R) >= FEWEST_TUNED:
-        fits = not _many_beyond(index.version)
+    if config.recall_target is not None and len(live_R) >= due.FEWEST_TUNED:
+        fits = not due.many_beyond(index.version)
         if not tune and fits and old is not None and _still_tuned(old, known, len(live_R)):
             reduction, clusters, tuned = old.reduction, old.clusters, old.tuned
         else:
@@ -332,7 +248,7 @@ def _train(
     sample_RD = np.ascontiguousarray(read(sample_R), np.float32)
     # From centroids that do not fit, k-means does not find those that do: where rows came that are
     # unlike those of before, lists stayed ten times as many to visit.
-    start = None if _suffers(index, len(live_R)) else old
+    start = None if due.suffering(index, len(live_R)) else old
     book = clustered.train(config, sample_RD, len(live_R), seed, reduction, clusters, start)
     return replace(book, room=index.room, tuned=tuned), known
 
@@ -340,7 +256,7 @@ def _train(
 def _still_tuned(book: Codebook, known: tuning.Truth, live: int) -> bool:
     """Whether what was chosen before was chosen for such queries, and for rows not much fewer."""
     recall = book.recall
-    return recall is not None and recall.asked == known.asked and live <= GROWTH * book.tuned
+    return recall is not None and recall.asked == known.asked and live <= due.GROWTH * book.tuned
 
 
 def _renewed(
@@ -359,22 +275,6 @@ def _renewed(
     scores_QC = tuning.scores(known.queries_QD, read, rows_QC)
     rows_QK, _ = top_k(rows_QC, scores_QC, tuning.K)
     return replace(known, rows_QK=rows_QK)
-
-
-def _wants_graph(
-    index: TwoTierIndex, live: int, book: Codebook, segment: Segment, known: tuning.Truth
-) -> bool:
-    """Whether a graph is told, or is worth laying over rows that are just clustered."""
-    config, before = index.config, index.version
-    if config.kind != "auto" or config.recall_target is None or live < FEWEST_TUNED:
-        return config.kind == "graph"
-    if before.codebook is not None:
-        added = max(live - before.codebook.rows, 0)
-        if before.encoded + len(before.fresh_F) - added > MOST_REWRITTEN * live:
-            return False
-    probe = min(index.probe(book), book.clusters)
-    lists = tuning.visit_cost(book, segment, known.queries_QD, probe)
-    return lists > LAYING_PAYS * tuning.walk_cost(live, config.recall_target)
 
 
 def _walked(segments: tuple[Segment, ...], walks: Recall | None) -> tuple[Segment, ...]:
@@ -404,23 +304,6 @@ def _drifted(index: TwoTierIndex, source: Source, sealing: Sealing) -> None:
     counted a row is half as much as the row, and the index before is still there."""
     for rows_B in sealing.rows:
         index.drifted(rows_B, source.travel(rows_B))
-
-
-def _settled(version: Version) -> int:
-    """The number of old segments that stay as they are; the last one is never among them.
-
-    One with a graph stays whatever the sizes: a walk is worth more than few segments.
-    """
-    sizes = [len(segment) - segment.stale for segment in version.segments]
-    first = len(sizes) - 1
-    walked = bool(sizes) and version.segments[0].graph is not None
-    if first > 0 and sizes[0] < TIER * sum(sizes[1:]) and not walked:
-        return 0
-    if len(sizes) > MAX_SEGMENTS:
-        first -= 1
-        while first > 1 and sizes[first - 1] < TIER * sum(sizes[first:]):
-            first -= 1
-    return first
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Runs the jobs of a shard's index: in the background, or by the mutation that makes them due.
 
 Two threads at most, each alive only while it has something to do: one seals and merges, which
-takes a moment, the other measures and clusters, which takes long; so that no writer has to wait
-for a clustering. A job that fails is logged, leaves the old version serving, and is tried again
-later.
+takes a moment, the other measures, clusters and lays, which takes long; so that no writer has to
+wait for a clustering. A job that fails is logged, leaves the old version serving, and is tried
+again later.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import faiss
 
 from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.errors import Overloaded
-from memstore.index import jobs
+from memstore.index import due, jobs
 from memstore.index.jobs import Source
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, JobDescription, Slots
@@ -53,7 +53,7 @@ class _Stopped(Exception):
 
 
 class Maintainer:
-    """Keeps the index of one shard sealed, merged, measured and clustered."""
+    """Keeps the index of one shard sealed, merged, measured, clustered and laid."""
 
     def __init__(self, index: TwoTierIndex, source: Source, name: str) -> None:
         self.index = index
@@ -77,7 +77,10 @@ class Maintainer:
 
     def mutated(self) -> None:
         """To be called after each mutation, by its thread and before it lets the next one in."""
-        if not jobs.wants_sealing(self.index):
+        if self.index.config.kind == "auto":
+            # Here, so that who only reads a store lays nothing.
+            self.index.recent.known = self._asked
+        if not due.sealing(self.index):
             return
         if self.index.config.maintenance == "background":
             # Before the first clustering there is nothing to seal rows into.
@@ -86,6 +89,11 @@ class Maintainer:
         # Where it fails the mutation took effect all the same, and the next one tries again.
         with contextlib.suppress(RuntimeError, MemoryError):
             self._inline()
+
+    def _asked(self) -> None:
+        """Begins, in the thread of a search, what waited for real queries: no write may follow."""
+        if self.index.config.maintenance == "background":
+            self._start("cluster")
 
     def admit(self, deadline: Deadline = NO_DEADLINE) -> float:
         """Waits until rows may become fresh; returns for how long, in seconds.
@@ -155,6 +163,7 @@ class Maintainer:
             self._merge()
             self._measure()
         self._cluster()
+        self._lay()
 
     @property
     def _most(self) -> int:
@@ -221,6 +230,7 @@ class Maintainer:
                     began = time.monotonic()
                     self._measure()
                     self._cluster()
+                    self._lay()
                     now = time.monotonic()
                     self._retry_at["cluster"] = now + REST * (now - began)
                 self._start("seal")
@@ -237,36 +247,42 @@ class Maintainer:
     def _due(self, role: str) -> bool:
         if role == "cluster":
             return self._long_due()
-        sealing = jobs.wants_sealing(self.index) and self.index.version.codebook is not None
-        merging = jobs.wants_merging(self.index.version)
+        sealing = due.sealing(self.index) and self.index.version.codebook is not None
+        merging = due.merging(self.index.version)
         return sealing or merging or ("cluster" not in self._threads and self._long_due())
 
     def _long_due(self) -> bool:
         live = self._source.count()
-        return jobs.wants_measuring(self.index, live) or jobs.wants_clustering(self.index, live)
+        jobs_due = (due.measuring, due.clustering, due.laying)
+        return any(job(self.index, live) for job in jobs_due)
 
     def _wants_clustering(self) -> bool:
-        return jobs.wants_clustering(self.index, self._source.count())
+        return due.clustering(self.index, self._source.count())
 
     def _seal(self, most: int | None = None) -> None:
-        if jobs.wants_sealing(self.index) and self.index.version.codebook is not None:
+        if due.sealing(self.index) and self.index.version.codebook is not None:
             self._run("seal", lambda: jobs.seal(self.index, self._source, most))
             with self._moved:
                 self._moved.notify_all()
 
     def _merge(self) -> None:
-        if jobs.wants_merging(self.index.version):
+        if due.merging(self.index.version):
             self._run("merge", lambda: jobs.merge(self.index, self._source))
 
     def _measure(self) -> None:
         live = self._source.count()
-        clustering = jobs.wants_clustering(self.index, live)
-        if jobs.wants_measuring(self.index, live) and not clustering:
+        clustering = due.clustering(self.index, live)
+        if due.measuring(self.index, live) and not clustering:
             self._run("measure", lambda: jobs.measure(self.index, self._source))
 
     def _cluster(self) -> None:
         if self._wants_clustering():
             self._run("cluster", lambda: jobs.cluster(self.index, self._source, tune=False))
+
+    def _lay(self) -> None:
+        if due.laying(self.index, self._source.count()):
+            self._run("lay", lambda: jobs.lay(self.index, self._source))
+            self._measure()
 
     def _run(self, kind: str, job: Callable[[], int]) -> None:
         began = time.monotonic()
@@ -303,7 +319,7 @@ class Maintainer:
         return reading
 
 
-KINDS = ("seal", "merge", "measure", "cluster")
+KINDS = ("seal", "merge", "measure", "cluster", "lay")
 
 _working: weakref.WeakSet[Maintainer] = weakref.WeakSet()
 

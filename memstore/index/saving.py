@@ -153,6 +153,7 @@ def load(
             int(tiers["tuned"]) if "tuned" in tiers else 0,
         )
         since = dict(zip(SINCE, tiers["since"].tolist(), strict=True))
+        since["laying"] = bool(tiers["laying"]) if "laying" in tiers else False
         fresh = index.queue.anew(Fresh(), tiers["fresh"])
         version = Version(number, codebook, tuple(segments), fresh, promise=promise, **since)
         index.restore(version, (tiers["sealed_travel"], tiers["sealed_norm"]))
@@ -174,6 +175,7 @@ def _tiers(moment: Still, book: clustered.Codebook) -> dict[str, Array]:
         "since": np.array([getattr(version, name) for name in SINCE]),
         "sealed_travel": moment.sealed_N,
         "sealed_norm": moment.norm_N,
+        "laying": np.array(version.laying),
     }
     if version.promise is not None:
         arrays["promise"] = np.array(version.promise)

@@ -72,6 +72,11 @@ class Segment:
         """Rows held, stale ones included."""
         return int(self.lists.ntotal)
 
+    @property
+    def rows(self) -> Slots:
+        """The rows that still stand, rising."""
+        return np.flatnonzero(np.unpackbits(self.valid, bitorder="little"))
+
     def without(self, rows_B: Slots) -> Segment:
         """The same lists, from which these rows are proposed no more."""
         valid, lost = cleared(self.valid, rows_B)

@@ -78,18 +78,23 @@ class Recent:
         self._queries_RD = np.zeros((QUERIES, width), np.float32)
         self._seen = 0
         self._lock = threading.Lock()
+        self.known: Callable[[], None] | None = None
+        """Called once there are enough, by the search after which there are."""
 
     def saw(self, queries_QD: Array) -> None:
         """Keeps at most 8 of them, at first 64. A caller that would have to wait keeps none."""
         if len(queries_QD) and self._lock.acquire(blocking=False):
             try:
-                most = 8 if self.enough() else 64
+                enough = self.enough()
+                most = 8 if enough else 64
                 few_BD = queries_QD[:: -(-len(queries_QD) // most)]
                 at_B = (self._seen + np.arange(len(few_BD))) % QUERIES
                 self._queries_RD[at_B] = few_BD
                 self._seen += len(few_BD)
             finally:
                 self._lock.release()
+            if self.enough() and not enough and self.known is not None:
+                self.known()
 
     def enough(self) -> bool:
         return self._seen >= QUERIES

@@ -54,7 +54,8 @@ class Version:
     the rows were last clustered, and row_version that of the rows then.  encoded, unmeasured: rows
     sealed since then, and since recall was last measured; checked: of those, before it was last
     looked whether what was measured still holds.  promise: a probe, and the recall measured with
-    it when the rows were last clustered.
+    it when the rows were last clustered.  laying: whether a graph was found to pay, which none of
+    the rows has yet.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Version:
     unmeasured: int = 0
     checked: int = 0
     promise: tuple[int, float] | None = None
+    laying: bool = False
 
     @property
     def clusters(self) -> int:
@@ -130,12 +132,14 @@ class TwoTierIndex:
 
     @property
     def bytes(self) -> int:
-        if self.version.codebook is None:
-            return 0
-        code_bytes = self.version.codebook.empty.code_size + 8
-        bits = sum(segment.valid.nbytes for segment in self.version.segments)
-        graphs = sum(s.graph.bytes for s in self.version.segments if s.graph is not None)
-        return int(self.version.sealed * code_bytes + bits + graphs)
+        """Of codes, row numbers, graphs, and the copies of fresh rows."""
+        version = self.version
+        if version.codebook is None:
+            return version.fresh.bytes
+        code_bytes = version.codebook.empty.code_size + 8
+        bits = sum(segment.valid.nbytes for segment in version.segments)
+        graphs = sum(s.graph.bytes for s in version.segments if s.graph is not None)
+        return int(version.sealed * code_bytes + bits + graphs) + version.fresh.bytes
 
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""
@@ -176,20 +180,26 @@ class TwoTierIndex:
         """Whether scoring all rows is cheaper than as many lists as reach the recall wanted.
 
         So it is for many queries at once where rows are hardly clustered, or not for these queries.
-        What a search takes beyond the usual is added up.
         """
+        visited = self._reckoned(version, options)
+        return visited is not None and _all_ns(queries) < _listed_ns(queries, visited, version)
+
+    def suffered(self, version: Version, queries: int, options: SearchOptions) -> None:
+        """Adds up what a search that is done took beyond the usual."""
+        visited = self._reckoned(version, options)
+        if visited is not None and visited > USUAL_PROBE and options.recall_target is None:
+            took_ns = min(_all_ns(queries), _listed_ns(queries, visited, version))
+            self.excess_s += 1e-9 * took_ns * (1.0 - USUAL_PROBE / visited) * version.sealed
+
+    def _reckoned(self, version: Version, options: SearchOptions) -> int | None:
+        """Lists that reach the recall wanted; None where it was not measured, or not wanted."""
         book = version.codebook
         told = options.probe or (self.config.probe and options.recall_target is None)
-        walked = self.window(version, options) is not None
-        if book is None or book.recall is None or told or walked or options.sample_clusters:
-            return False
-        probe = min(self.probe(book, options), book.clusters)
-        listed_ns = LISTED_NS * queries * probe / book.clusters
-        all_ns = READ_NS + MULTIPLIED_NS[has_matrix_units()] * queries
-        if options.recall_target is None:
-            usual = max(1.0 - USUAL_PROBE / probe, 0.0)
-            self.excess_s += 1e-9 * min(listed_ns, all_ns) * usual * version.sealed
-        return all_ns < listed_ns
+        if book is None or book.recall is None or told or options.sample_clusters:
+            return None
+        if self.window(version, options) is not None:
+            return None
+        return min(self.probe(book, options), book.clusters)
 
     @staticmethod
     def _reach(version: Version, passing: Passing, probe: int) -> int:
@@ -321,6 +331,16 @@ class TwoTierIndex:
         # Last, since what the queue took in counts.
         fresh = change(self.version.fresh, rows_B)
         self.version = replace(self.version, segments=segments, fresh=fresh)
+
+
+def _listed_ns(queries: int, probe: int, version: Version) -> float:
+    """What so many queries cost a row that visit so many lists."""
+    return LISTED_NS * queries * probe / version.clusters
+
+
+def _all_ns(queries: int) -> float:
+    """What so many queries cost a row that are asked of all rows."""
+    return READ_NS + MULTIPLIED_NS[has_matrix_units()] * queries
 
 
 def _float32(keys_RD: Array) -> Array:

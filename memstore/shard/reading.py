@@ -86,6 +86,7 @@ class ReadableShard:
             every_row = self.index.scans(version, passing, options)
         elif not every_row and self.config.storage == "memory":
             every_row = self.index.scans_all(version, len(queries_QD), options)
+            self.index.suffered(version, len(queries_QD), options)
             if every_row:
                 self.index.recent.saw(queries_QD.astype(np.float32, copy=False))
         if every_row:

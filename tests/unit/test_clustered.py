@@ -17,7 +17,7 @@ import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
 from memstore.config import Codec
 from memstore.embedded import EmbeddedMemory
-from memstore.index import clustered, jobs, tuning
+from memstore.index import clustered, due, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.fresh import Queue
 from memstore.index.k_means import k_means
@@ -253,12 +253,12 @@ def test_longer_rows_later_are_clustered_anew() -> None:
     index.queue = Queue(lambda rows_R: grown[rows_R])
     index.wrote(np.arange(400, 410))
     jobs.seal(index, source(grown[:410]))
-    assert not jobs.wants_clustering(index, 410)
+    assert not due.clustering(index, 410)
     assert index.version.codebook is old
     assert index.version.segments[1].beyond == int((lengths(grown[400:410]) > reach).sum())
     index.wrote(np.arange(410, 440))
     jobs.seal(index, source(grown))
-    assert jobs.wants_clustering(index, 440)
+    assert due.clustering(index, 440)
     jobs.cluster(index, source(grown))
     assert index.version.codebook is not old
     assert len(index.version.segments) == 1

@@ -16,13 +16,14 @@ import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions, field, files
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument
-from memstore.index import graph, jobs
+from memstore.index import graph, jobs, tuning
 from memstore.index.graph import Graph
 from memstore.index.two_tier import TwoTierIndex
 from memstore.kernels.codes import BLOCK
 from memstore.kernels.graph import MOST, walk
 from memstore.memory import NO_SLOT, Array, Proposal, Slots
 from tests.benchmarks.data import mixture
+from tests.congruence.oracle import settle
 
 WIDTH = 16
 INLINE = IndexConfig(kind="graph", maintenance="inline", fresh_limit=500)
@@ -329,35 +330,139 @@ def walked(memory: Any) -> int:
     return sum(shard.walked for shard in memory.describe().shards)
 
 
-def test_auto_lays_a_graph_where_walking_is_reckoned_faster(tmp_path: Path) -> None:
-    keys, _ = mixture(20_000, 1, width=32)
+AUTO = IndexConfig(kind="auto", recall_target=0.99, maintenance="inline", fresh_limit=500)
+
+
+def ask(memory: Any, queries: Array) -> None:
+    """Asks as often as a memory wants to know what is asked."""
+    for start in range(0, tuning.QUERIES, 64):
+        memory.search(queries[start : start + 64], 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "laid"),
+    [("auto", 0.5, False), ("auto", 0.99, True), ("clustered", 0.99, False)],
+)
+def test_auto_lays_a_graph_where_walking_is_reckoned_faster(
+    tmp_path: Path, kind: Any, target: float, laid: bool
+) -> None:
+    keys, queries = mixture(6_000, 256, width=32)
     with memstore.open(tmp_path) as store:
-        for target, laid in ((0.5, False), (0.99, True)):
-            config = IndexConfig(kind="auto", recall_target=target, maintenance="inline")
-            memory = store.create(f"m{target}", MemoryConfig(dim=32, index=config))
-            memory.append(keys)
-            assert walked(memory) == (20_000 if laid else 0)
-        plain = IndexConfig(kind="clustered", recall_target=0.99, maintenance="inline")
-        memory = store.create("plain", MemoryConfig(dim=32, index=plain))
+        config = dataclasses.replace(AUTO, kind=kind, recall_target=target)
+        memory = store.create("m", MemoryConfig(dim=32, index=config))
         memory.append(keys)
+        ask(memory, queries)
+        memory.reindex()
+        assert walked(memory) == (6_000 if laid else 0)
+
+
+def test_auto_lays_none_before_it_was_asked_and_one_by_itself_after(tmp_path: Path) -> None:
+    keys, queries = mixture(7_000, 512, width=32)
+    seen, asked = queries[:256], queries[256:]
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=32, index=AUTO))
+        memory.append(keys[:6_000])
+        memory.reindex()
         assert walked(memory) == 0
+        assert not memory.describe().shards[0].recall_asked
+        memory.erase(np.arange(100))
+        ask(memory, seen)
+        assert walked(memory) == 0  # a search does no work of this kind
+        memory.append(keys[6_000:])
+        assert walked(memory) == 5_900
+        state = memory.describe().shards[0]
+        assert state.recall_asked
+        assert {job.kind: job.runs for job in state.jobs}["lay"] == 1
+        found = memory.search(asked, 10)
+        exact = memory.search(asked, 10, SearchOptions(exact=True))
+        assert share_found(found.slots_QK, exact.slots_QK) >= 0.97
+        assert not np.isin(found.slots_QK, np.arange(100)).any()
+    with memstore.open(tmp_path) as store:
+        memory = store.memory("m")
+        assert walked(memory) == 5_900
+        assert memory.search(asked, 10).slots_QK.tolist() == found.slots_QK.tolist()
+
+
+def test_in_the_background_no_write_need_follow_the_queries(tmp_path: Path) -> None:
+    keys, queries = mixture(6_000, 256, width=32)
+    with memstore.open(tmp_path) as store:
+        config = dataclasses.replace(AUTO, maintenance="background")
+        memory = store.create("m", MemoryConfig(dim=32, index=config))
+        memory.append(keys)
+        settle(memory)
+        assert walked(memory) == 0
+        ask(memory, queries)
+        settle(memory)
+        assert walked(memory) > 3_000
+
+
+def test_rows_changed_while_a_graph_is_laid_are_not_walked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, queries = mixture(6_000, 256, width=32)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=32, index=AUTO))
+        assert isinstance(memory, EmbeddedMemory)
+        memory.append(keys[:6_000])
+        ask(memory, queries)
+        real = graph.lay
+
+        def lay(*arguments: Any) -> Graph:
+            laid = real(*arguments)
+            shard = memory.shards[0]
+            monkeypatch.setattr(shard.maintainer, "mutated", lambda: None)
+            memory.erase(np.arange(200))
+            memory.write(np.arange(200, 400), -keys[200:400])
+            return laid
+
+        monkeypatch.setattr(graph, "lay", lay)
+        jobs.measure(memory.shards[0].index, memory.shards[0].maintainer._source)
+        assert memory.shards[0].index.version.laying
+        jobs.lay(memory.shards[0].index, memory.shards[0].maintainer._source)
+        assert walked(memory) == 0  # not before its recall is known
+        jobs.measure(memory.shards[0].index, memory.shards[0].maintainer._source)
+        assert walked(memory) == 6_000
+        version = memory.shards[0].index.version
+        assert version.segments[0].stale == 400
+        assert version.fresh_F.tolist() == list(range(200, 400))
+        exact = memory.search(queries, 10, SearchOptions(exact=True))
+        found = memory.search(queries, 10)
+        assert share_found(found.slots_QK, exact.slots_QK) >= 0.97
+
+
+def test_a_graph_that_is_due_is_laid_after_reopening(tmp_path: Path) -> None:
+    keys, queries = mixture(7_000, 256, width=32)
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=32, index=AUTO))
+        assert isinstance(memory, EmbeddedMemory)
+        memory.append(keys[:6_000])
+        ask(memory, queries)
+        jobs.measure(memory.shards[0].index, memory.shards[0].maintainer._source)
+    with memstore.open(tmp_path) as store:
+        memory = store.memory("m")
+        memory.append(keys[6_000:6_501])
+        assert walked(memory) == 0  # what is asked now is not known yet
+        ask(memory, queries)
+        memory.append(keys[6_501:])
+        assert walked(memory) == 0  # no more are fresh than may be
+        memory.append(keys[:100])
+        assert walked(memory) == 6_000
 
 
 def test_auto_lays_no_graph_over_rows_that_are_rewritten_much(tmp_path: Path) -> None:
-    keys, _ = mixture(20_000, 1, width=32)
+    keys, queries = mixture(6_000, 256, width=32)
     with memstore.open(tmp_path) as store:
-        config = IndexConfig(
-            kind="auto", recall_target=0.99, maintenance="inline", fresh_limit=9_000
-        )
+        config = dataclasses.replace(AUTO, fresh_limit=3_000)
         memory = store.create("m", MemoryConfig(dim=32, index=config))
         memory.append(keys)
+        ask(memory, queries)
         memory.reindex()
-        assert walked(memory) == 20_000
-        memory.write(np.arange(8_000), keys[:8_000])
+        assert walked(memory) == 6_000
+        memory.write(np.arange(2_400), keys[:2_400])
         memory.reindex()
         assert walked(memory) == 0
         memory.reindex()
-        assert walked(memory) == 20_000
+        assert walked(memory) == 6_000
 
 
 @pytest.mark.parametrize("kind", ["graph", "auto"])

@@ -18,8 +18,9 @@ import memstore
 from memstore import IndexConfig, Memory, MemoryConfig, SearchOptions, Store
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import DeadlineExceeded, MemstoreError, Overloaded, StoreClosed
-from memstore.index import clustered, jobs, maintenance, tuning
+from memstore.index import clustered, due, maintenance, tuning
 from memstore.index.segment import Segment
+from memstore.kernels.near import halves
 from memstore.memory import Array, JobDescription, ShardDescription, Slots
 from tests.congruence.oracle import live_slots, settle
 
@@ -515,8 +516,8 @@ def test_few_segments_are_kept_and_no_row_is_joined_often(store: Store) -> None:
         assert isinstance(memory, EmbeddedMemory)
         segments = memory.shards[0].index.version.segments
         sizes = [len(segment) for segment in segments]
-        assert len(sizes) <= jobs.MAX_SEGMENTS
-        assert sizes[0] >= jobs.TIER * sum(sizes[1:])
+        assert len(sizes) <= due.MAX_SEGMENTS
+        assert sizes[0] >= due.TIER * sum(sizes[1:])
     # About log n times: a merge at each sealing would have joined 60 · 10 · 60 / 2 rows.
     assert job(memory, "merge").rows < 60 * 10 * 60 / 2 / 3
     check(memory)
@@ -551,6 +552,21 @@ def test_clustering_rests_before_it_begins_again(
     assert runs() == before + 1
     settle(memory)
     check(memory)
+
+
+def test_copies_of_fresh_rows_are_among_the_bytes_of_the_index(store: Store) -> None:
+    memory = make(store)
+    row_bytes = WIDTH * (2 if halves(np.dtype(np.float32)) else 4)
+    memory.append(keys(20))
+    assert state(memory).index_bytes == 20 * row_bytes
+    memory.write(np.arange(5), keys(5))  # what they were is still there
+    assert state(memory).index_bytes == 25 * row_bytes
+    memory.append(keys(200))
+    memory.reindex()
+    settle(memory)
+    sealed = state(memory).index_bytes
+    memory.append(keys(7))
+    assert state(memory).index_bytes == sealed + 7 * row_bytes
 
 
 def test_recall_that_was_lost_clusters_the_rows_anew(store: Store) -> None:
