@@ -1,12 +1,14 @@
-"""A server of a store in a process of its own; no benchmark itself."""
+"""A server of a store in a process of its own, and calls timed; no benchmark itself."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.benchmarks.peers.client import ROOT
@@ -35,3 +37,15 @@ def served(
         finally:
             process.terminate()
             process.wait()
+
+
+def median_s(call: Callable[[], object], times: int) -> float:
+    """Seconds of a call, the median, once it was made some times."""
+    for _ in range(min(times, 20)):
+        call()
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)

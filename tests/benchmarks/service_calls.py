@@ -1,22 +1,23 @@
 """The service beside the engine: searches, rows read and rows updated through gRPC.
 
 The server is a process of its own, the load another; each has one thread to search with, and shares
-two cores with the other. The embedded figures are of the same store, before it is served. Callers
+two cores with the other. The embedded figures are of the same store, before it is served. One who
+trains has the next searches under way over a session while it waits for the first; who asks once
+waits for the way there and back, of which a bare echo of gRPC tells how much is not ours. Callers
 are threads of the load, each of which waits for its answer; coalescing is compared with a server
 that searches for each call by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,21 @@ import numpy as np
 import memstore
 from memstore import IndexConfig, MemoryConfig
 from memstore.memory import Array, Memory
+from memstore.rpc.client import Client
+from tests.benchmarks import echo
 from tests.benchmarks.alone import ONE_THREAD, measured_alone, tell
 from tests.benchmarks.data import WIDTH, mixture
-from tests.benchmarks.peers.client import ROOT
 from tests.benchmarks.runner import Figure, Measured, at_least, at_most
+from tests.benchmarks.served import median_s, served
 
 K, BATCH, CALLERS = 10, 64, 64
 GATHERED, UPDATED = 1_024, 8_192
+
+UNDER_WAY = 8
+"""Searches that a trainer has asked for ahead."""
+
+TIMES, SECONDS = 300, 4.0
+"""Calls of which the median is taken; for rates, how long they are counted."""
 
 
 def run(quick: bool) -> Iterator[Measured]:
@@ -42,9 +51,6 @@ def run(quick: bool) -> Iterator[Measured]:
 def measure(rows: int) -> Iterator[Measured]:
     """Fills a store, times it embedded, then through a server."""
     keys_ND, queries_QD = mixture(rows, 2_048)
-    rng = np.random.default_rng(0)
-    slots_B, few_B = rng.integers(0, rows, UPDATED), rng.integers(0, rows, GATHERED)
-    grads_BD = rng.standard_normal((UPDATED, WIDTH), np.float32) * np.float32(1e-6)
     case = f"{rows:,} x {WIDTH} float32"
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".service-") as folder:
         index = IndexConfig(recall_target=0.95)
@@ -55,51 +61,101 @@ def measure(rows: int) -> Iterator[Measured]:
             for first in range(0, len(queries_QD), BATCH):
                 memory.search(queries_QD[first : first + BATCH], K)
             memory.reindex()
-            one_s, many_s = _searches(memory, queries_QD, 1), _searches(memory, queries_QD, BATCH)
-        with _served(folder) as address, memstore.connect(address) as client:
-            remote = client.memory("m")
-            yield from _beside(remote, queries_QD, case, one_s, many_s)
-            gathered_s = _median(lambda: remote.gather(few_B), 100)
-            name = f"{case}; {GATHERED:,} rows a call"
-            yield Figure("gather_rate", name, GATHERED / gathered_s, "rows/s")
-            updated_s = _median(lambda: remote.update(slots_B, grads_BD, lr=1e-3), 30)
-            name = f"{case}; {UPDATED:,} rows a call, row-wise Adagrad, updates=checkpointed"
-            rate = Figure("update_rate", name, UPDATED / updated_s, "rows/s")
-            yield at_least(300_000, rate)
-            together = _callers(remote, queries_QD)
+            one_s, many_s = (
+                median_s(_asking(memory.search, queries_QD, batch), TIMES) for batch in (1, BATCH)
+            )
         with (
-            _served(folder, "--search-lanes", "0") as address,
+            served(folder, "--search-lanes", "1", variables=ONE_THREAD) as address,
             memstore.connect(address) as client,
+            client.session() as session,
         ):
-            apart = _callers(client.memory("m"), queries_QD)
+            yield from _batches(client, session, queries_QD, case, many_s)
+            yield from _alone(client, session, queries_QD, case, one_s)
+            yield from _rows(client.memory("m"), rows, case)
+        rates = []
+        for lanes in ("1", "0"):
+            with (
+                served(folder, "--search-lanes", lanes, variables=ONE_THREAD) as address,
+                memstore.connect(address) as client,
+            ):
+                rates.append(_callers(client.memory("m"), queries_QD))
+        together, apart = rates
         words = f"{case}; 1 query a call, {CALLERS} callers; peer: none searched as one"
         yield at_least(1.5, Figure("coalesced_rate", words, together, "queries/s", apart))
 
 
-def _beside(
-    remote: Memory, queries_QD: Array, case: str, one_s: float, many_s: float
+def _batches(
+    client: Client, session: Any, queries_QD: Array, case: str, embedded_s: float
 ) -> Iterator[Figure]:
-    remote_s = _searches(remote, queries_QD, BATCH)
-    words = f"{case}; {BATCH} queries a call; peer: embedded"
-    rate = Figure("search_rate", words, BATCH / remote_s, "queries/s", BATCH / many_s)
-    yield at_least(0.9, rate)
-    added_ms = 1e3 * (_searches(remote, queries_QD, 1) - one_s)
-    words = f"{case}; 1 query a call, beyond embedded ({1e3 * one_s:.2f} ms)"
-    yield at_most(0.5, Figure("search_p50_added", words, added_ms, "ms"))
+    """Searches of many queries: asked for ahead, and one by one."""
+    embedded = BATCH / embedded_s
+    ahead = BATCH / _ahead_s(session.memory("m"), queries_QD)
+    words = f"{case}; {BATCH} queries a call, {UNDER_WAY} under way; peer: embedded"
+    yield at_least(0.9, Figure("search_rate", words, ahead, "queries/s", embedded))
+    alone_s = median_s(_asking(client.memory("m").search, queries_QD, BATCH), TIMES)
+    words = f"{case}; {BATCH} queries a call, one after the other; peer: embedded"
+    yield Figure("search_rate", words, BATCH / alone_s, "queries/s", embedded)
 
 
-def _searches(memory: Memory, queries_QD: Array, batch: int) -> float:
-    """Seconds of a call, the median."""
-    firsts = iter(np.arange(10**6) * batch % (len(queries_QD) - batch))
+def _alone(
+    client: Client, session: Any, queries_QD: Array, case: str, embedded_s: float
+) -> Iterator[Figure]:
+    """What a single query takes beyond embedded, and a call of gRPC that does nothing."""
+    ways = (
+        ("a call of its own", client, echo.unary_s),
+        ("over a session", session, echo.stream_s),
+    )
+    for way, there, bare_s in ways:
+        took_s = median_s(_asking(there.memory("m").search, queries_QD, 1), TIMES)
+        words = f"{case}; 1 query, {way}, beyond embedded ({1e3 * embedded_s:.2f} ms)"
+        yield at_most(0.5, Figure("search_p50_added", words, 1e3 * (took_s - embedded_s), "ms"))
+        yield Figure("echo_p50", f"nothing done, {way}", 1e3 * bare_s(), "ms")
 
-    def ask() -> None:
-        first = int(next(firsts))
-        memory.search(queries_QD[first : first + batch], K)
 
-    return _median(ask, 300)
+def _rows(memory: Memory, rows: int, case: str) -> Iterator[Figure]:
+    rng = np.random.default_rng(0)
+    slots_B, few_B = rng.integers(0, rows, UPDATED), rng.integers(0, rows, GATHERED)
+    grads_BD = rng.standard_normal((UPDATED, WIDTH), np.float32) * np.float32(1e-6)
+    gathered_s = median_s(lambda: memory.gather(few_B), 100)
+    words = f"{case}; {GATHERED:,} rows a call"
+    yield Figure("gather_rate", words, GATHERED / gathered_s, "rows/s")
+    updated_s = median_s(lambda: memory.update(slots_B, grads_BD, lr=1e-3), 30)
+    words = f"{case}; {UPDATED:,} rows a call, row-wise Adagrad, updates=checkpointed"
+    yield at_least(300_000, Figure("update_rate", words, UPDATED / updated_s, "rows/s"))
 
 
-def _callers(memory: Memory, queries_QD: Array, seconds: float = 4.0) -> float:
+def _asking(search: Callable[..., Any], queries_QD: Array, batch: int) -> Callable[[], Any]:
+    """Searches for other queries each time."""
+    numbers = count()
+
+    def ask() -> Any:
+        first = next(numbers) * batch % (len(queries_QD) - batch)
+        return search(queries_QD[first : first + batch], K)
+
+    return ask
+
+
+def _ahead_s(memory: Any, queries_QD: Array) -> float:
+    """Seconds a call, where so many are under way."""
+    ask, asked = _asking(memory.search_async, queries_QD, BATCH), deque[Future[Any]]()
+
+    def call() -> None:
+        asked.append(ask())
+        if len(asked) >= UNDER_WAY:
+            asked.popleft().result()
+
+    for _ in range(TIMES // 2):
+        call()
+    begun = time.perf_counter()
+    for _ in range(2 * TIMES):
+        call()
+    took_s = time.perf_counter() - begun
+    for answer in asked:
+        answer.result()
+    return took_s / (2 * TIMES)
+
+
+def _callers(memory: Memory, queries_QD: Array) -> float:
     """Queries a second of many callers."""
     counts, stop = [0] * CALLERS, threading.Event()
 
@@ -114,45 +170,12 @@ def _callers(memory: Memory, queries_QD: Array, seconds: float = 4.0) -> float:
         thread.start()
     time.sleep(1.0)
     before, begun = sum(counts), time.perf_counter()
-    time.sleep(seconds)
+    time.sleep(SECONDS)
     rate = (sum(counts) - before) / (time.perf_counter() - begun)
     stop.set()
     for thread in threads:
         thread.join()
     return rate
-
-
-@contextlib.contextmanager
-def _served(folder: str, *options: str) -> Iterator[str]:
-    """The address of a server of the store, in a process of its own."""
-    command = [sys.executable, "-m", "memstore.cli", "serve", folder, "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(
-        [*command, *options],
-        cwd=ROOT,
-        env=os.environ | dict(ONE_THREAD),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _median(work: Callable[[], Any], times: int) -> float:
-    for _ in range(10):
-        work()
-    seconds = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return float(np.median(seconds))
 
 
 if __name__ == "__main__":
