@@ -4,8 +4,7 @@ An engine answers a batch in far less time than its queries one by one. A search
 is begun at once; those that come while searches like it are under way go together as soon as one of
 these has ended. So nobody is held back for company, and the more come the larger batches get.
 
-A short search of a caller who is alone is done in the event loop itself: the way into a thread and
-back takes as long as the search, and there is nobody whom the loop would let wait.
+A short search of a caller who is alone is done in the event loop itself.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from functools import partial
 import numpy as np
 
 from memstore.memory import Array, Memory, SearchOptions, SearchResult
+from memstore.rpc.alone import Alone
 from memstore.rpc.codec import SEARCHED
 
 MOST_QUERIES = 1_024
@@ -29,10 +29,6 @@ MOST_QUERIES = 1_024
 
 SHORT_S = 0.004
 """What may be done in the event loop: about as long as Python lets a thread wait for its turn."""
-
-ALONE_S = 0.05
-"""So long nobody else must have searched for a caller to be alone: of callers who search one after
-the other, each would be found alone."""
 
 MOST_KNOWN = 256
 """Kinds of searches of which it is known how long they take."""
@@ -67,14 +63,13 @@ class _Alike:
 class Coalescer:
     """Searches for many callers; used by one event loop."""
 
-    def __init__(self, pool: Executor, lanes: int) -> None:
+    def __init__(self, pool: Executor, lanes: int, alone: Alone) -> None:
         """lanes: batches of searches alike that may be under way at once; 0 coalesces none."""
-        self._pool, self._lanes = pool, lanes
+        self._pool, self._lanes, self._alone = pool, lanes, alone
         # The threads of the pool take what waits themselves: that the loop hands it to them would
         # let each stand still after each batch.
         self._lock = threading.Lock()
         self._alike: dict[Hashable, _Alike] = {}
-        self._asking, self._shared_at = 0, 0.0
         self._seconds: dict[Hashable, float] = {}
         """By kind of search, about how long it takes for a query."""
 
@@ -88,27 +83,16 @@ class Coalescer:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, search, queries_QD)
         key = (id(memory), k, options, queries_QD.dtype, queries_QD.shape[1])
-        self._asking += 1
-        try:
-            if self._is_short(key, memory, len(queries_QD)) and await self._is_alone():
+        with self._alone.reading():
+            if self._is_short(key, memory, len(queries_QD)) and await self._alone.is_so():
                 return self._here(key, search, queries_QD)
             return await self._shared(key, search, queries_QD)
-        finally:
-            self._asking -= 1
 
     def _is_short(self, key: Hashable, memory: Memory, queries: int) -> bool:
         """Whether it takes so little that the event loop may stand still meanwhile."""
         if memory.config.storage == "mapped":
             return False  # it may wait for a disk
         return self._seconds.get(key, SHORT_S) * queries < SHORT_S
-
-    async def _is_alone(self) -> bool:
-        """Whether nobody else searches now, or did a moment ago."""
-        await asyncio.sleep(0)  # those that came together with this one are counted then
-        now = time.monotonic()
-        if self._asking > 1:
-            self._shared_at = now
-        return now - self._shared_at > ALONE_S
 
     def _here(self, key: Hashable, search: Search, queries_QD: Array) -> SearchResult:
         begun = time.perf_counter()

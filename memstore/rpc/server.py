@@ -32,6 +32,7 @@ from memstore.errors import (
 )
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.rpc import codec, failures, sizes
+from memstore.rpc.alone import Alone
 from memstore.rpc.batching import Coalescer
 from memstore.rpc.beside import Health, Reflection
 from memstore.rpc.limits import CORES, Gate, Held, Limits
@@ -99,7 +100,8 @@ class Server:
         self._started = True
         self._readers = Pool(2 * CORES + 2, "memstore-read")
         self._writers = Pool(self._limits.writers, "memstore-write")
-        self._coalescer = Coalescer(self._readers, self._limits.search_lanes)
+        self._alone = Alone()
+        self._coalescer = Coalescer(self._readers, self._limits.search_lanes, self._alone)
         self._transfers = Transfers(
             self._store,
             enter=self._opened,
@@ -271,6 +273,8 @@ class Server:
         sizes.check(name, message, memory, self._limits.message_bytes)  # before it is done
         if name == "search":
             reply = await self._search(memory, message)
+        elif name == "gather" and sizes.is_short(message, memory):
+            reply = await self._gather(memory, message, ends)
         else:
             pool = self._readers if verb.role == "read" else self._writers
             reply = await self._in(pool, in_time, ends, verb.do, memory, message)
@@ -291,6 +295,11 @@ class Server:
         size = 2 * found.slots_QK.nbytes
         reply: pb.SearchReply = await self._aside(size, codec.to_search_reply, found)
         return reply
+
+    async def _gather(self, memory: Memory, message: pb.GatherRequest, ends: float | None) -> Any:
+        work = partial(in_time, ends, VERBS["gather"].do, memory, message)
+        with self._alone.reading():
+            return work() if await self._alone.is_so() else await self._in(self._readers, work)
 
     async def _session(self, calls: AsyncIterator[bytes], context: Any) -> AsyncIterator[pb.Reply]:
         metadata = context.invocation_metadata()

@@ -13,7 +13,8 @@ import pytest
 import memstore
 from memstore import SearchOptions, Store
 from memstore.errors import NotFinite
-from memstore.rpc.batching import ALONE_S, MOST_QUERIES, SHORT_S, Coalescer
+from memstore.rpc.alone import ALONE_S, Alone
+from memstore.rpc.batching import MOST_QUERIES, SHORT_S, Coalescer
 from tests.rpc.conftest import WIDTH
 
 ROWS = np.eye(WIDTH, dtype=np.float32)
@@ -51,7 +52,7 @@ def test_those_that_wait_go_together(slow: Slow, store: Store) -> None:
 
     async def work() -> list[Any]:
         with ThreadPoolExecutor(4) as pool:
-            coalescer = Coalescer(pool, 1)
+            coalescer = Coalescer(pool, 1, Alone())
             asked = [
                 asyncio.ensure_future(coalescer.search(slow, some, 3, SearchOptions()))  # type: ignore[arg-type]
                 for some in queries
@@ -75,7 +76,7 @@ def test_what_is_not_alike_does_not_go_together(slow: Slow) -> None:
 
     async def work() -> None:
         with ThreadPoolExecutor(1) as pool:
-            coalescer = Coalescer(pool, 1)
+            coalescer = Coalescer(pool, 1, Alone())
             each = [(3, SearchOptions()), (4, SearchOptions()), (3, SearchOptions(exact=True))]
             each += [(3, SearchOptions(union=True)), (3, SearchOptions(union=True))]
             await asyncio.gather(
@@ -93,7 +94,7 @@ def test_who_is_alone_is_answered_in_the_loop(slow: Slow) -> None:
     async def work() -> None:
         here = threading.current_thread()
         with ThreadPoolExecutor(2) as pool:
-            coalescer = Coalescer(pool, 2)
+            coalescer = Coalescer(pool, 2, Alone())
             # Nobody knows yet how long it takes.
             await coalescer.search(slow, ROWS[:1], 3, exact)  # type: ignore[arg-type]
             assert slow.threads.pop() is not here
@@ -124,7 +125,7 @@ def test_who_is_alone_is_answered_in_the_loop(slow: Slow) -> None:
 def test_kinds_take_turns(slow: Slow) -> None:
     async def work() -> None:
         with ThreadPoolExecutor(1) as pool:
-            coalescer = Coalescer(pool, 1)
+            coalescer = Coalescer(pool, 1, Alone())
             first = [
                 asyncio.ensure_future(coalescer.search(slow, ROWS, 3, SearchOptions()))  # type: ignore[arg-type]
                 for _ in range(2)
@@ -144,7 +145,7 @@ def test_one_that_fails_does_no_harm_to_others(slow: Slow) -> None:
 
     async def work() -> list[Any]:
         with ThreadPoolExecutor(1) as pool:
-            coalescer = Coalescer(pool, 1)
+            coalescer = Coalescer(pool, 1, Alone())
             asked = [
                 asyncio.ensure_future(coalescer.search(slow, some, 3, SearchOptions()))  # type: ignore[arg-type]
                 for some in (ROWS, ROWS, bad, ROWS)
@@ -166,7 +167,7 @@ def test_a_batch_has_a_bound(slow: Slow) -> None:
 
     async def work() -> None:
         with ThreadPoolExecutor(1) as pool:
-            coalescer = Coalescer(pool, 1)
+            coalescer = Coalescer(pool, 1, Alone())
             asked = [
                 asyncio.ensure_future(coalescer.search(slow, many, 1, SearchOptions()))  # type: ignore[arg-type]
                 for _ in range(6)

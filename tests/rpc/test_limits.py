@@ -259,9 +259,9 @@ def test_what_waits_for_a_thread_is_not_begun_too_late(
                 first = once(client, "append", append())
                 wait_for(lambda: len(server._writers._given) == 1)
                 if unary:
-                    late = once(client, "append", append(100), 0.3)
+                    late = once(client, "append", append(100), 2.0)
                 else:
-                    late = session.begin("append", append(100), 0.3)
+                    late = session.begin("append", append(100), 2.0)
                 wait_for(lambda: server.gate.all.calls == 2)
                 with pytest.raises(DeadlineExceeded):
                     late.result(30)

@@ -1,0 +1,47 @@
+"""Who is alone, and whose reads are short enough for the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from memstore import MemoryConfig, Store
+from memstore.rpc import codec, sizes
+from memstore.rpc.alone import ALONE_S, Alone
+from memstore.rpc.v1 import memory_pb2 as pb
+
+
+def test_company_is_remembered_for_a_while() -> None:
+    async def read(alone: Alone, wait_s: float = 0.0) -> bool:
+        with alone.reading():
+            is_so = await alone.is_so()
+            await asyncio.sleep(wait_s)
+            return is_so
+
+    async def work() -> None:
+        alone = Alone()
+        assert await read(alone)
+        assert await read(alone)
+        assert not any(await asyncio.gather(read(alone), read(alone)))
+        assert not await read(alone)
+        await asyncio.sleep(ALONE_S)
+        assert await read(alone)
+        long = asyncio.ensure_future(read(alone, 2 * ALONE_S))
+        await asyncio.sleep(0)
+        assert not await read(alone)
+        await long
+
+    asyncio.run(work())
+
+
+def test_short_reads(store: Store) -> None:
+    asked = pb.GatherRequest(slots=codec.to_tensor(np.arange(100)))
+    config = MemoryConfig(dim=2, index="exact", records={"name": "string"})
+    memory = store.create("small", config)
+    assert sizes.is_short(asked, memory)
+    assert not sizes.is_short(pb.GatherRequest(slots=asked.slots, columns=["name"]), memory)
+    many = pb.GatherRequest(slots=codec.to_tensor(np.zeros(100_000, np.int64)))
+    assert not sizes.is_short(many, memory)
+    mapped = store.create("mapped", MemoryConfig(dim=2, index="exact", storage="mapped"))
+    assert not sizes.is_short(asked, mapped)
