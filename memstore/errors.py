@@ -5,6 +5,7 @@ MemstoreError
 │   ├── WrongShape                   a tensor of the wrong rank, width or length
 │   ├── WrongType                    a tensor or column of the wrong dtype
 │   ├── NotFinite                    NaN or infinity where a number is needed
+│   ├── TooLong                      a call, or its answer, is longer than a message may be
 │   ├── Unsupported                  this kind of memory does not offer the verb
 │   └── DeviceUnavailable            no such GPU, or a faiss that uses none
 ├── UnknownSlot (LookupError)        a slot that was never appended, or was erased
@@ -79,6 +80,10 @@ class WrongType(InvalidArgument):
 
 class NotFinite(InvalidArgument):
     """A tensor holds NaN or infinity."""
+
+
+class TooLong(InvalidArgument):
+    """A call, or what would answer it, is longer than a server or its client takes."""
 
 
 class Unsupported(InvalidArgument):

@@ -9,26 +9,46 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import pyarrow as pa
+
 BATCHES = {"record batch": (2,), "dictionary": (2, 1)}
 """Type of a message → the fields that lead from it to its record batch."""
 
-COMPRESSION = 3
-"""The field of a record batch that says how its buffers are compressed."""
+LENGTH, COMPRESSION = 0, 3
+"""The fields of a record batch that say how many rows it has, and how they are compressed."""
 
 
 def is_compressed(message: Any) -> bool:
     """Whether the buffers of a message are compressed; raises `struct.error` where it is none."""
+    return _of_batch(message, COMPRESSION) is not None
+
+
+def rows_in(data: bytes) -> int:
+    """How many rows an Arrow IPC stream says that it has; 0 where it is none, or a part of one."""
+    rows = 0
+    try:
+        for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(data)):
+            place = _of_batch(message, LENGTH) if message.type == "record batch" else None
+            if place is not None:
+                rows += int(struct.unpack_from("<q", message.metadata, place)[0])
+    except (pa.ArrowException, OSError, EOFError, struct.error):
+        return 0
+    return rows
+
+
+def _of_batch(message: Any, field: int) -> int | None:
+    """Where a field of a message's record batch lies; None where there is none."""
     path = BATCHES.get(message.type)
     if path is None:
-        return False
+        return None
     data = memoryview(message.metadata)
     at = _pointed(data, 0)
-    for field in path:
-        place = _place(data, at, field)
+    for step in path:
+        place = _place(data, at, step)
         if place is None:
-            return False
+            return None
         at = _pointed(data, place)
-    return _place(data, at, COMPRESSION) is not None
+    return _place(data, at, field)
 
 
 def _pointed(data: memoryview, place: int) -> int:

@@ -8,6 +8,7 @@ async with memstore.connect_async("127.0.0.1:7437", token="…") as client:
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
 
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, MemstoreError
+from memstore.errors import InvalidArgument, MemstoreError, TooLong
 from memstore.memory import RequestId
 from memstore.rpc import administration, failures, splice
 from memstore.rpc.administration import StoreRequests
@@ -25,6 +26,7 @@ from memstore.rpc.async_remote import AsyncRemoteMemory
 from memstore.rpc.async_streaming import AsyncSession
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Numbering, Request, awaited
+from memstore.rpc.cutting import Parts
 from memstore.rpc.target import Target, opener, stubs
 
 T = TypeVar("T")
@@ -89,19 +91,27 @@ class AsyncClient:
         return self._numbering.next()
 
     async def send(self, request: Request[T]) -> T:
-        """Sends a request, again where that may help, and returns what its verb does."""
-        attempts, message = Attempts(request, self._target.deadline_s), request.message
-        if isinstance(message, splice.Message):
-            message = message.apart()  # others go on before it is sent
+        """Sends a request, again where that may help, and returns what its verb does.
+
+        A read whose reply is longer than a message is cut into several.
+        """
+        attempts = Attempts(request, self._target.deadline_s)
+        if isinstance(request.message, splice.Message):
+            # Others go on before it is sent.
+            request = replace(request, message=request.message.apart())
+        parts = Parts(request, self._target.message_bytes)
         while True:
             try:
                 left_s = attempts.left_s()
-                reply = await self._sent(request.service, request.verb, message, left_s)
+                reply = await self._sent(request.service, request.verb, parts.message, left_s)
+            except TooLong as error:
+                parts.cut(error)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
+                await asyncio.sleep(pause_s)
             else:
-                return request.decode(reply)
-            await asyncio.sleep(pause_s)
+                if parts.take(reply):
+                    return request.decode(parts.reply)
 
     async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         self._open()
@@ -132,7 +142,7 @@ class AsyncClient:
         if self._loop is None:
             self._loop = loop
             self._channel = self._target.channel(aio)
-            self._stubs = stubs(self._channel)
+            self._stubs = stubs(self._channel, self._target.message_bytes)
         elif self._loop is not loop:
             raise InvalidArgument(
                 "the client belongs to another event loop", hint="connect in this one too"

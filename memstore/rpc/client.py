@@ -23,13 +23,14 @@ except ImportError as error:
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
-from memstore.errors import MemstoreError
+from memstore.errors import MemstoreError, TooLong
 from memstore.memory import Memory, RequestId, SlotsLike
 from memstore.rpc import administration, bulk, failures
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
+from memstore.rpc.cutting import Parts
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target, opener, stubs
@@ -45,7 +46,7 @@ class Client:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._channel = target.channel(grpc)
-        self._stubs = stubs(self._channel)
+        self._stubs = stubs(self._channel, self._target.message_bytes)
         self._bulk = Bulk(self._channel, target)
         self._numbering = Numbering()
         self._closed = False
@@ -140,17 +141,24 @@ class Client:
         return self._numbering.next()
 
     def send(self, request: Request[T]) -> T:
-        """Sends a request, again where that may help, and returns what its verb does."""
+        """Sends a request, again where that may help, and returns what its verb does.
+
+        A read whose reply is longer than a message is cut into several.
+        """
         attempts = Attempts(request, self._target.deadline_s)
+        parts = Parts(request, self._target.message_bytes)
         while True:
             try:
                 left_s = attempts.left_s()
-                reply = self._sent(request.service, request.verb, request.message, left_s)
+                reply = self._sent(request.service, request.verb, parts.message, left_s)
+            except TooLong as error:
+                parts.cut(error)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
+                time.sleep(pause_s)
             else:
-                return request.decode(reply)
-            time.sleep(pause_s)
+                if parts.take(reply):
+                    return request.decode(parts.reply)
 
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         if self._closed:

@@ -25,6 +25,7 @@ CODES: dict[type[MemstoreError], grpc.StatusCode] = {
     errors.WrongShape: grpc.StatusCode.INVALID_ARGUMENT,
     errors.WrongType: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFinite: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.TooLong: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unsupported: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeviceUnavailable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownSlot: grpc.StatusCode.NOT_FOUND,
@@ -66,7 +67,7 @@ _WITHOUT = {
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.InvalidArgument,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.TooLong,
 }
 """What a status means that came without an `Error`, as from a proxy or from gRPC itself, which says
 RESOURCE_EXHAUSTED of a message that is too long."""

@@ -55,6 +55,7 @@ class Limits:
         are sent. The work on them takes up to about four times as much.
     streams, caller_streams: sessions and health watches that are open. Each holds up to one
         message more, which is still coming in.
+    call_bytes: of one call that comes in pieces.
     session_calls: that one session may have under way or waiting; beyond, it is not read from.
     connections: that are open; beyond, they are closed as they come.
     receive_s: seconds within which the message of a call comes in once it is read.
@@ -74,6 +75,7 @@ class Limits:
     caller_bytes: int = 1 << 29
     streams: int = 512
     caller_streams: int = 64
+    call_bytes: int = 1 << 28
     session_calls: int = 64
     connections: int = 16_384
     receive_s: float = 30.0
@@ -272,6 +274,14 @@ class Held:
     async def received(
         self, read: Callable[[], Awaitable[Any]], within_s: float | None = None
     ) -> bytes:
+        """What `next` gives, which is held from then on; raises `Overloaded` too."""
+        data = await self.next(read, within_s)
+        self.take(len(data))
+        return data
+
+    async def next(
+        self, read: Callable[[], Awaitable[Any]], within_s: float | None = None
+    ) -> bytes:
         """What is read, once there is room for the longest message; raises `DeadlineExceeded`,
         and `InvalidArgument` where nothing comes.
 
@@ -289,7 +299,6 @@ class Held:
                 ) from None
         if not isinstance(data, bytes):
             raise InvalidArgument("the call has no message", expected="one")
-        self.take(len(data))
         return data
 
     def take(self, size: int) -> None:

@@ -12,10 +12,10 @@ import grpc
 from memstore.deadline import Deadline
 from memstore.errors import (
     DeadlineExceeded,
-    InvalidArgument,
     MemstoreError,
     ServerFailed,
     StoreClosed,
+    TooLong,
 )
 from memstore.rpc import failures, splice
 from memstore.rpc.target import LONGEST_S, Target
@@ -63,7 +63,7 @@ class Outstanding(Generic[A]):
         return self.closed and not self._asked
 
     def asked(self, verb: str, message: Any, deadline_s: float | None, answer: A) -> _Asked[A]:
-        """A call to be added; raises `InvalidArgument` where it is too long."""
+        """A call to be added; raises `TooLong`."""
         deadline = Deadline(self._target.deadline_s if deadline_s is None else deadline_s)
         if isinstance(message, splice.Message):
             message = message.apart()  # the call returns before it is sent
@@ -71,11 +71,11 @@ class Outstanding(Generic[A]):
             pb.Call, deadline_s=min(deadline.left_s, LONGEST_S), **{verb: message}
         )
         if call.ByteSize() + 16 > self._target.message_bytes:
-            raise InvalidArgument(
-                "the call is too long",
+            raise TooLong(
+                "the call is too long for a session",
                 got=f"{call.ByteSize()} bytes",
                 expected=f"≤ {self._target.message_bytes}",
-                hint="ask for less at once",
+                hint="make it without the session, which takes calls of any length",
             )
         return _Asked(call, deadline, answer)
 

@@ -41,6 +41,9 @@ from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
 
 T = TypeVar("T")
 
+FOUND_BYTES = 13
+"""What a reply has of each slot that was found: it, its score, and what proposed it."""
+
 
 class MemoryRequests:
     """The verbs of a memory, each of which gives its `Request`; they are told of in `Memory`."""
@@ -207,7 +210,8 @@ class MemoryRequests:
             k=_int64("k", k),
             options=codec.to_options(options),
         )
-        return _read("search", message, codec.search_result_of)
+        size = len(queries_QD) * message.k * FOUND_BYTES
+        return _read("search", message, codec.search_result_of, size)
 
     def gather(
         self,
@@ -234,7 +238,9 @@ class MemoryRequests:
             return rows if whole else _placed(rows, slots_B, places_B)
 
         whole = np.array_equal(unique_U, slots_B)
-        return _read("gather", message, decode)
+        width = (self.config.dim + (self.config.value_dim or 0)) if vectors else 0
+        row_bytes = unique_U.itemsize + width * self._dtype.itemsize
+        return _read("gather", message, decode, len(unique_U) * row_bytes)
 
     def lookup(
         self,
@@ -306,8 +312,8 @@ class MemoryRequests:
         return None if table is None else codec.to_stream(table)
 
 
-def _read(verb: str, message: Any, decode: Callable[[Any], T]) -> Request[T]:
-    return Request(MEMORY_SERVICE, verb, message, decode)
+def _read(verb: str, message: Any, decode: Callable[[Any], T], reply_bytes: int = 0) -> Request[T]:
+    return Request(MEMORY_SERVICE, verb, message, decode, reply_bytes=reply_bytes)
 
 
 def _whole(verb: str, message: Any, decode: Callable[[Any], T]) -> Request[T]:

@@ -33,6 +33,7 @@ from memstore.errors import (
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.rpc import codec, failures, sizes
 from memstore.rpc.alone import Alone
+from memstore.rpc.assembling import Assembler
 from memstore.rpc.batching import Coalescer
 from memstore.rpc.beside import Health, Reflection
 from memstore.rpc.limits import CORES, Gate, Held, Limits
@@ -111,6 +112,14 @@ class Server:
             write=partial(self._in, self._writers),
             limits=self._limits,
         )
+        self._assembler = Assembler(
+            enter=self._opened,
+            call=self.call,
+            answered=self._answered,
+            parsed=self._parsed,
+            serialized=lambda reply: self._aside(reply.ByteSize(), serialized, reply),
+            limits=self._limits,
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="memstore-serve", daemon=True)
         self._thread.start()
@@ -181,7 +190,7 @@ class Server:
     def _handlers(self) -> Iterable[grpc.GenericRpcHandler]:
         memory = {name.capitalize(): self._unary(name) for name in VERBS}
         memory["Session"] = grpc.stream_stream_rpc_method_handler(self._session, None, serialized)
-        memory |= self._transfers.handlers()
+        memory |= self._transfers.handlers() | self._assembler.handlers()
         yield grpc.method_handlers_generic_handler(MEMORY_SERVICE, memory)
         admin = {name.capitalize(): self._admin(name, verb) for name, verb in ADMIN.items()}
         yield grpc.method_handlers_generic_handler(ADMIN_SERVICE, admin)
@@ -340,7 +349,7 @@ class Server:
         return Asked(call, caller=caller, held=held)
 
     def _size(self, reply: Any) -> int:
-        """Bytes of a reply; raises `InvalidArgument` where they are too many to send."""
+        """Bytes of a reply; raises `TooLong` where they are too many to send."""
         size: int = reply.ByteSize()
         sizes.check_bytes(size, self._limits.message_bytes)
         return size

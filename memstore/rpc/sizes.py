@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from memstore.checkpoints import base_of
 from memstore.dtypes import counting, storage
-from memstore.errors import InvalidArgument
+from memstore.errors import TooLong
 from memstore.memory import Memory
 from memstore.reading import LEAST_MAX_K
+from memstore.rpc import arrow
 from memstore.rpc.v1 import memory_pb2 as pb
 
 WRAPPED_BYTES = 128
@@ -32,7 +33,9 @@ def replied(name: str, message: Any, memory: Memory) -> int:
     What a verb refuses all the same, as a negative count, counts as nothing here.
     """
     if name == "append":
-        return 8 * _rows(message.keys)
+        # An encoded memory makes its keys of records.
+        keyed = message.HasField("keys")
+        return 8 * (_rows(message.keys) if keyed else max(0, arrow.rows_in(message.records)))
     if name == "allocate":
         there = cast(Any, base_of(cast(Any, memory))).next_slot
         return 8 * message.n if message.n <= there else 0
@@ -50,10 +53,10 @@ def is_short(message: pb.GatherRequest, memory: Memory) -> bool:
 
 
 def check(name: str, message: Any, memory: Memory, most: int) -> None:
-    """Raises `InvalidArgument` where a reply would be of more than so many bytes."""
+    """Raises `TooLong` where a reply would be of more than so many bytes."""
     check_bytes(replied(name, message, memory), most)
     if name == "search" and (candidates := _found(message, memory)[1]) > WIDENED * most:
-        raise InvalidArgument(
+        raise TooLong(
             "the search would have too many candidates",
             got=f"up to {candidates} bytes of them",
             expected=f"≤ {WIDENED * most}",
@@ -62,9 +65,9 @@ def check(name: str, message: Any, memory: Memory, most: int) -> None:
 
 
 def check_bytes(size: int, most: int) -> None:
-    """Raises `InvalidArgument` where so many bytes are more than a reply may have."""
+    """Raises `TooLong` where so many bytes are more than a reply may have."""
     if size + WRAPPED_BYTES > most:
-        raise InvalidArgument(
+        raise TooLong(
             "the reply would be too long",
             got=f"{size} bytes",
             expected=f"≤ {most - WRAPPED_BYTES}",

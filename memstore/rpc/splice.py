@@ -106,6 +106,11 @@ def message(kind: Callable[..., Any], **fields: Any) -> Any:
     return Message(kind(**fields | {name: _bare(part) for name, part in parts.items()}), parts)
 
 
+def bare(message: Any) -> Any:
+    """A message of protobuf, without the bytes of what is large of it."""
+    return message._bare if isinstance(message, Message) else message
+
+
 def opened(kind: Any, data: bytes) -> Any:
     """The message of its bytes, whose large tensors are views of these.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from memstore.deadline import Deadline
 from memstore.errors import InvalidArgument, StoreClosed
-from memstore.rpc import splice
+from memstore.rpc import cutting, splice
 from memstore.rpc.security import is_loopback
 from memstore.rpc.tls import ClientTls
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -71,10 +71,13 @@ class Target:
         return StoreClosed(f"the client of {self.address} was closed", hint="connect again")
 
 
-def stubs(channel: Any) -> Mapping[tuple[str, str], Any]:
-    """What calls each verb of each service, over a channel of either kind."""
+def stubs(channel: Any, most_bytes: int) -> Mapping[tuple[str, str], Any]:
+    """What calls each verb of each service, over a channel of either kind.
+
+    most_bytes: of a message; a longer one of a memory's verb goes in pieces.
+    """
     verbs = [(MEMORY_SERVICE, verb) for verb in VERBS] + [(ADMIN_SERVICE, v) for v in ADMIN]
-    return {
+    made = {
         (service, verb): channel.unary_unary(
             path_of(service, verb),
             lambda message: message.SerializeToString(),
@@ -82,6 +85,27 @@ def stubs(channel: Any) -> Mapping[tuple[str, str], Any]:
         )
         for service, verb in verbs
     }
+    for verb in VERBS:
+        whole = made[MEMORY_SERVICE, verb]
+        made[MEMORY_SERVICE, verb] = _of_any_length(channel, verb, whole, most_bytes)
+    return made
+
+
+def _of_any_length(channel: Any, verb: str, whole: Any, most_bytes: int) -> Any:
+    """What calls a verb, in pieces where it is longer than a message.  whole: where it is not."""
+    field = VERBS[verb].reply
+    assemble = channel.stream_unary(
+        path_of(MEMORY_SERVICE, "assemble"),
+        None,
+        lambda data: getattr(splice.opened(pb.Reply, data), field),
+    )
+
+    def call(message: Any, **told: Any) -> Any:
+        if message.ByteSize() <= most_bytes:
+            return whole(message, **told)
+        return assemble(cutting.pieces(verb, message.SerializeToString(), most_bytes), **told)
+
+    return call
 
 
 def opener(channel: Any, metadata: list[tuple[str, str]]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from memstore.errors import InvalidArgument
+from memstore.errors import InvalidArgument, TooLong
 from memstore.rpc import splice
 
 SMALL_BYTES = 1 << 16
@@ -89,7 +89,7 @@ class _Count:
         self._parts += parts
         self._packed += packed
         if self._parts > self._most_parts or self._packed > self._most_packed:
-            raise InvalidArgument(
+            raise TooLong(
                 "the message has too many parts",
                 got=f"more than {self._most_parts}, or {self._most_packed} bytes of integers",
                 hint="ask for less at once",

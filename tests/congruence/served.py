@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import memstore
 from memstore import Memory, MemoryConfig
+from memstore.rpc.async_client import AsyncClient
 from memstore.rpc.async_remote import AsyncRemoteMemory
 from memstore.rpc.calls import Calls
 from memstore.rpc.client import Client
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.server import Server
+from memstore.rpc.target import Target
 
 
 class ServedStore:
@@ -44,6 +47,25 @@ class ServedMemory(RemoteMemory):
     def __init__(self, calls: Calls, remote: RemoteMemory, embedded: Any) -> None:
         super().__init__(calls, remote.name, remote.config)
         self.base = getattr(embedded, "base", embedded)
+
+
+@dataclass(frozen=True)
+class Narrow(Target):
+    """A server every call to which, but the shortest, is longer than a message may be."""
+
+    message_bytes: int = 1_000
+
+    def channel(self, kind: Any) -> Any:
+        return Target(self.address).channel(kind)
+
+
+class PiecesStore(ServedStore):
+    """The same by calls that are cut and joined, and that go in pieces."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.client.close()
+        self.client = Client(Narrow(self.server.address))
 
 
 class SessionStore(ServedStore):
@@ -86,6 +108,14 @@ class AsyncServedStore:
         self.runner.close()
         self.server.close()
         self.store.close()
+
+
+class AsyncPiecesStore(AsyncServedStore):
+    """The same by calls that are cut and joined, and that go in pieces."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.client = AsyncClient(Narrow(self.server.address))
 
 
 class AsyncSessionStore(AsyncServedStore):

@@ -51,8 +51,10 @@ from tests.congruence.oracle import (
     settle,
 )
 from tests.congruence.served import (
+    AsyncPiecesStore,
     AsyncServedStore,
     AsyncSessionStore,
+    PiecesStore,
     ServedStore,
     SessionStore,
 )
@@ -684,7 +686,11 @@ def test_an_encoded_memory_is_the_oracle() -> None:
     run_state_machine_as_test(EncodedVerbs, settings=RUNS)
 
 
-@pytest.mark.parametrize("store", [ServedStore, SessionStore, AsyncServedStore, AsyncSessionStore])
+SERVED = [ServedStore, SessionStore, PiecesStore]
+AWAITED = [AsyncServedStore, AsyncSessionStore, AsyncPiecesStore]
+
+
+@pytest.mark.parametrize("store", [*SERVED, *AWAITED])
 @pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs])
 def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
     served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})

@@ -27,7 +27,7 @@ def test_the_services_have_exactly_the_verbs() -> None:
     services = pb.DESCRIPTOR.services_by_name
     of_memory = {method.name.lower() for method in services["MemoryService"].methods}
     of_admin = {method.name.lower() for method in services["AdminService"].methods}
-    streams = {"session", "load", "export"}
+    streams = {"session", "assemble", "load", "export"}
     assert of_memory == VERBS.keys() | streams
     assert of_admin == set(ADMIN)
     assert (of_memory - streams) | {"reindex", "refresh"} == set(MEMORY_VERBS)

@@ -348,6 +348,16 @@ class DescribeReply(_message.Message):
     drift: float
     def __init__(self, config: _Optional[str] = ..., next_slot: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ..., drift: _Optional[float] = ...) -> None: ...
 
+class Piece(_message.Message):
+    __slots__ = ("verb", "bytes", "data")
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    verb: str
+    bytes: int
+    data: bytes
+    def __init__(self, verb: _Optional[str] = ..., bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class LoadRequest(_message.Message):
     __slots__ = ("memory", "request_id", "step", "batch", "rows")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
