@@ -1,4 +1,4 @@
-"""Restoring: a store out of a snapshot, with the shards it had or with others."""
+"""Restoring: a store out of a snapshot, with the shards it had or with others; or its memories."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from pathlib import Path
 from pyarrow import fs
 
 from memstore import checks, files, manifest, resharding, snapshot
+from memstore.checkpoints import MemoryCheckpoints, config_of
 from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
+from memstore.embedded import EmbeddedMemory
+from memstore.encoded import EncodedMemory
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
+from memstore.store import Store
+
+RESTORING = "restoring"
+"""The folder of a store where files lie that are fetched into it."""
 
 Shards = int | Mapping[str, int] | None
 
@@ -59,6 +66,54 @@ def restore(
                 target.rmdir()
             draft.rename(target)
         DISK.sync_folder(target.parent)
+
+
+def restore_into(
+    store: Store,
+    uri: str | Path,
+    *,
+    number: int | None = None,
+    filesystem: fs.FileSystem | None = None,
+    progress: snapshot.Progress | None = None,
+) -> list[str]:
+    """Makes the memories of a snapshot in a store that is open, all or none; returns their names.
+
+    As `restore` otherwise. Raises `MemoryExists` where a name is taken, `StoreLocked` while
+    another is restored into this store.
+    """
+    place = Place(uri, filesystem)
+    body = snapshot.read(place, number)["manifest"]
+    store.check_free(body["memories"])
+    draft = store.path / RESTORING
+    with files.typed("memories that are restored"):
+        files.make_folder(draft)
+        with files.lock(draft / "RESTORING"):
+            _fetch(body, place, draft, progress)
+            store.adopt(_memories(body, draft, store.path))
+            shutil.rmtree(draft, ignore_errors=True)
+    return sorted(body["memories"])
+
+
+def _memories(
+    body: manifest.Body, draft: Path, home: Path
+) -> dict[str, EmbeddedMemory | EncodedMemory]:
+    """The memories whose files were fetched, parts before what is encoded from them."""
+    plain: dict[str, EmbeddedMemory] = {}
+    made: dict[str, EmbeddedMemory | EncodedMemory] = {}
+    for name, entry in sorted(
+        body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
+    ):
+        config = config_of(entry)
+        base = EmbeddedMemory(name, config, entry["next_slot"], home)
+        made[name] = base
+        if config.encoding is None:
+            plain[name] = base
+        else:
+            parts = {part: plain[part] for part in sorted(config.encoding_config.memories)}
+            made[name] = EncodedMemory(base, parts)
+        folder = draft / manifest.MEMORIES / name
+        MemoryCheckpoints(made[name], folder, entry["log"]["name"], entry).load()
+    return made
 
 
 def _found(body: manifest.Body, draft: Path) -> None:

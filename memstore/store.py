@@ -20,7 +20,7 @@ import re
 import secrets
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, get_args
@@ -170,9 +170,12 @@ class Store:
             return memory
 
     def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory]) -> None:
-        """Takes in memories that belong to no store, as they are, all or none of them."""
+        """Takes in memories that belong to no store, as they are, all or none of them.
+
+        Raises `MemoryExists` where a name is taken.
+        """
         with self._mutex:
-            self._check_writing()
+            self.check_free(memories)
             made = {
                 name: self._made(name, memory, secrets.token_hex(8), None)
                 for name, memory in memories.items()
@@ -192,6 +195,14 @@ class Store:
     def part(self) -> Part:
         """Which shards of its memories it holds."""
         return self._manifests.part
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Raises `MemoryExists` where one of the names is taken."""
+        with self._mutex:
+            self._check_writing()
+            taken = sorted(set(names) & self._memories.keys())
+        if taken:
+            raise MemoryExists(f"memories {taken} are there already", hint="drop them first")
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""

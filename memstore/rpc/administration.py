@@ -57,6 +57,12 @@ class StoreRequests:
         message = pb.SnapshotRequest(uri=uri, at=at)
         return _asked("snapshot", message, _snapshot, deadline_s=LONG_DEADLINE_S)
 
+    def restore(self, uri: str, *, number: int | None = None) -> Request[builtins.list[str]]:
+        """Has the server make the memories of a snapshot, the newest or of a number, that it
+        reaches; returns their names. All are made or none; raises `MemoryExists`."""
+        message = pb.RestoreRequest(uri=uri, number=number)
+        return _asked("restore", message, _restored, deadline_s=LONG_DEADLINE_S)
+
 
 def _asked(
     verb: str,
@@ -71,6 +77,10 @@ def _asked(
 
 def _nothing(reply: Any) -> None:
     """What a verb returns that only does something."""
+
+
+def _restored(reply: pb.RestoreReply) -> builtins.list[str]:
+    return [*reply.memories]
 
 
 def _snapshot(reply: pb.SnapshotReply) -> Snapshot:

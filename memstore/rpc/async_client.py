@@ -66,6 +66,7 @@ class AsyncClient:
     unmark = awaited(StoreRequests.unmark)
     marks = awaited(StoreRequests.marks)
     snapshot = awaited(StoreRequests.snapshot)
+    restore = awaited(StoreRequests.restore)
 
     async def close(self) -> None:
         """Ends all calls, which then raise `StoreClosed`; a second call does nothing."""

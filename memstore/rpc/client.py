@@ -74,6 +74,7 @@ class Client:
     unmark = sent(StoreRequests.unmark)
     marks = sent(StoreRequests.marks)
     snapshot = sent(StoreRequests.snapshot)
+    restore = sent(StoreRequests.restore)
 
     def load(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memstore.memory import Applied, Memory
+from memstore.restoring import restore_into
 from memstore.rpc import codec
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.store import Store
@@ -235,6 +236,11 @@ def _snapshot(store: Store, asked: pb.SnapshotRequest) -> pb.SnapshotReply:
     )
 
 
+def _restore(store: Store, asked: pb.RestoreRequest) -> pb.RestoreReply:
+    made = restore_into(store, asked.uri, number=codec.optional(asked, "number"))
+    return pb.RestoreReply(memories=made)
+
+
 ADMIN: Mapping[str, AdminVerb] = {
     "create": AdminVerb(pb.CreateRequest, "admin", _create, _made),
     "drop": AdminVerb(pb.DropRequest, "admin", _drop, _named),
@@ -245,6 +251,7 @@ ADMIN: Mapping[str, AdminVerb] = {
     "unmark": AdminVerb(pb.UnmarkRequest, "admin", _unmark),
     "marks": AdminVerb(pb.MarksRequest, "admin", _marks),
     "snapshot": AdminVerb(pb.SnapshotRequest, "admin", _snapshot),
+    "restore": AdminVerb(pb.RestoreRequest, "admin", _restore),
 }
 
 MEMORY_SERVICE = pb.DESCRIPTOR.services_by_name["MemoryService"].full_name

@@ -512,6 +512,20 @@ class SnapshotReply(_message.Message):
     copied: int
     def __init__(self, number: _Optional[int] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
 
+class RestoreRequest(_message.Message):
+    __slots__ = ("uri", "number")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    number: int
+    def __init__(self, uri: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class RestoreReply(_message.Message):
+    __slots__ = ("memories",)
+    MEMORIES_FIELD_NUMBER: _ClassVar[int]
+    memories: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, memories: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Call(_message.Message):
     __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
