@@ -18,7 +18,6 @@ from tests.benchmarks.runner import Curve, Figure, Measured, Missing
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
-ALL_CORES = dict.fromkeys(ONE_THREAD, str(os.cpu_count() or 1))
 
 KINDS: dict[str, type[Figure] | type[Missing] | type[Curve]] = {
     kind.__name__: kind for kind in (Figure, Missing, Curve)

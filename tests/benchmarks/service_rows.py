@@ -4,7 +4,8 @@ Both servers and both loads are processes of their own, on two cores; a load is 
 waits for each answer. Redis holds the same rows, 512 bytes each, under their numbers, and is asked
 by redis-py with hiredis: by one command a call and by a pipeline of several, of which the faster
 counts. What is read ends in one array. An update steps row-wise Adagrad in the server; MSET only
-stores what the caller has worked out itself. By turns, medians of ratios.
+stores what the caller has worked out itself. Both are also set beside a bare gRPC call, one that
+moves as many bytes and does nothing. By turns, medians of ratios.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import numpy as np
 
 import memstore
 from memstore import MemoryConfig
-from memstore.memory import Array, Memory
+from memstore.memory import Array, Memory, Slots
 from tests.benchmarks.alone import measured_alone, tell
+from tests.benchmarks.bare import bare
 from tests.benchmarks.data import WIDTH
 from tests.benchmarks.peers.client import Keys, Peer, PeerFailed
 from tests.benchmarks.runner import (
@@ -35,6 +37,7 @@ from tests.benchmarks.runner import (
 from tests.benchmarks.served import served
 
 GATHERED, UPDATED = 1_024, 8_192
+SLOT_BYTES = 8
 PARTS = (1, 4)
 """Commands that the rows of a call are dealt out to: one, or a pipeline of as many."""
 
@@ -42,7 +45,7 @@ PARTS = (1, 4)
 def run(quick: bool) -> Iterator[Measured]:
     """Measures in a process of one thread."""
     yield from measured_alone(
-        "tests.benchmarks.service_rows", *((20_000, 3) if quick else (1_000_000, 21))
+        "tests.benchmarks.service_rows", *((20_000, 3) if quick else (1_000_000, 11))
     )
 
 
@@ -75,6 +78,8 @@ def _gathers(memory: Memory, shared: Keys, rows: int, rounds: int) -> Iterator[M
         return _seconds(lambda: [memory.gather(slots_B) for slots_B in slots_CB])
 
     case = f"{rows:,} x {WIDTH} float32; {GATHERED:,} rows a call"
+    there, back = GATHERED * SLOT_BYTES, GATHERED * (SLOT_BYTES + 4 * WIDTH)
+    yield _beside_bare("service_gather_rate", case, ours, slots_CB, there, back, rounds)
     yield from _beside(
         "service_gather_rate", case, "MGET", ours, lambda redis: redis.gather(slots_CB),
         shared, {}, slots_CB.size, 4.0, rounds,
@@ -93,6 +98,8 @@ def _updates(memory: Memory, name: str, shared: Keys, rows: int, rounds: int) ->
     logged = name == "logged"
     how = "updates=logged, fsync=interval" if logged else "updates=checkpointed"
     case = f"{rows:,} x {WIDTH} float32; {UPDATED:,} rows a call, row-wise Adagrad, {how}"
+    there = UPDATED * (SLOT_BYTES + 4 * WIDTH)
+    yield _beside_bare("service_update_rate", case, ours, slots_CB, there, 8, rounds)
     for measured in _beside(
         "service_update_rate", case, "MSET", ours, lambda redis: redis.replace(slots_CB, keys_CBD),
         shared, {"durable": logged}, slots_CB.size, 3.0, rounds,
@@ -131,6 +138,24 @@ def _beside(
     words = f"{case}; peer: {command}, {about}"
     rate, other = moved / pair.a_s, moved / pair.b_s
     yield at_least(bound, Figure(figure, words, rate, "rows/s", other, ratio=1 / slowest))
+
+
+def _beside_bare(
+    figure: str,
+    case: str,
+    ours: Callable[[], float],
+    slots_CB: Slots,
+    there: int,
+    back: int,
+    rounds: int,
+) -> Figure:
+    with bare() as call:
+        pair = paired_seconds(
+            ours, lambda: _seconds(lambda: [call(there, back) for _ in slots_CB]), rounds
+        )
+    rate, other = slots_CB.size / pair.a_s, slots_CB.size / pair.b_s
+    words = f"{case}; peer: a bare gRPC call of {there:,} bytes, {back:,} back"
+    return Figure(figure, words, rate, "rows/s", other, ratio=1 / pair.ratio)
 
 
 def _seconds(call: Callable[[], object]) -> float:

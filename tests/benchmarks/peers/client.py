@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from memstore.memory import Array, Slots
-from tests.benchmarks.alone import ALL_CORES, ONE_THREAD
+from tests.benchmarks.alone import ONE_THREAD
 from tests.benchmarks.runner import Unavailable
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ def environment_of(engine: str) -> str:
 
 
 def is_server(engine: str) -> bool:
-    """Whether it is a whole server, which may use all cores."""
+    """Whether it is a whole server."""
     return engine.startswith("servers.")
 
 
@@ -78,7 +78,7 @@ class Peer:
         self._process = subprocess.Popen(
             [python, "-m", "tests.benchmarks.peers", engine],
             cwd=ROOT,
-            env=os.environ | (ALL_CORES if is_server(engine) else ONE_THREAD),
+            env=os.environ | ONE_THREAD,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,5 +2,5 @@
 
 `make servers` makes the environment that they run under. LanceDB has no server of its own that is
 free to run: it is embedded in the process that asks. What is said to a server is said in the way
-that its manual names for many vectors at once; a server is left to use all cores.
+that its manual names for many vectors at once.
 """
