@@ -6,6 +6,8 @@ memstore snapshot PATH URI      copies it as it is now, or as it was at a mark
 memstore restore URI PATH       makes a store of a snapshot
 memstore serve PATH             serves it to others (extra `rpc`)
 memstore token FILE NAME        says who may call (extra `rpc`)
+memstore load ADDRESS MEMORY FILE …     fills a memory that is served (extra `rpc`)
+memstore export ADDRESS MEMORY FILE     writes its rows to a file (extra `rpc`)
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memstore import manifest
+from memstore.bar import Bar
 from memstore.errors import InvalidArgument, MemstoreError, NotAStore
 from memstore.restoring import restore
 from memstore.store import Store
@@ -23,8 +26,9 @@ from memstore.verify import describe, verify
 
 try:
     from memstore.rpc import cli as rpc
+    from memstore.rpc import transfer_cli as transfer
 except ImportError:  # without the extra `rpc` there is nothing to serve by
-    rpc = None  # type: ignore[assignment]
+    rpc = transfer = None  # type: ignore[assignment]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if rpc is not None:
         commands |= {"serve": rpc.serve, "token": rpc.token}
+        commands |= {"load": transfer.load, "export": transfer.export}
     try:
         return commands[options.command](options)
     except MemstoreError as error:
@@ -66,7 +71,7 @@ def _snapshot(options: argparse.Namespace) -> int:
         raise NotAStore(f"{options.path} holds no store", hint="name the directory of one")
     # At a mark nothing is to be written to the store.
     with Store(options.path, read_only=options.at is not None) as store:
-        taken = store.snapshot(options.uri, at=options.at, progress=_Bar())
+        taken = store.snapshot(options.uri, at=options.at, progress=Bar())
     _say(
         f"Snapshot {taken.number} is at {taken.uri}: {taken.bytes / 1e6:,.1f} MB, "
         f"{taken.copied / 1e6:,.1f} MB of them new."
@@ -76,7 +81,7 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     shards = _shards(options.shards)
-    restore(options.uri, options.path, shards=shards, number=options.number, progress=_Bar())
+    restore(options.uri, options.path, shards=shards, number=options.number, progress=Bar())
     _say(f"The store is at {options.path}.")
     return 0
 
@@ -93,21 +98,6 @@ def _shards(words: Sequence[str]) -> int | dict[str, int] | None:
         raise InvalidArgument(
             "shards are not understood", got=" ".join(words), expected="N, or NAME=N …"
         ) from error
-
-
-class _Bar:
-    """Shows on a terminal how far a copy is."""
-
-    WIDTH = 30
-
-    def __call__(self, there: int, whole: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        share = there / whole if whole else 1.0
-        full = "█" * round(share * self.WIDTH)
-        line = f"\r{full:░<{self.WIDTH}} {there / 1e6:,.1f} of {whole / 1e6:,.1f} MB"
-        sys.stderr.write(line + ("\n" if there == whole else ""))
-        sys.stderr.flush()
 
 
 def _say(line: str) -> None:
@@ -147,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     if rpc is not None:
         rpc.add_commands(commands)
+        transfer.add_commands(commands)
     return parser
 
 
