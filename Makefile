@@ -29,9 +29,9 @@ test: $(DEV) ## run every test on all cores (ARGS="-k log")
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
 
-test-long: $(DEV) ## the faults as often as they should be tried: 2,000 kills; hours
+test-long: $(DEV) ## faults and hostile callers as often as they should be tried; hours
 	@echo "Trying the faults ..."
-	@MEMSTORE_LONG=1 $(BIN)/python -m pytest --numprocesses=auto tests/faults $(ARGS)
+	@MEMSTORE_LONG=1 $(BIN)/python -m pytest --numprocesses=auto tests/faults tests/fuzz $(ARGS)
 
 check: $(DEV) ## lint, format and types
 	@echo "Linting ..."

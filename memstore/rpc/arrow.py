@@ -11,6 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+UNREADABLE = (pa.ArrowException, OSError, EOFError, MemoryError, struct.error, ValueError)
+"""What reading a stream raises that is none. pyarrow takes names and lengths of a schema as they
+are, and fails where it makes types and texts of them."""
+
 BATCHES = {"record batch": (2,), "dictionary": (2, 1)}
 """Type of a message → the fields that lead from it to its record batch."""
 
@@ -31,7 +35,7 @@ def rows_in(data: bytes) -> int:
             place = _of_batch(message, LENGTH) if message.type == "record batch" else None
             if place is not None:
                 rows += int(struct.unpack_from("<q", message.metadata, place)[0])
-    except (pa.ArrowException, OSError, EOFError, struct.error):
+    except UNREADABLE:
         return 0
     return rows
 

@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from memstore.errors import InvalidArgument, MemstoreError
+from memstore.errors import MemstoreError
 from memstore.rpc import failures
 from memstore.rpc.limits import Gate
 from memstore.rpc.security import NOBODY, Guard
+from memstore.rpc.wire import parsed
 
 ASKED_S = 5.0
 """For a question to arrive, which is a few bytes."""
@@ -77,11 +77,7 @@ class Health:
                 data = await held.received(context.read, ASKED_S)
             finally:
                 held.leave()
-            return health_pb2.HealthCheckRequest.FromString(data)
-        except DecodeError as error:
-            refusal = InvalidArgument("the message is malformed", got=str(error))
-            await failures.abort(context, refusal)
-            raise
+            return parsed(health_pb2.HealthCheckRequest, data)
         except MemstoreError as error:
             await failures.abort(context, error)
             raise
@@ -99,7 +95,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
         methods = {
             "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
                 self._info,
-                pb2.ServerReflectionRequest.FromString,
+                None,
                 pb2.ServerReflectionResponse.SerializeToString,
             )
         }
@@ -113,5 +109,14 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
             await failures.abort(context, error)
             raise
         context.add_done_callback(lambda _: leave())
-        async for reply in self.ServerReflectionInfo(asked, context):
-            yield reply
+
+        async def read() -> AsyncIterator[Any]:
+            async for data in asked:
+                yield parsed(reflection._reflection_pb2.ServerReflectionRequest, data)
+
+        try:
+            async for reply in self.ServerReflectionInfo(read(), context):
+                yield reply
+        except MemstoreError as error:
+            await failures.abort(context, error)
+            raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -115,7 +114,9 @@ def to_table(data: bytes | None) -> pa.Table | None:
                 _check_plain(field)
             table = reader.read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError, MemoryError, struct.error) as error:
+    except MemstoreError:
+        raise
+    except arrow.UNREADABLE as error:
         raise WrongType(
             "records are no Arrow IPC stream", got=f"{len(data)} bytes: {error}"
         ) from error

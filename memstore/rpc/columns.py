@@ -9,7 +9,6 @@ Columns go by their place, not by their name, so a record column may be called `
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.dtypes import BFLOAT16, storage
-from memstore.errors import InvalidArgument, WrongType
+from memstore.errors import InvalidArgument, MemstoreError, WrongType
 from memstore.memory import Array, Rows
 from memstore.rpc import arrow
 
@@ -119,7 +118,9 @@ def from_batch(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
                 )
             table = reader.read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError, MemoryError, struct.error) as error:
+    except MemstoreError:
+        raise
+    except arrow.UNREADABLE as error:
         raise WrongType(
             "a batch is no Arrow IPC stream", got=f"{len(data)} bytes: {error}"
         ) from error

@@ -79,7 +79,7 @@ class Transfers:
         async def work() -> bytes:
             task = asyncio.ensure_future(self._loaded(messages, context))
             self._loads.add(task)
-            task.add_done_callback(self._loads.discard)
+            task.add_done_callback(self._forget)
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
@@ -87,6 +87,11 @@ class Transfers:
                 raise
 
         return await self._answered(work, context)
+
+    def _forget(self, task: asyncio.Task[bytes]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody is there any more to be told
 
     async def _loaded(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
         caller, held = self._enter(context)

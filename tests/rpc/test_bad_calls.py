@@ -28,7 +28,7 @@ from memstore.errors import (
     WrongShape,
     WrongType,
 )
-from memstore.rpc import codec, failures
+from memstore.rpc import codec, columns, failures
 from memstore.rpc.client import Client
 from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
@@ -96,6 +96,22 @@ def test_records_that_are_none(store: Store, server: Server) -> None:
     with pytest.raises(WrongType, match="no Arrow IPC stream"):
         codec.to_table(right.replace(ends, np.array([0, 3, 1_000_000], np.int32).tobytes()))
     assert store.memory("r").describe().rows == 0
+
+
+def test_streams_whose_schema_lies() -> None:
+    """Each word of it is 0, −1 or huge once: what pyarrow fails with is typed all the same."""
+    schema = pa.schema([("key", pa.list_(pa.float32(), WIDTH)), ("name", pa.string())])
+    table = pa.table([pa.array([[0.0] * WIDTH], schema[0].type), ["a"]], schema=schema)
+    data, refused = codec.to_stream(table), 0
+    for at in range(0, len(data) - 4, 4):
+        for word in (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"):
+            lies = data[:at] + word + data[at + 4 :]
+            for read in (codec.to_table, lambda lies: columns.from_batch(lies, schema)):
+                try:
+                    read(lies)
+                except MemstoreError:
+                    refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
