@@ -27,6 +27,7 @@ from memstore.errors import (
     RequestConflict,
     RequestTooOld,
     StoreClosed,
+    TooLong,
     UnknownMemory,
     UnknownSlot,
     Unreachable,
@@ -209,7 +210,7 @@ def endless() -> pa.Table:
         ([part(table(5)), part(pa.table({"key": pa.nulls(9)}))], WrongType),
         ([part(table(5)), part(with_nan())], NotFinite),
         ([part(table(5)), part(table(5).append_column("x", [[1] * 5]))], WrongType),
-        ([part(table(5)), part(bytes(70 << 20))], InvalidArgument),
+        ([part(table(5)), part(bytes(70 << 20))], TooLong),
         ([pb.LoadRequest(memory="none", rows=0).SerializeToString()], UnknownMemory),
     ],
 )
