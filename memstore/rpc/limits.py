@@ -103,6 +103,7 @@ class Limits:
 
     def options(self) -> list[tuple[str, int]]:
         """Those that gRPC keeps to, as it wants them."""
+        waiting = 2 * (self.calls + self.streams) + 1_024
         return [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", self.message_bytes),
@@ -115,7 +116,10 @@ class Limits:
             ("grpc.max_allowed_incoming_connections", self.connections),
             # Of one connection, beyond what is let in: clients keep more to themselves, and would
             # not be told.
-            ("grpc.max_concurrent_streams", 2 * (self.calls + self.streams) + 1_024),
+            ("grpc.max_concurrent_streams", waiting),
+            # Of all, before they are answered; those beyond are cancelled without a word.
+            ("grpc.server.max_pending_requests", waiting),
+            ("grpc.server.max_pending_requests_hard_limit", 4 * waiting),
             ("grpc.keepalive_time_ms", int(1_000 * self.keepalive_s)),
             ("grpc.keepalive_timeout_ms", int(1_000 * ANSWER_S)),
             ("grpc.keepalive_permit_without_calls", 1),
