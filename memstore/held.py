@@ -44,11 +44,13 @@ class Given:
 class LeastUsed:
     """The least used slots of a part, and what it knows of the request that asks for them.
 
-    live: rows that are there.  slots_L, priority_L: in order of (priority, slot), of shards that do
-    not know the request.  places_A, given_A: what those that know it handed out.
+    live: rows that are there.  done: rows that the request changed before.  slots_L, priority_L: in
+    order of (priority, slot), of shards that do not know the request.  places_A, given_A: what
+    those that know it handed out.
     """
 
     live: int
+    done: int
     slots_L: Slots
     priority_L: Array
     places_A: Slots = field(default_factory=NOTHING.copy)
@@ -116,6 +118,14 @@ class HeldMemory(EmbeddedMemory):
             self.next_slot = first + count
         return first
 
+    def apply(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
+        """Does the part of a change that is about its slots."""
+        if change.verb == "append":
+            return self.put_given(change, given, asked, deadline)
+        if change.verb == "allocate":
+            return self.renew_given(change, given, asked, deadline)
+        return self.do(change, asked, deadline, given.of)
+
     def put_given(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
         """Does its part of an `append`, in place of rows that leave."""
         delay_s = self.admit(deadline)
@@ -160,7 +170,7 @@ class HeldMemory(EmbeddedMemory):
             known = self.known(asked)
             slots_L, priority_L = self._by_use(min(count, self.live), known.shards)
             places_A, given_A = known.handed_out
-        return LeastUsed(self.live, slots_L, priority_L, places_A, given_A)
+        return LeastUsed(self.live, known.applied, slots_L, priority_L, places_A, given_A)
 
     def _make_room(self, slots_B: Slots) -> None:
         """Raises where new rows have none, or where there are rows already."""

@@ -24,19 +24,26 @@ def connect(
     tls: ClientTls | bool | None = None,
     deadline_s: float = DEADLINE_S,
     message_bytes: int = MESSAGE_BYTES,
+    fan_out: bool = True,
 ) -> Client:
     """Returns a client of the server at `host:port`, which need not be there yet.
 
+    address: of one server, or of several that hold parts of the same memories, with commas
+    between: any of them tells of the others.
+
     token: as `memstore token` gave it.  tls: True trusts the authorities of the system; None is no
     TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none.
-    message_bytes: the most that a message may have, in either direction.
+    message_bytes: the most that a message may have, in either direction.  fan_out: False asks the
+    servers named alone, and has them ask the others.
 
     Raises `InvalidArgument`, and `ImportError` without the extra `rpc`.
     """
     from memstore.rpc.client import Client
     from memstore.rpc.target import Target
 
-    return Client(Target(address, token, tls, deadline_s, message_bytes))
+    addresses = str(address).split(",")
+    targets = [Target(each, token, tls, deadline_s, message_bytes) for each in addresses]
+    return Client(*targets, fan_out=fan_out)
 
 
 def connect_async(

@@ -10,6 +10,7 @@ from memstore.config import MemoryConfig
 from memstore.errors import InvalidArgument
 from memstore.rpc import codec
 from memstore.rpc.calls import LONG_DEADLINE_S, Request
+from memstore.rpc.topology import Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
 from memstore.snapshot import Snapshot
@@ -19,8 +20,13 @@ T = TypeVar("T")
 
 def config(name: str) -> Request[MemoryConfig]:
     """The configuration of a memory; raises `UnknownMemory`."""
-    message = pb.DescribeRequest(memory=text("memory", name))
+    message = pb.DescribeRequest(memory=text("memory", name), config_only=True)
     return Request(MEMORY_SERVICE, "describe", message, lambda it: codec.config_of(it.config))
+
+
+def topology() -> Request[Topology | None]:
+    """Which servers hold the parts; None where one holds whole memories."""
+    return Request(ADMIN_SERVICE, "topology", pb.TopologyRequest(), Topology.of)
 
 
 class StoreRequests:

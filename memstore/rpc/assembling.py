@@ -17,7 +17,7 @@ from memstore.rpc import splice
 from memstore.rpc.limits import Held, Limits
 from memstore.rpc.security import Caller
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.rpc.verbs import VERBS
+from memstore.rpc.verbs import ASSEMBLED
 from memstore.rpc.wire import parsed
 
 LONGEST_S = 600.0
@@ -55,10 +55,10 @@ class Assembler:
                 raise DeadlineExceeded(
                     f"the pieces took more than {LONGEST_S:g} s; nothing was done"
                 ) from None
-            verb = VERBS[name]
-            message = await self._parsed(verb.request, data)
+            kind, field = ASSEMBLED[name]
+            message = await self._parsed(kind, data)
             done = await self._call(name, message, caller, held, context.time_remaining())
-            return await self._serialized(splice.message(pb.Reply, **{verb.reply: done}))
+            return await self._serialized(splice.message(pb.Reply, **{field: done}))
 
         return await self._answered(work, context)
 
@@ -66,9 +66,9 @@ class Assembler:
         """The verb of a call, and the bytes of its request."""
         piece = await _next(held, context)
         name, size = piece.verb.lower(), piece.bytes
-        if name not in VERBS:
+        if name not in ASSEMBLED:
             raise InvalidArgument(
-                "a call in pieces has no verb", got=repr(piece.verb[:64]), expected=[*VERBS]
+                "a call in pieces has no verb", got=repr(piece.verb[:64]), expected=[*ASSEMBLED]
             )
         if not 0 < size <= self._limits.call_bytes:
             raise TooLong(

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from memstore.errors import InvalidArgument
+from memstore.placement import Part
 from memstore.rpc.limits import Limits, Quota
 from memstore.rpc.security import ROLES, Tokens, add_token, is_loopback, remove_token
 from memstore.rpc.server import Server
-from memstore.rpc.tls import ServerTls
+from memstore.rpc.tls import ClientTls, ServerTls
+from memstore.rpc.topology import Topology
 from memstore.shard.log import Fsync
 from memstore.store import Store
 
@@ -75,6 +77,20 @@ def add_commands(commands: Any) -> None:
     serving.add_argument(
         "--fsync", choices=get_args(Fsync), default="interval", help="when a mutation is durable"
     )
+    parts = serving.add_argument_group("parts", "of memories whose shards lie on several servers")
+    parts.add_argument("--part", type=Part.parsed, metavar="I/N", help="that this server holds")
+    parts.add_argument(
+        "--topology", type=Path, metavar="FILE", help="where all are; read again when it changes"
+    )
+    parts.add_argument(
+        "--servers", metavar="HOST:PORT,…", help="all of them, in order, in place of a file"
+    )
+    parts.add_argument(
+        "--peer-token-file", type=Path, metavar="FILE", help="the token, of role peer, for others"
+    )
+    parts.add_argument(
+        "--peer-authority", type=Path, metavar="FILE", help="PEM, signs the others' certificates"
+    )
     limits = serving.add_argument_group("limits", "beyond which calls are told to come again")
     for name, words in LIMITS.items():
         default = getattr(Limits(), name)
@@ -117,10 +133,14 @@ def serve(options: argparse.Namespace) -> int:
         "insecure": options.insecure,
         "limits": Limits(**{name: getattr(options, name) for name in LIMITS}),
     }
+    if options.part is not None:
+        server_options |= _peers(options)
     with (
-        Store(options.path, fsync=options.fsync) as store,
+        Store(options.path, fsync=options.fsync, part=options.part) as store,
         Server(store, options.listen, **server_options) as server,
     ):
+        if options.servers is not None:
+            server.route(Topology(1, tuple(options.servers.split(","))))
         if options.metrics is not None:
             _serve_metrics(store, options.metrics, insecure=options.insecure)
         logging.getLogger("memstore.serve").info("serving %s at %s", store.path, server.address)
@@ -140,6 +160,25 @@ def token(options: argparse.Namespace) -> int:
     made = add_token(options.file, options.name, options.role, options.memories, quota)
     sys.stdout.write(f"{made}\n")
     return 0
+
+
+def _peers(options: argparse.Namespace) -> dict[str, Any]:
+    """How other servers are found and reached."""
+    if (options.topology is None) == (options.servers is None):
+        raise InvalidArgument(
+            "a part must know where the others are", expected="--topology or --servers"
+        )
+    token, file = None, options.peer_token_file
+    if file is not None:
+        try:
+            token = file.read_text().strip()
+        except OSError as error:
+            raise InvalidArgument(f"{file} cannot be read", got=str(error)) from error
+    tls = None
+    if options.tls_certificate is not None:
+        own = (options.tls_certificate, options.tls_key) if options.tls_clients else (None, None)
+        tls = ClientTls(options.peer_authority, *own)
+    return {"topology": options.topology, "peer_token": token, "peer_tls": tls}
 
 
 def _tls(options: argparse.Namespace) -> ServerTls | None:

@@ -10,30 +10,41 @@ is drawn at random, as long as the deadline allows: a read, and a mutation under
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 try:
-    import grpc
+    import grpc  # noqa: F401 - the first of those that need it
 except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
 
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
-from memstore.errors import MemstoreError, TooLong
+from memstore.errors import MemstoreError, StoreClosed, TooLong, Unreachable, Unsupported
 from memstore.memory import Memory, RequestId, SlotsLike
-from memstore.rpc import administration, bulk, failures
+from memstore.placement import Part, holders
+from memstore.rpc import administration, bulk
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
 from memstore.rpc.cutting import Parts
+from memstore.rpc.fleet import Fleet
+from memstore.rpc.parts import RemotePart
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
-from memstore.rpc.target import Target, opener, stubs
+from memstore.rpc.target import Target
+from memstore.rpc.topology import Topology
+from memstore.rpc.ways import Way, Ways
+from memstore.spread import SpreadMemory
+
+LOOK_S = 2.0
+"""For a server to say which the others are."""
 
 T = TypeVar("T")
 
@@ -43,30 +54,41 @@ class Client:
 
     requests = StoreRequests()
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._channel = target.channel(grpc)
-        self._stubs = stubs(self._channel, self._target.message_bytes)
-        self._bulk = Bulk(self._channel, target)
+    def __init__(self, *targets: Target, fan_out: bool = True) -> None:
+        """targets: servers of one topology, at least one.  fan_out: ask each server for its own
+        part of a memory; else the one that is asked asks the others."""
+        self._target, self._fan_out = targets[0], fan_out
+        self._ways = Ways(targets)
         self._numbering = Numbering()
-        self._closed = False
+        self._finding = threading.Lock()
+        self._topology: Topology | None = None
+        self._fleet: Fleet | None = None
+        self._found_out = False
 
     def __repr__(self) -> str:
         return f"<Client of {self._target.address}>"
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
-        return RemoteMemory(self, name, self.send(administration.config(name)))
+        config = self.send(administration.config(name))
+        remote, fleet = RemoteMemory(self, name, config), self._found()
+        if fleet is None or self._topology is None:
+            return remote
+        of = len(self._topology.servers)
+        numbers = range(holders(config.shards, of))
+        parts = [RemotePart(fleet, Part(i, of), name, config) for i in numbers]
+        # Slots are given out by servers alone.
+        given: Any = {"appends": remote, "allocates": remote}
+        return SpreadMemory(name, config, parts, fleet.fan, self.next_request, **given)
 
     def session(self) -> Session:
         """A stream over which calls need not wait for each other."""
-        opened = opener(self._channel, self._target.metadata)
-        return Session(opened, self, self._target)
+        return Session(_Opener(self._ways), self, self._target)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
         self.send(self.requests.create(name, config))
-        return RemoteMemory(self, name, config)
+        return self.memory(name)
 
     list = sent(StoreRequests.list)
     drop = sent(StoreRequests.drop)
@@ -100,7 +122,7 @@ class Client:
         """
         config = self.send(administration.config(memory))
         requests = bulk.messages(memory, config, batches, step, request_id)
-        return self._bulk.load(requests, deadline_s)
+        return self._bulk().load(requests, deadline_s)
 
     def export(
         self,
@@ -120,12 +142,14 @@ class Client:
         appended after the beginning too. Errors are raised when the first batch is asked for.
         """
         message = bulk.request(administration.text("memory", memory), slots, vectors, columns)
-        return self._bulk.export(message, deadline_s)
+        return self._bulk().export(message, deadline_s)
 
     def close(self) -> None:
         """Ends all calls; a second call does nothing."""
-        self._closed = True
-        self._channel.close()
+        self._ways.close()
+        with self._finding:
+            if self._fleet is not None:
+                self._fleet.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,15 +186,57 @@ class Client:
                     return request.decode(parts.reply)
 
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
-        if self._closed:
-            raise self._target.closed()
+        way = self._ways.any()
         try:
-            return self._stubs[service, verb](
-                message, timeout=left_s, metadata=self._target.metadata
-            )
-        except grpc.RpcError as error:
-            if self._closed:
-                raise self._target.closed() from error
-            raise failures.from_call(error, self._target.address) from error
-        except ValueError as error:
-            raise self._target.closed() from error
+            return way.sent(service, verb, message, left_s)
+        except (Unreachable, StoreClosed):
+            self._ways.pass_over(way)
+            raise
+
+    def _found(self) -> Fleet | None:
+        """The servers that hold parts; None where one holds all, or is to be asked for all."""
+        if not self._fan_out:
+            return None
+        with self._finding:
+            if not self._found_out:
+                with contextlib.suppress(Unsupported):  # of a server of before there were several
+                    self._take(self.send(administration.topology()))
+                self._found_out = True
+                if self._topology is not None:
+                    self._fleet = Fleet(self._ways, self._known, self._renew)
+        return self._fleet
+
+    def _known(self) -> Topology:
+        return cast(Topology, self._topology)
+
+    def _take(self, told: Topology | None) -> None:
+        known = self._topology
+        if told is not None and (known is None or told.version > known.version):
+            self._topology = told
+            self._ways.learn(told.servers)
+
+    def _renew(self, known: Topology) -> None:
+        """Asks the servers for a topology that is newer than one that led nowhere."""
+        with self._finding:
+            for way in self._ways.all():
+                if self._topology is not known:
+                    return
+                with contextlib.suppress(MemstoreError):
+                    self._take(way.attempt(administration.topology(), LOOK_S))
+
+    def _bulk(self) -> Bulk:
+        return Bulk(self._ways.any().channel, self._target)
+
+
+class _Opener:
+    """Opens the streams of one session: where one broke, the next to the next server."""
+
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
+        self._last: Way | None = None
+
+    def __call__(self, calls: Any) -> Any:
+        if self._last is not None:
+            self._ways.pass_over(self._last)
+        self._last = self._ways.any()
+        return self._last.opened(calls)

@@ -66,7 +66,7 @@ class Caller:
         return self.memories is None or memory in self.memories
 
 
-ANYBODY = Caller("anybody", "admin")
+ANYBODY = Caller("anybody", "peer")
 """Who calls where no tokens are asked for."""
 
 NOBODY = Caller("", "read", frozenset())

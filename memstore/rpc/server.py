@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 from grpc import aio
@@ -27,10 +28,13 @@ from memstore.errors import (
     MemoryInUse,
     MemstoreError,
     ServerFailed,
+    ShardElsewhere,
     StoreClosed,
     UnknownMemory,
+    Unsupported,
 )
 from memstore.memory import Array, Memory, SearchOptions
+from memstore.placement import WHOLE
 from memstore.rpc import codec, failures, sizes
 from memstore.rpc.alone import Alone
 from memstore.rpc.assembling import Assembler
@@ -40,16 +44,32 @@ from memstore.rpc.limits import CORES, Gate, Held, Limits
 from memstore.rpc.pools import Pool
 from memstore.rpc.security import Caller, Guard, Tokens, is_loopback
 from memstore.rpc.session import Asked, Session
-from memstore.rpc.tls import ServerTls
+from memstore.rpc.spreading import Spreading, memory_of, role_of
+from memstore.rpc.target import Target
+from memstore.rpc.tls import ClientTls, ServerTls
+from memstore.rpc.topology import Route, Topology
 from memstore.rpc.transfer import Transfers
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS, AdminVerb
+from memstore.rpc.verbs import (
+    ADMIN,
+    ADMIN_SERVICE,
+    MEMORY_SERVICE,
+    SPREAD,
+    SPREAD_SERVICE,
+    VERBS,
+    AdminVerb,
+)
 from memstore.rpc.wire import has_few_parts, parsed
 from memstore.store import Store
 
 SMALL_BYTES = 1 << 22
 """Beyond it, messages are parsed, and put together, in a pool and not in the event loop: to copy so
 much takes about as long as the way into a thread and back."""
+
+FORWARDS = 64
+"""Threads for calls that ask other servers, and wait for them."""
+
+SERVICES = (MEMORY_SERVICE, ADMIN_SERVICE, SPREAD_SERVICE)
 
 logger = logging.getLogger(__name__)
 audit = logging.getLogger("memstore.audit")
@@ -68,9 +88,16 @@ class Server:
         tokens: Tokens | None = None,
         insecure: bool = False,
         limits: Limits = Limits(),
+        topology: Path | None = None,
+        peer_token: str | None = None,
+        peer_tls: ClientTls | bool | None = None,
     ) -> None:
         """listen: `host:port`; port 0 is any that is free.  tokens: None asks nobody for one.
         insecure: listen beyond this machine without TLS, or without tokens.
+
+        Of a store that has a part of its memories: topology: the file that says where the others
+        are; without one, `route` is to say so.  peer_token, peer_tls: how they are reached, as
+        `memstore.connect` says it.
 
         Raises `InvalidArgument` where that is asked for without saying so.
         """
@@ -83,9 +110,13 @@ class Server:
             )
         self._store, self._listen, self._tls, self._limits = store, listen, tls, limits
         self._guard = Guard(tokens)
+        self._spreading: Spreading | None = None
+        if store.part != WHOLE:
+            peer = Target("localhost:1", peer_token, peer_tls, message_bytes=limits.message_bytes)
+            self._spreading = Spreading(store, Route(store.part, topology), peer)
         self.gate = self._gate = Gate(limits, shared=tokens is None)
-        self._health = Health(self._gate, ("", MEMORY_SERVICE, ADMIN_SERVICE))
-        self._reflection = Reflection(self._gate, self._guard, (MEMORY_SERVICE, ADMIN_SERVICE))
+        self._health = Health(self._gate, ("", *SERVICES))
+        self._reflection = Reflection(self._gate, self._guard, SERVICES)
         self._port = 0
         self._started = self._closed = False
 
@@ -94,6 +125,15 @@ class Server:
         """`host:port`, with the port that it got."""
         return f"{self._listen.rpartition(':')[0]}:{self._port}"
 
+    def route(self, topology: Topology) -> None:
+        """Says where the other parts are, from now on; an older topology than it has is left out.
+
+        Raises `InvalidArgument` where it has another number of parts.
+        """
+        if self._spreading is None:
+            raise InvalidArgument("the store has whole memories", expected="part 0/2, or another")
+        self._spreading.route.take(topology)
+
     def start(self) -> Self:
         """Begins to serve, once; raises `InvalidArgument` where it cannot listen."""
         if self._started or self._closed:
@@ -101,12 +141,15 @@ class Server:
         self._started = True
         self._readers = Pool(2 * CORES + 2, "memstore-read")
         self._writers = Pool(self._limits.writers, "memstore-write")
+        # Calls that ask other servers wait in threads of their own: what other servers ask of this
+        # one never waits for them.
+        self._forwards = Pool(FORWARDS, "memstore-forward")
         self._alone = Alone()
         self._coalescer = Coalescer(self._readers, self._limits.search_lanes, self._alone)
         self._transfers = Transfers(
             self._store,
             enter=self._opened,
-            memory=self._memory,
+            memory=self._only,
             answered=self._answered,
             read=partial(self._in, self._readers),
             write=partial(self._in, self._writers),
@@ -142,13 +185,15 @@ class Server:
         if self._port:
             self._do(self._stop(grace_s))
         ends = time.monotonic() + grace_s
-        pools = (self._readers, self._writers)
+        pools = (self._forwards, self._readers, self._writers)
         busy = sum(pool.end(max(0.0, ends - time.monotonic())) for pool in pools)
         if busy:
             logger.warning("%d calls go on that were begun before the end", busy)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._spreading is not None:
+            self._spreading.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -194,6 +239,8 @@ class Server:
         yield grpc.method_handlers_generic_handler(MEMORY_SERVICE, memory)
         admin = {name.capitalize(): self._admin(name, verb) for name, verb in ADMIN.items()}
         yield grpc.method_handlers_generic_handler(ADMIN_SERVICE, admin)
+        spread = {name.capitalize(): self._peer(name, kind) for name, kind in SPREAD.items()}
+        yield grpc.method_handlers_generic_handler(SPREAD_SERVICE, spread)
         yield self._health.handler()
         yield self._reflection.handler()
 
@@ -212,12 +259,7 @@ class Server:
             try:
                 for memory in memories:
                     caller.check(verb.role, memory)
-                ends = ends_at(context.time_remaining())
-
-                def do(_: float | None) -> Any:
-                    return verb.do(self._store, message)
-
-                reply = await self._in(self._writers, in_time, ends, do)
+                reply = await self._administer(verb, message, context.time_remaining())
             except MemstoreError as error:
                 audit.warning("%s: refused, %s", facts, type(error).__name__)
                 raise seen_by(caller, error) from None
@@ -228,6 +270,42 @@ class Server:
             return reply
 
         return self._handler(verb.request, work)
+
+    async def _administer(self, verb: AdminVerb, message: Any, left_s: float | None) -> Any:
+        spreading, part = self._spreading, part_of(message)
+        if part is not None:
+            self._check_part(part)
+
+        def do(left_s: float | None) -> Any:
+            if spreading is None or part is not None:
+                return verb.do(self._store, message)
+            return spreading.within(left_s, partial(verb.do, cast(Any, spreading), message))
+
+        pool = self._writers if spreading is None or part is not None else self._forwards
+        return await self._in(pool, in_time, ends_at(left_s), do)
+
+    def _peer(self, name: str, kind: type[Any]) -> grpc.RpcMethodHandler:
+        """What servers of one memory ask each other."""
+
+        async def work(message: Any, caller: Caller, held: Held, context: Any) -> Any:
+            return await self._asked_by_peer(name, message, caller, held, context.time_remaining())
+
+        return self._handler(kind, work)
+
+    async def _asked_by_peer(
+        self, name: str, message: Any, caller: Caller, held: Held, deadline_s: float | None
+    ) -> Any:
+        """Does what is asked of a part; returns the reply."""
+        caller.check(role_of(name, message), memory_of(message))
+        if self._spreading is None:
+            raise ShardElsewhere("the server holds whole memories", got=name)
+        pool = self._forwards if name == "lead" else self._writers
+        ends, do = ends_at(deadline_s), getattr(self._spreading, name)
+        reply = await self._in(pool, in_time, ends, do, message)
+        if isinstance(reply, pb.AppliedReply):
+            held.draw("rows_per_s", sizes.rows_of(reply))
+        held.add(self._size(reply))
+        return reply
 
     def _handler(self, kind: type[Any], work: Callable[..., Awaitable[Any]]) -> Any:
         """Handles calls of one message and one reply.
@@ -274,29 +352,69 @@ class Server:
         self, name: str, message: Any, caller: Caller, held: Held, deadline_s: float | None
     ) -> Any:
         """One call on a memory; returns its reply, or raises a `MemstoreError`."""
+        if name in SPREAD:
+            return await self._asked_by_peer(name, message, caller, held, deadline_s)
         verb, ends = VERBS[name], ends_at(deadline_s)
         caller.check(verb.role, message.memory)
         if deadline_s is not None and deadline_s <= 0:
             raise DeadlineExceeded("the call's time was over before it was begun")
-        memory = self._memory(message.memory, caller)
-        sizes.check(name, message, memory, self._limits.message_bytes)  # before it is done
-        if name == "search":
-            reply = await self._search(memory, message)
-        elif name == "gather" and sizes.is_short(message, memory):
-            reply = await self._gather(memory, message, ends)
+        part = part_of(message)
+        if part is not None:
+            self._check_part(part)
+        if self._spreading is not None and part is None:
+            spread = partial(self._spread, name, message, caller)
+            reply = await self._in(self._forwards, in_time, ends, spread)
         else:
-            pool = self._readers if verb.role == "read" else self._writers
-            reply = await self._in(pool, in_time, ends, verb.do, memory, message)
+            reply = await self._own(name, message, caller, ends)
         held.draw("rows_per_s", sizes.rows_of(reply))
         # A change was made: its reply is not refused, whatever it takes.
         (held.take if verb.role == "read" else held.add)(self._size(reply))
         return reply
+
+    async def _own(self, name: str, message: Any, caller: Caller, ends: float | None) -> Any:
+        """Does a call on what the store has."""
+        memory = self._memory(message.memory, caller)
+        sizes.check(name, message, memory, self._limits.message_bytes)  # before it is done
+        if name == "search":
+            return await self._search(memory, message)
+        if name == "gather" and sizes.is_short(message, memory):
+            return await self._gather(memory, message, ends)
+        pool = self._readers if VERBS[name].role == "read" else self._writers
+        return await self._in(pool, in_time, ends, VERBS[name].do, memory, message)
+
+    def _check_part(self, part: pb.Part) -> None:
+        if self._spreading is None:
+            raise ShardElsewhere("the server holds whole memories", got=f"part {part.number}")
+        self._spreading.check(part)
+
+    def _spread(self, name: str, message: Any, caller: Caller, left_s: float | None) -> Any:
+        """Does a call on a memory of which other servers hold parts."""
+        spreading = cast(Spreading, self._spreading)
+
+        def do() -> Any:
+            memory = spreading.memory(message.memory)
+            sizes.check(name, message, memory, self._limits.message_bytes)
+            return VERBS[name].do(memory, message, left_s)
+
+        try:
+            return spreading.within(left_s, do)
+        except UnknownMemory as error:
+            raise seen_by(caller, error) from None
 
     def _memory(self, name: str, caller: Caller) -> Memory:
         try:
             return self._store.memory(name)
         except UnknownMemory as error:
             raise seen_by(caller, error) from None
+
+    def _only(self, name: str, caller: Caller) -> Memory:
+        """A memory all of which is here."""
+        if self._spreading is not None:
+            raise Unsupported(
+                f"memory {name[:64]!r} lies on several servers and is not read as a whole",
+                hint="gather it slot by slot, and append to it",
+            )
+        return self._memory(name, caller)
 
     async def _search(self, memory: Memory, message: pb.SearchRequest) -> pb.SearchReply:
         queries_QD, options = await self._aside(message.ByteSize(), _asked, message)
@@ -409,6 +527,14 @@ def seen_by(caller: Caller, error: MemstoreError) -> MemstoreError:
     if isinstance(error, MemoryInUse):
         return MemoryInUse("the memory is in use", hint="drop what is encoded from it first")
     return error
+
+
+def part_of(message: Any) -> pb.Part | None:
+    """The part that a call is about alone; None is the whole."""
+    if "part" in message.DESCRIPTOR.fields_by_name and message.HasField("part"):
+        part: pb.Part = message.part
+        return part
+    return None
 
 
 def _asked(message: pb.SearchRequest) -> tuple[Array, SearchOptions]:

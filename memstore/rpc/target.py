@@ -13,7 +13,17 @@ from memstore.rpc import cutting, splice
 from memstore.rpc.security import is_loopback
 from memstore.rpc.tls import ClientTls
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS, path_of, reply_type
+from memstore.rpc.verbs import (
+    ADMIN,
+    ADMIN_SERVICE,
+    ASSEMBLED,
+    MEMORY_SERVICE,
+    SPREAD,
+    SPREAD_SERVICE,
+    VERBS,
+    path_of,
+    reply_type,
+)
 from memstore.service import DEADLINE_S, MESSAGE_BYTES
 
 LONGEST_S = 365 * 86_400.0
@@ -61,6 +71,10 @@ class Target:
         options = [
             ("grpc.max_receive_message_length", self.message_bytes),
             ("grpc.max_send_message_length", self.message_bytes),
+            # A server that comes back is found again soon.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
         ]
         if not self.tls:
             return kind.insecure_channel(self.address, options)
@@ -77,6 +91,7 @@ def stubs(channel: Any, most_bytes: int) -> Mapping[tuple[str, str], Any]:
     most_bytes: of a message; a longer one of a memory's verb goes in pieces.
     """
     verbs = [(MEMORY_SERVICE, verb) for verb in VERBS] + [(ADMIN_SERVICE, v) for v in ADMIN]
+    verbs += [(SPREAD_SERVICE, verb) for verb in SPREAD]
     made = {
         (service, verb): channel.unary_unary(
             path_of(service, verb),
@@ -85,15 +100,18 @@ def stubs(channel: Any, most_bytes: int) -> Mapping[tuple[str, str], Any]:
         )
         for service, verb in verbs
     }
-    for verb in VERBS:
-        whole = made[MEMORY_SERVICE, verb]
-        made[MEMORY_SERVICE, verb] = _of_any_length(channel, verb, whole, most_bytes)
+    for verb, (_, answer) in ASSEMBLED.items():
+        service = MEMORY_SERVICE if verb in VERBS else SPREAD_SERVICE
+        whole = made[service, verb]
+        made[service, verb] = _of_any_length(channel, verb, answer, whole, most_bytes)
     return made
 
 
-def _of_any_length(channel: Any, verb: str, whole: Any, most_bytes: int) -> Any:
-    """What calls a verb, in pieces where it is longer than a message.  whole: where it is not."""
-    field = VERBS[verb].reply
+def _of_any_length(channel: Any, verb: str, field: str, whole: Any, most_bytes: int) -> Any:
+    """What calls a verb, in pieces where it is longer than a message.
+
+    field: of the `Reply`, that has its own.  whole: calls it where it is not.
+    """
     assemble = channel.stream_unary(
         path_of(MEMORY_SERVICE, "assemble"),
         None,

@@ -15,8 +15,8 @@ from memstore.rpc import codec
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.store import Store
 
-Role = Literal["read", "write", "admin"]
-"""What a caller may do; each may do what those before it may."""
+Role = Literal["read", "write", "admin", "peer"]
+"""What a caller may do; each may do what those before it may. `peer` is another server."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,8 @@ def _lookup(memory: Memory, asked: pb.LookupRequest, _: float | None) -> pb.Look
 
 
 def _describe(memory: Memory, asked: pb.DescribeRequest, _: float | None) -> pb.DescribeReply:
+    if asked.config_only:
+        return pb.DescribeReply(config=codec.to_config(memory.config))
     return codec.to_describe_reply(memory.describe())
 
 
@@ -241,6 +243,12 @@ def _restore(store: Store, asked: pb.RestoreRequest) -> pb.RestoreReply:
     return pb.RestoreReply(memories=made)
 
 
+def _topology(store: Store, asked: pb.TopologyRequest) -> pb.TopologyReply:
+    """Empty where the store has whole memories."""
+    told: pb.TopologyReply = getattr(store, "topology", pb.TopologyReply)()
+    return told
+
+
 ADMIN: Mapping[str, AdminVerb] = {
     "create": AdminVerb(pb.CreateRequest, "admin", _create, _made),
     "drop": AdminVerb(pb.DropRequest, "admin", _drop, _named),
@@ -252,9 +260,28 @@ ADMIN: Mapping[str, AdminVerb] = {
     "marks": AdminVerb(pb.MarksRequest, "admin", _marks),
     "snapshot": AdminVerb(pb.SnapshotRequest, "admin", _snapshot),
     "restore": AdminVerb(pb.RestoreRequest, "admin", _restore),
+    "topology": AdminVerb(pb.TopologyRequest, "read", _topology),
 }
 
+SPREAD: Mapping[str, type[Any]] = {
+    "prepare": pb.PrepareRequest,
+    "apply": pb.ApplyRequest,
+    "give": pb.GiveRequest,
+    "least": pb.LeastRequest,
+    "make": pb.MakeRequest,
+    "unmake": pb.UnmakeRequest,
+    "lead": pb.LeadRequest,
+}
+"""What servers of one memory ask each other."""
+
+ASSEMBLED: Mapping[str, tuple[type[Any], str]] = {
+    **{name: (verb.request, verb.reply) for name, verb in VERBS.items()},
+    "apply": (pb.ApplyRequest, "applied"),
+}
+"""What may come in pieces: its message, and the field of a `Reply` that answers it."""
+
 MEMORY_SERVICE = pb.DESCRIPTOR.services_by_name["MemoryService"].full_name
+SPREAD_SERVICE = pb.DESCRIPTOR.services_by_name["SpreadService"].full_name
 ADMIN_SERVICE = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 

@@ -39,6 +39,7 @@ from memstore import (
 )
 from memstore.config import Codec, DType, OptimizerKind
 from memstore.dtypes import counting, storage
+from memstore.errors import Unsupported
 from memstore.index import two_tier
 from memstore.memory import Array
 from tests.congruence.oracle import (
@@ -58,6 +59,7 @@ from tests.congruence.served import (
     ServedStore,
     SessionStore,
 )
+from tests.congruence.spread import ForwardedStore, SpreadSessionStore, SpreadStore
 from tests.congruence.widened import check_widened
 
 RUNS = settings(
@@ -695,6 +697,25 @@ AWAITED = [AsyncServedStore, AsyncSessionStore, AsyncPiecesStore]
 def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
     served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})
     run_state_machine_as_test(served, settings=settings(RUNS, max_examples=10))
+
+
+class SpreadVerbs(Verbs):
+    """The same over four servers, with more shards than these, and fewer."""
+
+    @initialize(config=configs, shards=st.sampled_from([1, 3, 4, 9]))
+    def make(self, config: MemoryConfig, shards: int) -> None:
+        super().make(MemoryConfig.from_dict(config.to_dict() | {"shards": shards}))
+
+    @rule()
+    def search_for_training(self) -> None:
+        with pytest.raises(Unsupported, match="lies on several servers"):
+            self.memory.search(self.queries(0, 1), 1, SearchOptions(exact=True, union=True))
+
+
+@pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])
+def test_a_memory_on_four_servers_is_the_oracle(store: type) -> None:
+    spread = type(f"{store.__name__}Verbs", (SpreadVerbs,), {"opened": store})
+    run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
 
 
 def rows_by_score(rows: int) -> Array:

@@ -6,6 +6,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Part(_message.Message):
+    __slots__ = ("number", "of")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    of: int
+    def __init__(self, number: _Optional[int] = ..., of: _Optional[int] = ...) -> None: ...
+
+class Whole(_message.Message):
+    __slots__ = ("memory", "part", "request_id", "digest", "rows")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    part: Part
+    request_id: RequestId
+    digest: bytes
+    rows: int
+    def __init__(self, memory: _Optional[str] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., digest: _Optional[bytes] = ..., rows: _Optional[int] = ...) -> None: ...
+
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -235,16 +257,18 @@ class SearchOptions(_message.Message):
     def __init__(self, probe: _Optional[int] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., recall_target: _Optional[float] = ..., union: _Optional[bool] = ..., sample_clusters: _Optional[int] = ..., sample_random: _Optional[int] = ..., seed: _Optional[int] = ..., partial: _Optional[bool] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("memory", "queries", "k", "options")
+    __slots__ = ("memory", "queries", "k", "options", "part")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     memory: str
     queries: Tensor
     k: int
     options: SearchOptions
-    def __init__(self, memory: _Optional[str] = ..., queries: _Optional[_Union[Tensor, _Mapping]] = ..., k: _Optional[int] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ...) -> None: ...
+    part: Part
+    def __init__(self, memory: _Optional[str] = ..., queries: _Optional[_Union[Tensor, _Mapping]] = ..., k: _Optional[int] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class SearchReply(_message.Message):
     __slots__ = ("slots", "scores", "proposal", "counts", "scored", "row_versions", "index_versions", "missing_shards")
@@ -267,18 +291,20 @@ class SearchReply(_message.Message):
     def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., proposal: _Optional[_Union[Tensor, _Mapping]] = ..., counts: _Optional[_Union[Tensor, _Mapping]] = ..., scored: _Optional[_Union[Tensor, _Mapping]] = ..., row_versions: _Optional[_Union[Tensor, _Mapping]] = ..., index_versions: _Optional[_Union[Tensor, _Mapping]] = ..., missing_shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GatherRequest(_message.Message):
-    __slots__ = ("memory", "slots", "without_vectors", "columns", "list_limit")
+    __slots__ = ("memory", "slots", "without_vectors", "columns", "list_limit", "part")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_VECTORS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     LIST_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     memory: str
     slots: Tensor
     without_vectors: bool
     columns: _containers.RepeatedScalarFieldContainer[str]
     list_limit: int
-    def __init__(self, memory: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., without_vectors: _Optional[bool] = ..., columns: _Optional[_Iterable[str]] = ..., list_limit: _Optional[int] = ...) -> None: ...
+    part: Part
+    def __init__(self, memory: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., without_vectors: _Optional[bool] = ..., columns: _Optional[_Iterable[str]] = ..., list_limit: _Optional[int] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class GatherReply(_message.Message):
     __slots__ = ("generations", "keys", "values", "records")
@@ -293,7 +319,7 @@ class GatherReply(_message.Message):
     def __init__(self, generations: _Optional[_Union[Tensor, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("memory", "column", "integers", "texts", "limit", "cursor")
+    __slots__ = ("memory", "column", "integers", "texts", "limit", "cursor", "part")
     class Integers(_message.Message):
         __slots__ = ("values",)
         VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -310,13 +336,15 @@ class LookupRequest(_message.Message):
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     memory: str
     column: str
     integers: LookupRequest.Integers
     texts: LookupRequest.Texts
     limit: int
     cursor: Tensor
-    def __init__(self, memory: _Optional[str] = ..., column: _Optional[str] = ..., integers: _Optional[_Union[LookupRequest.Integers, _Mapping]] = ..., texts: _Optional[_Union[LookupRequest.Texts, _Mapping]] = ..., limit: _Optional[int] = ..., cursor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    part: Part
+    def __init__(self, memory: _Optional[str] = ..., column: _Optional[str] = ..., integers: _Optional[_Union[LookupRequest.Integers, _Mapping]] = ..., texts: _Optional[_Union[LookupRequest.Texts, _Mapping]] = ..., limit: _Optional[int] = ..., cursor: _Optional[_Union[Tensor, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class LookupReply(_message.Message):
     __slots__ = ("slots", "offsets", "truncated", "cursor")
@@ -331,10 +359,14 @@ class LookupReply(_message.Message):
     def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., offsets: _Optional[_Union[Tensor, _Mapping]] = ..., truncated: _Optional[_Union[Tensor, _Mapping]] = ..., cursor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
-    __slots__ = ("memory",)
+    __slots__ = ("memory", "part", "config_only")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_ONLY_FIELD_NUMBER: _ClassVar[int]
     memory: str
-    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+    part: Part
+    config_only: bool
+    def __init__(self, memory: _Optional[str] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., config_only: _Optional[bool] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
     __slots__ = ("config", "next_slot", "shards", "drift")
@@ -435,10 +467,12 @@ class ListReply(_message.Message):
     def __init__(self, memories: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReindexRequest(_message.Message):
-    __slots__ = ("memory",)
+    __slots__ = ("memory", "part")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     memory: str
-    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+    part: Part
+    def __init__(self, memory: _Optional[str] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class ReindexReply(_message.Message):
     __slots__ = ()
@@ -525,6 +559,164 @@ class RestoreReply(_message.Message):
     MEMORIES_FIELD_NUMBER: _ClassVar[int]
     memories: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, memories: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TopologyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TopologyReply(_message.Message):
+    __slots__ = ("version", "servers", "part")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    servers: _containers.RepeatedScalarFieldContainer[str]
+    part: Part
+    def __init__(self, version: _Optional[int] = ..., servers: _Optional[_Iterable[str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+
+class PrepareRequest(_message.Message):
+    __slots__ = ("whole", "verb", "slots", "freshens", "reach")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    FRESHENS_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
+    whole: Whole
+    verb: str
+    slots: Tensor
+    freshens: bool
+    reach: float
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., verb: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., freshens: _Optional[bool] = ..., reach: _Optional[float] = ...) -> None: ...
+
+class PrepareReply(_message.Message):
+    __slots__ = ("delay_s",)
+    DELAY_S_FIELD_NUMBER: _ClassVar[int]
+    delay_s: float
+    def __init__(self, delay_s: _Optional[float] = ...) -> None: ...
+
+class ApplyRequest(_message.Message):
+    __slots__ = ("whole", "append", "write", "blend", "update", "touch", "allocate", "erase", "slots", "first", "evicted", "places")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    BLEND_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    TOUCH_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATE_FIELD_NUMBER: _ClassVar[int]
+    ERASE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    whole: Whole
+    append: AppendRequest
+    write: WriteRequest
+    blend: BlendRequest
+    update: UpdateRequest
+    touch: TouchRequest
+    allocate: AllocateRequest
+    erase: EraseRequest
+    slots: Tensor
+    first: int
+    evicted: Tensor
+    places: Tensor
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., first: _Optional[int] = ..., evicted: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class GiveRequest(_message.Message):
+    __slots__ = ("whole",)
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    whole: Whole
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ...) -> None: ...
+
+class GiveReply(_message.Message):
+    __slots__ = ("first",)
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    def __init__(self, first: _Optional[int] = ...) -> None: ...
+
+class LeastRequest(_message.Message):
+    __slots__ = ("whole", "count")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    whole: Whole
+    count: int
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class LeastReply(_message.Message):
+    __slots__ = ("live", "done", "slots", "priorities", "places", "given")
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITIES_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    live: int
+    done: int
+    slots: Tensor
+    priorities: Tensor
+    places: Tensor
+    given: Tensor
+    def __init__(self, live: _Optional[int] = ..., done: _Optional[int] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., priorities: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., given: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class MakeRequest(_message.Message):
+    __slots__ = ("part", "memory", "config")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    memory: str
+    config: str
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
+
+class MakeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UnmakeRequest(_message.Message):
+    __slots__ = ("part", "memory")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    memory: str
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ...) -> None: ...
+
+class UnmakeReply(_message.Message):
+    __slots__ = ("done",)
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    done: bool
+    def __init__(self, done: _Optional[bool] = ...) -> None: ...
+
+class LeadRequest(_message.Message):
+    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    append: AppendRequest
+    allocate: AllocateRequest
+    create: CreateRequest
+    drop: DropRequest
+    list: ListRequest
+    describe: DescribeRequest
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ...) -> None: ...
+
+class LeadReply(_message.Message):
+    __slots__ = ("slots", "create", "drop", "list", "describe")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CREATE_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    slots: SlotsReply
+    create: CreateReply
+    drop: DropReply
+    list: ListReply
+    describe: DescribeReply
+    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")

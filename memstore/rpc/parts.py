@@ -1,0 +1,213 @@
+"""RemotePart: a part of a memory that another server holds, as a `HeldMemory` is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from memstore.changes import Change, Outline
+from memstore.config import MemoryConfig
+from memstore.deadline import Deadline
+from memstore.errors import ShardUnavailable, Unreachable
+from memstore.held import Given, LeastUsed
+from memstore.memory import (
+    Applied,
+    Array,
+    Description,
+    LookupResult,
+    RequestId,
+    Rows,
+    SearchOptions,
+    SearchResult,
+    SlotsLike,
+)
+from memstore.placement import Part
+from memstore.retries import Asked
+from memstore.rpc import codec, splice
+from memstore.rpc.calls import Request
+from memstore.rpc.requests import MemoryRequests
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.verbs import SPREAD_SERVICE
+
+T = TypeVar("T")
+
+CHANGES: dict[str, type[Any]] = {
+    "append": pb.AppendRequest,
+    "write": pb.WriteRequest,
+    "blend": pb.BlendRequest,
+    "update": pb.UpdateRequest,
+    "touch": pb.TouchRequest,
+    "allocate": pb.AllocateRequest,
+    "erase": pb.EraseRequest,
+}
+
+
+class PartCalls(Protocol):
+    """The way to the servers of parts."""
+
+    def ask(self, number: int, request: Request[T]) -> T:
+        """Sends a request to the server of a part, wherever that is now; raises a
+        `MemstoreError`."""
+
+
+class RemotePart:
+    """One part of one memory."""
+
+    def __init__(self, calls: PartCalls, part: Part, name: str, config: MemoryConfig) -> None:
+        self._calls, self._part, self._config = calls, part, config
+        self._name = name
+        self._requests = MemoryRequests(name, config, _no_number)
+
+    def search(
+        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
+    ) -> SearchResult:
+        request = self._requests.search(queries, k, options)
+        # What may be left out is not waited for.
+        return self._read(replace(request, again=not options.partial))
+
+    def gather(
+        self,
+        slots: SlotsLike,
+        *,
+        vectors: bool = True,
+        columns: Sequence[str] = (),
+        list_limit: int | None = None,
+    ) -> Rows:
+        return self._read(
+            self._requests.gather(slots, vectors=vectors, columns=columns, list_limit=list_limit)
+        )
+
+    def lookup(
+        self,
+        column: str,
+        values: Sequence[Any] | Array,
+        limit: int,
+        cursor: SlotsLike | None = None,
+    ) -> LookupResult:
+        return self._read(self._requests.lookup(column, values, limit, cursor))
+
+    def describe(self) -> Description:
+        return self._read(self._requests.describe())
+
+    def reindex(self) -> None:
+        self._read(self._requests.reindex())
+
+    def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float:
+        message = pb.PrepareRequest(
+            whole=self._whole(asked),
+            verb=outline.verb,
+            slots=codec.to_tensor(outline.slots_B),
+            freshens=outline.freshens,
+            reach=outline.reach,
+        )
+        delay_s: float = self._ask("prepare", message, deadline).delay_s
+        return delay_s
+
+    def apply(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
+        done = self._ask("apply", self._applying(change, given, asked), deadline)
+        return Applied(applied=done.applied, skipped=done.skipped, delay_s=done.delay_s)
+
+    def give_out(self, count: int, asked: Asked, deadline: Deadline) -> int:
+        message = pb.GiveRequest(whole=self._whole(asked, count))
+        first: int = self._ask("give", message, deadline).first
+        return first
+
+    def least(self, count: int, asked: Asked, deadline: Deadline) -> LeastUsed:
+        message = pb.LeastRequest(whole=self._whole(asked), count=count)
+        reply = self._ask("least", message, deadline)
+        return LeastUsed(
+            reply.live,
+            reply.done,
+            codec.received("slots", reply.slots),
+            codec.received("priorities", reply.priorities),
+            codec.received("places", reply.places),
+            codec.received("given", reply.given),
+        )
+
+    def _applying(self, change: Change, given: Given, asked: Asked) -> Any:
+        rest: dict[str, Any] = {"whole": self._whole(asked, given.of)}
+        fields: dict[str, Any] = {name: _field(part) for name, part in change.rows.items()}
+        kind = CHANGES[change.verb]
+        known = kind.DESCRIPTOR.fields_by_name
+        fields |= {name: fact for name, fact in change.facts.items() if name in known}
+        if change.verb in ("append", "allocate"):
+            rest["slots"] = splice.tensor(change.slots_B)
+            rest["first"] = given.first
+            rest["evicted"] = splice.tensor(given.evicted_E)
+            rest["places"] = splice.tensor(given.places_B)
+        else:
+            fields["slots"] = splice.tensor(change.slots_B)
+        if change.verb == "allocate":
+            fields["n"] = len(change)
+        rest[change.verb] = splice.message(kind, **fields)
+        return splice.message(pb.ApplyRequest, **rest)
+
+    def _whole(self, asked: Asked, rows: int = 0) -> pb.Whole:
+        return pb.Whole(
+            memory=self._name,
+            part=to_part(self._part),
+            request_id=codec.to_request_id(asked.id),
+            digest=asked.digest,
+            rows=rows,
+        )
+
+    def _read(self, request: Request[T]) -> T:
+        request.message.part.CopyFrom(to_part(self._part))
+        return self._send(request)
+
+    def _ask(self, verb: str, message: Any, deadline: Deadline) -> Any:
+        left_s = None if deadline.left_s == float("inf") else max(deadline.left_s, 1e-3)
+        request = Request(SPREAD_SERVICE, verb, message, _itself, deadline_s=left_s)
+        return self._send(request)
+
+    def _send(self, request: Request[T]) -> T:
+        try:
+            return self._calls.ask(self._part.number, request)
+        except ShardUnavailable:
+            raise
+        except Unreachable as error:
+            shards = self._part.shards(self._config.shards)
+            raise ShardUnavailable(
+                f"the server of some shards of memory {self._name!r} does not answer",
+                got=f"shards {', '.join(map(str, shards))}: {error.got or error.problem}",
+                hint="try again, or search with SearchOptions(partial=True)",
+            ) from error
+
+
+def to_part(part: Part) -> pb.Part:
+    return pb.Part(number=part.number, of=part.of)
+
+
+def asked_of(whole: pb.Whole) -> Asked:
+    """Raises `InvalidArgument` on no request id."""
+    return Asked(RequestId(whole.request_id.client, whole.request_id.number), whole.digest)
+
+
+def to_least(found: LeastUsed) -> pb.LeastReply:
+    return pb.LeastReply(
+        live=found.live,
+        done=found.done,
+        slots=codec.to_tensor(found.slots_L),
+        priorities=codec.to_tensor(found.priority_L.astype(np.float64)),
+        places=codec.to_tensor(found.places_A),
+        given=codec.to_tensor(found.given_A),
+    )
+
+
+def _field(part: Array | pa.Table | None) -> Any:
+    """An argument that has a row a slot, as a message carries it."""
+    if part is None:
+        return None
+    return codec.to_stream(part) if isinstance(part, pa.Table) else splice.tensor(part)
+
+
+def _itself(reply: Any) -> Any:
+    return reply
+
+
+def _no_number() -> NoReturn:
+    raise AssertionError("a part is asked under the number of the whole")

@@ -1,0 +1,377 @@
+"""Spreading: what a server of one part does for whole memories, with the servers of the others.
+
+To whoever calls it is a store of whole memories. What is its own it does here, the rest it asks of
+the others, as a `peer`, once the caller was found to be allowed it. Part 0 makes and drops
+memories, and chooses the least used rows, for all.
+"""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from memstore import checks
+from memstore.changes import Change, Changes, Outline
+from memstore.config import MemoryConfig
+from memstore.deadline import Deadline
+from memstore.errors import (
+    InvalidArgument,
+    MemoryExists,
+    ShardElsewhere,
+    UnknownMemory,
+    Unsupported,
+    WrongShape,
+)
+from memstore.held import Given, HeldMemory
+from memstore.memory import RequestId, Slots
+from memstore.placement import Part, holders
+from memstore.retries import Asked
+from memstore.rpc import codec, splice
+from memstore.rpc.calls import Numbering, Request
+from memstore.rpc.fleet import Fleet
+from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part
+from memstore.rpc.requests import MemoryRequests
+from memstore.rpc.target import Target
+from memstore.rpc.topology import Route
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS, Role
+from memstore.rpc.ways import Ways
+from memstore.shard.requests import DIGEST_BYTES
+from memstore.spread import MemoryPart, SpreadMemory
+from memstore.store import Store
+
+PATIENCE_S = 1.0
+"""How long a server goes on asking one that is not there; then who called it may."""
+
+
+class Spreading:
+    """Whole memories, of which a store has a part. Any thread may use it."""
+
+    def __init__(self, store: Store, route: Route, target: Target) -> None:
+        """target: how other servers are reached, whatever its address."""
+        self.store, self.route = store, route
+        self._fleet = Fleet(Ways([target]), lambda: route.now, _nothing, PATIENCE_S)
+        self._numbering = Numbering()
+        self._memories: dict[str, tuple[HeldMemory, SpreadMemory]] = {}
+        # Memories are made and dropped one at a time.
+        self._making = threading.Lock()
+
+    @property
+    def part(self) -> Part:
+        return self.store.part
+
+    @property
+    def path(self) -> Path:
+        return self.store.path
+
+    def within(self, deadline_s: float | None, work: Callable[[], Any]) -> Any:
+        """Does some work, that asks others for no longer than that."""
+        return self._fleet.within(Deadline(deadline_s), work)
+
+    # What a store of whole memories does.
+
+    def memory(self, name: str) -> SpreadMemory:
+        """The memory of that name; raises `UnknownMemory`."""
+        held = self._mine(name)
+        if held is None:
+            if self.part.number == 0:
+                self.store.memory(name)  # raises
+            asked = pb.DescribeRequest(memory=name)
+            return self._spread(name, self.led("describe", asked, _config))
+        known = self._memories.get(name)
+        if known is None or known[0] is not held:
+            known = self._memories[name] = held, self._spread(name, held.config)
+        return known[1]
+
+    def list(self) -> builtins.list[str]:
+        if self.part.number == 0:
+            return self.store.list()
+        names: builtins.list[str] = self.led(
+            "list", pb.ListRequest(), lambda reply: [*reply.list.memories]
+        )
+        return names
+
+    def create(self, name: str, config: MemoryConfig) -> None:
+        """Makes a memory in all parts: in part 0 last, so that it is there when all have it."""
+        if self.part.number:
+            message = pb.CreateRequest(memory=name, config=codec.to_config(config))
+            self.led("create", message, _nothing)
+            return
+        with self._making:
+            if name in self.store.list():
+                raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
+            text = codec.to_config(config)
+            for number in range(1, holders(config.shards, self.part.of)):
+                part = Part(number, self.part.of)
+                made = pb.MakeRequest(part=to_part(part), memory=name, config=text)
+                self._ask(number, "make", made, _nothing)
+            self.store.create(name, config)
+
+    def drop(self, name: str) -> None:
+        """Takes a memory away: from part 0 first, so that none has it when it is not whole."""
+        if self.part.number:
+            self.led("drop", pb.DropRequest(memory=name), _nothing)
+            return
+        with self._making:
+            there = name in self.store.list()
+            if there:
+                self.store.drop(name)
+            # What a drop left that was lost in between is taken away too.
+            for number in range(1, self.part.of):
+                message = pb.UnmakeRequest(part=to_part(Part(number, self.part.of)), memory=name)
+                there |= self._ask(number, "unmake", message, lambda reply: bool(reply.done))
+            if not there:
+                self.store.memory(name)  # raises
+
+    def mark(self, name: str) -> NoReturn:
+        raise self._not_at_once()
+
+    def unmark(self, name: str) -> NoReturn:
+        raise self._not_at_once()
+
+    def marks(self) -> NoReturn:
+        raise self._not_at_once()
+
+    def snapshot(self, uri: str, *, at: str | None = None) -> NoReturn:
+        raise self._not_at_once()
+
+    def topology(self) -> pb.TopologyReply:
+        now = self.route.now
+        return pb.TopologyReply(version=now.version, servers=now.servers, part=to_part(self.part))
+
+    # What other servers, and callers that know the topology, ask of this part.
+
+    def held(self, name: str, part: pb.Part) -> HeldMemory:
+        """Its part of a memory; raises `ShardElsewhere` and `UnknownMemory`."""
+        self.check(part)
+        held = self._mine(name)
+        if held is None:
+            self.store.memory(name)  # raises
+            raise UnknownMemory("no such memory", got=repr(name))
+        return held
+
+    def check(self, part: pb.Part) -> None:
+        """Raises `ShardElsewhere` where it is another part than it is taken for."""
+        if (part.number, part.of) != (self.part.number, self.part.of):
+            raise ShardElsewhere(
+                "the server holds other shards",
+                got=f"a call for part {part.number}/{part.of}",
+                expected=f"one for part {self.part}",
+                hint="ask for the topology again",
+            )
+
+    def prepare(self, asked: pb.PrepareRequest, deadline_s: float | None) -> pb.PrepareReply:
+        if asked.verb not in VERBS or VERBS[asked.verb].role != "write":
+            raise InvalidArgument("no mutation", got=repr(asked.verb[:64]))
+        slots_B = codec.to_array("slots", asked.slots)
+        outline = Outline(cast(Any, asked.verb), slots_B, asked.freshens, asked.reach)
+        held = self.held(asked.whole.memory, asked.whole.part)
+        delay_s = held.prepare(outline, _request(asked.whole), Deadline(deadline_s))
+        return pb.PrepareReply(delay_s=delay_s)
+
+    def apply(self, asked: pb.ApplyRequest, deadline_s: float | None) -> pb.AppliedReply:
+        held = self.held(asked.whole.memory, asked.whole.part)
+        verb = asked.WhichOneof("change")
+        if verb is None:
+            raise InvalidArgument("the call has no change")
+        change = _change(held.changes, verb, getattr(asked, verb))
+        given = Given(asked.whole.rows)
+        if verb in ("append", "allocate"):
+            change = change.of(_slots("slots", asked.slots, change.facts["count"]))
+            places_B = codec.to_array("places", asked.places)
+            if verb == "allocate":
+                places_B = _slots("places", asked.places, len(change))
+            evicted_E = codec.to_array("evicted", asked.evicted)
+            given = Given(asked.whole.rows, asked.first, places_B, evicted_E)
+        done = held.apply(change, given, _request(asked.whole), Deadline(deadline_s))
+        return pb.AppliedReply(applied=done.applied, skipped=done.skipped, delay_s=done.delay_s)
+
+    def give(self, asked: pb.GiveRequest, deadline_s: float | None) -> pb.GiveReply:
+        held = self.held(asked.whole.memory, asked.whole.part)
+        request, deadline = _request(asked.whole), Deadline(deadline_s)
+        return pb.GiveReply(first=held.give_out(asked.whole.rows, request, deadline))
+
+    def least(self, asked: pb.LeastRequest, deadline_s: float | None) -> pb.LeastReply:
+        held = self.held(asked.whole.memory, asked.whole.part)
+        request, deadline = _request(asked.whole), Deadline(deadline_s)
+        return to_least(held.least(asked.count, request, deadline))
+
+    def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
+        self.check(asked.part)
+        config = codec.config_of(asked.config)
+        if asked.memory in self.store.list():
+            self.store.drop(asked.memory)
+        self.store.create(asked.memory, config)
+        return pb.MakeReply()
+
+    def unmake(self, asked: pb.UnmakeRequest, deadline_s: float | None) -> pb.UnmakeReply:
+        self.check(asked.part)
+        there = asked.memory in self.store.list()
+        if there:
+            self.store.drop(asked.memory)
+        return pb.UnmakeReply(done=there)
+
+    def lead(self, asked: pb.LeadRequest, deadline_s: float | None) -> pb.LeadReply:
+        """Does for all what part 0 alone can."""
+        self.check(asked.part)
+        verb = asked.WhichOneof("verb")
+        if verb is None or self.part.number:
+            raise ShardElsewhere("that is done by part 0", got=f"part {self.part}")
+        message = getattr(asked, verb)
+        if verb in ("append", "allocate"):
+            memory = self.memory(message.memory)
+            do = partial(VERBS[verb].do, memory, message, deadline_s)
+            return pb.LeadReply(slots=self.within(deadline_s, do))
+        if verb == "describe":
+            config = self.store.memory(message.memory).config
+            return pb.LeadReply(describe=pb.DescribeReply(config=codec.to_config(config)))
+        done = self.within(deadline_s, partial(ADMIN[verb].do, cast(Any, self), message))
+        return pb.LeadReply(**{verb: done})
+
+    def led(
+        self,
+        verb: str,
+        message: Any,
+        decode: Callable[[Any], Any],
+        deadline_s: float | None = None,
+    ) -> Any:
+        """Has part 0 do it; decode: what it returns, of the `LeadReply`."""
+        whole: dict[str, Any] = {"part": to_part(Part(0, self.part.of)), verb: message}
+        asked = splice.message(pb.LeadRequest, **whole)
+        return self._ask(0, "lead", asked, decode, deadline_s)
+
+    def next_request(self) -> RequestId:
+        return self._numbering.next()
+
+    def close(self) -> None:
+        self._fleet.close()
+
+    def _mine(self, name: str) -> HeldMemory | None:
+        try:
+            held = self.store.memory(name)
+        except UnknownMemory:
+            return None
+        assert isinstance(held, HeldMemory)
+        return held
+
+    def _spread(self, name: str, config: MemoryConfig) -> SpreadMemory:
+        parts: builtins.list[MemoryPart] = []
+        for number in range(holders(config.shards, self.part.of)):
+            held = self._mine(name) if number == self.part.number else None
+            part = Part(number, self.part.of)
+            parts.append(held or RemotePart(self._fleet, part, name, config))
+        leader: Any = None if self.part.number == 0 else _Leader(self, name, config)
+        fan, next_request = self._fleet.fan, self.next_request
+        return SpreadMemory(name, config, parts, fan, next_request, allocates=leader)
+
+    def _ask(
+        self,
+        number: int,
+        verb: str,
+        message: Any,
+        decode: Callable[[Any], Any],
+        deadline_s: float | None = None,
+    ) -> Any:
+        request = Request(SPREAD_SERVICE, verb, message, decode, deadline_s=deadline_s)
+        return self._fleet.ask(number, request)
+
+    def _not_at_once(self) -> Unsupported:
+        return Unsupported(
+            "marks and snapshots are of one moment of all shards, and these lie on several servers",
+            hint="copy the directories of all parts while no server runs",
+        )
+
+
+class _Leader:
+    """What takes the least used rows of a memory, where part 0 is."""
+
+    def __init__(self, spreading: Spreading, name: str, config: MemoryConfig) -> None:
+        self._spreading = spreading
+        self._requests = MemoryRequests(name, config, spreading.next_request)
+
+    def append(self, *args: Any, **kwargs: Any) -> Slots:
+        return self._led(self._requests.append(*args, **kwargs))
+
+    def allocate(self, *args: Any, **kwargs: Any) -> Slots:
+        return self._led(self._requests.allocate(*args, **kwargs))
+
+    def _led(self, request: Request[Slots]) -> Slots:
+        def decode(reply: pb.LeadReply) -> Slots:
+            return request.decode(reply.slots)
+
+        slots: Slots = self._spreading.led(
+            request.verb, request.message, decode, request.deadline_s
+        )
+        return slots
+
+
+def role_of(verb: str, message: Any) -> Role:
+    """What takes an rpc of the `SpreadService`."""
+    change = message.verb if verb == "prepare" else None
+    if verb == "apply":
+        change = message.WhichOneof("change")
+    if change is None or change in ("append", "allocate"):
+        return "peer"
+    return "write"
+
+
+def memory_of(message: Any) -> str | None:
+    """The memory that it is about; None is the store as a whole."""
+    name: str | None = message.whole.memory if hasattr(message, "whole") else None
+    return name
+
+
+def _change(changes: Changes, verb: str, asked: Any) -> Change:
+    """The change that a message asks for, checked as that of any caller."""
+    given, optional = codec.given, codec.optional
+    if verb == "erase":
+        return changes.erase(codec.to_array("slots", asked.slots))
+    if verb == "touch":
+        slots_B = codec.to_array("slots", asked.slots)
+        return changes.touch(slots_B, asked.step, given(asked, "weights"))
+    if verb == "update":
+        slots_B = codec.to_array("slots", asked.slots)
+        grads = given(asked, "key_grads"), given(asked, "value_grads")
+        return changes.update(slots_B, *grads, optional(asked, "lr"), given(asked, "generations"))
+    if verb == "blend":
+        slots_B, weights_B, erase_BD, add_BD = (
+            codec.to_array(name, getattr(asked, name))
+            for name in ("slots", "weights", "erase", "add")
+        )
+        rest = optional(asked, "step"), given(asked, "generations")
+        return changes.blend(slots_B, weights_B, erase_BD, add_BD, *rest)
+    table, step = codec.to_table(optional(asked, "records")), optional(asked, "step")
+    if verb == "allocate":
+        return changes.allocate(asked.n, step, table)
+    rows = given(asked, "keys"), given(asked, "values"), table
+    if verb == "append":
+        return changes.append(*rows, step)
+    return changes.write(codec.to_array("slots", asked.slots), *rows, step)
+
+
+def _slots(name: str, tensor: pb.Tensor, count: int) -> Slots:
+    """As many slots as there are rows."""
+    slots_B = checks.slots(codec.to_array(name, tensor), unique=True)
+    if len(slots_B) != count:
+        raise WrongShape(f"{name} have the wrong length", got=len(slots_B), expected=count)
+    return slots_B
+
+
+def _request(whole: pb.Whole) -> Asked:
+    if len(whole.digest) != DIGEST_BYTES:
+        raise InvalidArgument(
+            "the digest has the wrong length", got=len(whole.digest), expected=DIGEST_BYTES
+        )
+    return asked_of(whole)
+
+
+def _config(reply: pb.LeadReply) -> MemoryConfig:
+    return codec.config_of(reply.describe.config)
+
+
+def _nothing(_: Any) -> None:
+    """What is returned by what only does something."""

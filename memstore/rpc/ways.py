@@ -1,0 +1,112 @@
+"""Ways: channels to servers, made when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+
+from memstore.errors import MemstoreError, Unreachable
+from memstore.rpc import failures
+from memstore.rpc.calls import Request
+from memstore.rpc.target import Target, opener, stubs
+
+T = TypeVar("T")
+
+
+class Way:
+    """A channel to one server; any thread may use it."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.channel = target.channel(grpc)
+        self._stubs = stubs(self.channel, target.message_bytes)
+        self.opened = opener(self.channel, target.metadata)
+        self._over: MemstoreError | None = None
+
+    def attempt(self, request: Request[T], left_s: float) -> T:
+        """Sends a request once, and returns what its verb does; raises a `MemstoreError`."""
+        return request.decode(self.sent(request.service, request.verb, request.message, left_s))
+
+    def sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
+        """Sends a message once, and returns the reply."""
+        self._check()
+        try:
+            return self._stubs[service, verb](
+                message, timeout=left_s, metadata=self.target.metadata
+            )
+        except grpc.RpcError as error:
+            self._check()
+            raise failures.from_call(error, self.target.address) from error
+        except ValueError as error:
+            self._check()
+            raise self.target.closed() from error
+
+    def _check(self) -> None:
+        if self._over is not None:
+            raise self._over
+
+    def close(self, reason: MemstoreError | None = None) -> None:
+        """Ends all calls, which raise that from now on."""
+        self._over = self.target.closed() if reason is None else reason
+        self.channel.close()
+
+
+class Ways:
+    """The ways of one client: to the servers that it was told of, and to those they tell of."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        """targets: servers of one topology; any of them will do."""
+        self.target = targets[0]
+        self._lock = threading.Lock()
+        self._told = [target.address for target in targets]
+        self._addresses = [*self._told]
+        self._ways: dict[str, Way] = {}
+        self._at = 0
+        self.closed = False
+
+    def to(self, address: str) -> Way:
+        """The way to a server, which is reached as the first one is."""
+        with self._lock:
+            if self.closed:
+                raise self.target.closed()
+            way = self._ways.get(address)
+            if way is None:
+                way = self._ways[address] = Way(replace(self.target, address=address))
+            return way
+
+    def any(self) -> Way:
+        """A way to one of the servers, the same as long as it is not passed over."""
+        return self.to(self._addresses[self._at])
+
+    def all(self) -> list[Way]:
+        """Ways to all servers, from that of `any` on."""
+        addresses = self._addresses[self._at :] + self._addresses[: self._at]
+        return [self.to(address) for address in addresses]
+
+    def pass_over(self, way: Way) -> None:
+        """Takes the next server, since this one does not answer."""
+        with self._lock:
+            if self._addresses[self._at] == way.target.address:
+                self._at = (self._at + 1) % len(self._addresses)
+
+    def learn(self, addresses: Sequence[str]) -> None:
+        """Goes by these servers from now on, and by those that it was told of first."""
+        with self._lock:
+            at = self._addresses[self._at]
+            self._addresses = [*dict.fromkeys([*addresses, *self._told])]
+            self._at = self._addresses.index(at) if at in self._addresses else 0
+            gone = [self._ways.pop(a) for a in [*self._ways] if a not in self._addresses]
+        for way in gone:
+            way.close(Unreachable(f"the server at {way.target.address} was replaced"))
+
+    def close(self) -> None:
+        """Ends all calls; a second call does nothing."""
+        with self._lock:
+            self.closed = True
+            ways, self._ways = [*self._ways.values()], {}
+        for way in ways:
+            way.close()
