@@ -16,8 +16,9 @@ from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
-from memstore.errors import CorruptFile, InvalidArgument, NotAStore
+from memstore.errors import CorruptFile, InvalidArgument, NotAStore, Unsupported
 from memstore.place import Place, not_as_it_was
+from memstore.placement import WHOLE
 from memstore.store import Store
 
 RESTORING = "restoring"
@@ -79,8 +80,13 @@ def restore_into(
     """Makes the memories of a snapshot in a store that is open, all or none; returns their names.
 
     As `restore` otherwise. Raises `MemoryExists` where a name is taken, `StoreLocked` while
-    another is restored into this store.
+    another is restored into this store, `Unsupported` where the store has a part of its memories.
     """
+    if store.part != WHOLE:
+        raise Unsupported(
+            f"{store.path} is part {store.part} of its memories: a snapshot is of whole ones",
+            hint="restore it for one server",
+        )
     place = Place(uri, filesystem)
     body = snapshot.read(place, number)["manifest"]
     store.check_free(body["memories"])

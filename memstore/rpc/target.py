@@ -71,9 +71,9 @@ class Target:
         options = [
             ("grpc.max_receive_message_length", self.message_bytes),
             ("grpc.max_send_message_length", self.message_bytes),
-            # A server that comes back is found again soon.
+            # A server that comes back is found again soon; one that is slow has time to answer.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
         ]
         if not self.tls:

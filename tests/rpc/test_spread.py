@@ -106,6 +106,7 @@ def test_memories_are_made_and_dropped_everywhere(servers: Servers, client: Clie
     for refused in (
         lambda: client.mark("m"),
         lambda: client.snapshot("/nowhere"),
+        lambda: client.restore("/nowhere"),
         lambda: client.create("e", MemoryConfig(**encoded())),
         lambda: list(client.export("one")),
         lambda: client.memory("one").refresh(),
