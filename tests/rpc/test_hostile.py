@@ -148,6 +148,7 @@ def gone(answer: Any) -> MemstoreError:
 
 
 @pytest.mark.parametrize("hello", [b"", PREFACE + SETTINGS, b"GET / HTTP/1.1\r\n\r\n", PREFACE[:9]])
+@pytest.mark.timeout(1_800 if LONG else 300)
 def test_idle_connections(served: Served, many_files: None, hello: bytes) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(CONNECTIONS):
