@@ -52,6 +52,9 @@ K, BATCH, SEEN = 10, 64, 2_048
 LEVELS = (0.95, 0.98)
 """Of recall; the first one is also that of the memory that rows are upserted to."""
 
+TRIED, TURN_S = 8, 1.0
+"""Queries asked one by one: of the peer first so many, then as many as take it about a turn."""
+
 SMALL, LARGE = 100_000, 1_000_000
 UPSERTED, NORM = 64, 4.5
 """Rows of an upsert, and their norm: beyond all but a thousandth, so that each is the nearest to
@@ -194,7 +197,7 @@ def _at_level(
         f"{theirs.name} at {other}: {theirs.at(other)[0]:.4f}"
     )
     memory, asked = client.memory(f"at-{level}"), ours.truth.queries_QD
-    one_by_one, rounds = asked[: len(asked) // 8], _rounds(rows)
+    rounds = _rounds(rows)
     timed = paired_seconds(lambda: ours.ask(mine)[1], lambda: theirs.ask(other)[1], rounds)
     yield at_least(
         3.0 if rows >= LARGE else 2.0,
@@ -202,6 +205,8 @@ def _at_level(
             f"service_search_rate_at_{level}", f"{case}, {BATCH} a call; {words}", len(asked), timed
         ),
     )
+    tried_s = peer.search(asked[:TRIED], K, other, 1)[1] / TRIED
+    one_by_one = asked[: int(np.clip(TURN_S / tried_s, TRIED, len(asked) // 8))]
     timed = paired_seconds(
         lambda: _asked(memory, one_by_one, mine, 1)[1],
         lambda: peer.search(one_by_one, K, other, 1)[1],

@@ -11,6 +11,7 @@ moves as many bytes and does nothing. By turns, medians of ratios.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import tempfile
 import time
@@ -79,6 +80,7 @@ def _gathers(memory: Memory, shared: Keys, rows: int, rounds: int) -> Iterator[M
 
     case = f"{rows:,} x {WIDTH} float32; {GATHERED:,} rows a call"
     there, back = GATHERED * SLOT_BYTES, GATHERED * (SLOT_BYTES + 4 * WIDTH)
+    yield _processor("service_gather_processor", case, ours, len(slots_CB), rounds)
     yield _beside_bare("service_gather_rate", case, ours, slots_CB, there, back, rounds)
     yield from _beside(
         "service_gather_rate", case, "MGET", ours, lambda redis: redis.gather(slots_CB),
@@ -99,6 +101,7 @@ def _updates(memory: Memory, name: str, shared: Keys, rows: int, rounds: int) ->
     how = "updates=logged, fsync=interval" if logged else "updates=checkpointed"
     case = f"{rows:,} x {WIDTH} float32; {UPDATED:,} rows a call, row-wise Adagrad, {how}"
     there = UPDATED * (SLOT_BYTES + 4 * WIDTH)
+    yield _processor("service_update_processor", case, ours, len(slots_CB), rounds)
     yield _beside_bare("service_update_rate", case, ours, slots_CB, there, 8, rounds)
     for measured in _beside(
         "service_update_rate", case, "MSET", ours, lambda redis: redis.replace(slots_CB, keys_CBD),
@@ -156,6 +159,31 @@ def _beside_bare(
     rate, other = slots_CB.size / pair.a_s, slots_CB.size / pair.b_s
     words = f"{case}; peer: a bare gRPC call of {there:,} bytes, {back:,} back"
     return Figure(figure, words, rate, "rows/s", other, ratio=1 / pair.ratio)
+
+
+def _processor(
+    figure: str, case: str, ours: Callable[[], float], calls: int, rounds: int
+) -> Figure:
+    """What a call takes of processors, here and in the server, whatever else the machine does."""
+    ours()
+    before = _used_s()
+    for _ in range(rounds):
+        ours()
+    used_s = (_used_s() - before) / (rounds * calls)
+    return Figure(figure, f"{case}; load and server, a call", 1e3 * used_s, "ms")
+
+
+def _used_s() -> float:
+    """Seconds of processor of this process and of its children that live, which is the server."""
+    ticks = 0
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text(encoding="utf-8").split():
+            # The fields behind the name, which may hold spaces; user and system are 14 and 15.
+            fields = (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            )
+            ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _seconds(call: Callable[[], object]) -> float:
