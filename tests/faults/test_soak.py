@@ -27,7 +27,8 @@ def test_a_server_stays_as_it_is_under_load(tmp_path: Path) -> None:
     assert max(seen.log) <= PLAN.log_bound
     if LONG:
         assert all(seen.took.values())
-        assert seen.growth() < 1.1
+        # What is kept of each call, if a kilobyte is, would be more.
+        assert seen.growth() < 1.25
     assert list(verify(tmp_path / "store")) == []
     with memstore.open(tmp_path / "store") as store:
         shards = store.memory("m").describe().shards
