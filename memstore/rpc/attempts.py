@@ -38,6 +38,9 @@ class Attempts:
 
     def pause_s(self, error: MemstoreError) -> float:
         """Seconds until it is to be sent again; raises the error where that cannot help."""
+        if isinstance(error, DeadlineExceeded) and self._failure is not None:
+            # What kept it so long tells more than that it took so long.
+            raise self._failure from error
         told_s: float = getattr(error, "retry_after_s", 0.0)
         pause_s = told_s + random.uniform(0, self._longest_s)
         if not (self._again and error.retryable) or pause_s >= self._deadline.left_s:
