@@ -89,7 +89,7 @@ $(DEMO): $(VENV)/.python $(PINNED)
 
 $(DEV): $(VENV)/.python $(PINNED)
 	@echo "Installing memstore with the tools for developing it (about a minute) ..."
-	@$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,demo,dev]'
+	@$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,cluster,demo,dev]'
 	@touch $(DEMO) $@
 
 # hnswlib is published as source alone: see the head of the file with the pins.

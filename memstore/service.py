@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memstore.finding import finder
 from memstore.rpc.tls import ClientTls
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def connect(
     """Returns a client of the server at `host:port`, which need not be there yet.
 
     address: of one server, or of several that hold parts of the same memories, with commas
-    between: any of them tells of the others.
+    between: any of them tells of the others. Or `ray:NAMESPACE/NAME`, for a driver of the Ray that
+    runs them (extra `cluster`): it tells where they are, and the token and TLS unless told here.
 
     token: as `memstore token` gave it.  tls: True trusts the authorities of the system; None is no
     TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none.
@@ -41,9 +43,16 @@ def connect(
     from memstore.rpc.client import Client
     from memstore.rpc.target import Target
 
-    addresses = str(address).split(",")
+    look, addresses = finder(str(address)), str(address).split(",")
+    if look is not None:
+        found = look()
+        token = found.token if token is None else token
+        if tls is None and found.authority is not None:
+            tls = ClientTls(found.authority.encode())
+        addresses = [*found.servers]
     targets = [Target(each, token, tls, deadline_s, message_bytes) for each in addresses]
-    return Client(*targets, fan_out=fan_out)
+    find = None if look is None else lambda: look().servers
+    return Client(*targets, fan_out=fan_out, find=find)
 
 
 def connect_async(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # Beside other test processes, spinning thread pools make sub-millisecond calls cost several.
 # Set before numpy, torch or faiss is imported, since they read it then.
@@ -20,6 +21,22 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 LONG = os.environ.get("MEMSTORE_LONG") == "1"
 """Whether what is random is tried as often as it should be, not as often as there is time for."""
+
+TOGETHER = ("tests/cluster/test_cluster.py",)
+"""Files whose tests share what takes long to start: one process does all of a file."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals out tests one by one, but those of some files together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ memtrain demo                     everything, once; quick when it is there alrea
 memtrain fit                      build and train (goes on where it was stopped)
 memtrain evaluate                 held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"
+memtrain cluster up | status | down     a memory on Ray
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from memstore import MemstoreError
 from models.tasks.data import DataMissing
 from models.tasks.geography import load_geography
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from workers import recipes, report
+from workers import cluster_cli, recipes, report
 from workers.ask import Reply, ask
 from workers.evaluate import Evaluation
 from workers.loop import Step
@@ -243,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is ask_one:
             sub.add_argument("question", nargs="+", help="in plain English")
             sub.add_argument("--search", action="store_true", help="propose facts by inner product")
+    cluster_cli.add_commands(commands)
     return parser
 
 

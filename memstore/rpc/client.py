@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -54,11 +54,17 @@ class Client:
 
     requests = StoreRequests()
 
-    def __init__(self, *targets: Target, fan_out: bool = True) -> None:
+    def __init__(
+        self,
+        *targets: Target,
+        fan_out: bool = True,
+        find: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         """targets: servers of one topology, at least one.  fan_out: ask each server for its own
-        part of a memory; else the one that is asked asks the others."""
+        part of a memory; else the one that is asked asks the others.  find: looks up where they
+        are, for when none answers."""
         self._target, self._fan_out = targets[0], fan_out
-        self._ways = Ways(targets)
+        self._ways = Ways(targets, find)
         self._numbering = Numbering()
         self._finding = threading.Lock()
         self._topology: Topology | None = None
@@ -223,6 +229,8 @@ class Client:
                     return
                 with contextlib.suppress(MemstoreError):
                     self._take(way.attempt(administration.topology(), LOOK_S))
+            if self._topology is known:
+                self._ways.find()
 
     def _bulk(self) -> Bulk:
         return Bulk(self._ways.any().channel, self._target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +33,11 @@ class ServerTls:
 @dataclass(frozen=True)
 class ClientTls:
     """The file of who signs the server's certificate, None being the system's authorities; and with
-    mutual TLS the client's own certificate and key."""
+    mutual TLS the client's own certificate and key. Bytes are what would be in the file."""
 
-    authority: Path | str | None = None
-    certificate: Path | str | None = None
-    key: Path | str | None = None
+    authority: Path | str | bytes | None = None
+    certificate: Path | str | bytes | None = None
+    key: Path | str | bytes | None = field(default=None, repr=False)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises `InvalidArgument` where a file cannot be read, or one of two is missing."""
@@ -46,11 +46,14 @@ class ClientTls:
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("a certificate goes with its key", expected="both, or none")
         parts = (self.authority, self.key, self.certificate)
-        return grpc.ssl_channel_credentials(*(None if p is None else pem(Path(p)) for p in parts))
+        return grpc.ssl_channel_credentials(*(None if p is None else pem(p) for p in parts))
 
 
-def pem(path: Path) -> bytes:
+def pem(source: Path | str | bytes) -> bytes:
+    """What is in a file; bytes are that already."""
+    if isinstance(source, bytes):
+        return source
     try:
-        return path.read_bytes()
+        return Path(source).read_bytes()
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read", got=str(error)) from error
+        raise InvalidArgument(f"{source} cannot be read", got=str(error)) from error

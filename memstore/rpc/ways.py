@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +15,9 @@ from memstore.errors import MemstoreError, Unreachable
 from memstore.rpc import failures
 from memstore.rpc.calls import Request
 from memstore.rpc.target import Target, opener, stubs
+
+FIND_PAUSE_S = 1.0
+"""Between two times that servers are looked up, of which nobody is to be asked without end."""
 
 T = TypeVar("T")
 
@@ -58,14 +63,19 @@ class Way:
 class Ways:
     """The ways of one client: to the servers that it was told of, and to those they tell of."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
-        """targets: servers of one topology; any of them will do."""
+    def __init__(
+        self, targets: Sequence[Target], find: Callable[[], Sequence[str]] | None = None
+    ) -> None:
+        """targets: servers of one topology; any of them will do.  find: looks up where they are
+        now, for when none of them answers."""
         self.target = targets[0]
         self._lock = threading.Lock()
         self._told = [target.address for target in targets]
         self._addresses = [*self._told]
         self._ways: dict[str, Way] = {}
         self._at = 0
+        self._find, self._found_at = find, time.monotonic()
+        self._looking = threading.Lock()
         self.closed = False
 
     def to(self, address: str) -> Way:
@@ -88,10 +98,27 @@ class Ways:
         return [self.to(address) for address in addresses]
 
     def pass_over(self, way: Way) -> None:
-        """Takes the next server, since this one does not answer."""
+        """Takes the next server, since this one does not answer; behind the last, looks them up."""
         with self._lock:
-            if self._addresses[self._at] == way.target.address:
-                self._at = (self._at + 1) % len(self._addresses)
+            if self._addresses[self._at] != way.target.address:
+                return
+            self._at = (self._at + 1) % len(self._addresses)
+            around = self._at == 0
+        if around:
+            self.find()
+
+    def find(self) -> None:
+        """Looks up where the servers are, if that can be done and was not done just now."""
+        if self._find is None or not self._looking.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() - self._found_at >= FIND_PAUSE_S:
+                with contextlib.suppress(MemstoreError):
+                    self._told = [*self._find()]
+                    self.learn(self._told)
+                self._found_at = time.monotonic()
+        finally:
+            self._looking.release()
 
     def learn(self, addresses: Sequence[str]) -> None:
         """Goes by these servers from now on, and by those that it was told of first."""

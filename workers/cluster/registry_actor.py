@@ -1,0 +1,55 @@
+"""RegistryActor: the registry where all can ask it, and who tells them what has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from memstore.errors import StoreLocked, Unreachable
+from workers.cluster import control
+from workers.cluster.registry import Access, Lease, Registry
+from workers.cluster.spec import ClusterSpec
+
+LOCKED_S = 60.0
+"""For the process before to be gone, which Ray ends first."""
+
+
+class RegistryActor:
+    """Has the `Registry` of a cluster, and pushes each new topology to all its parts."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = ClusterSpec.from_dict(spec)
+        ends = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                self._registry = Registry(self._spec)
+                break
+            except StoreLocked:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.2)
+        self._tell()
+
+    def begin(self, part: int, host: str) -> Lease:
+        return self._registry.begin(part, host)
+
+    def enter(self, part: int, term: int, address: str) -> None:
+        self._registry.enter(part, term, address)
+        self._tell()
+
+    def access(self) -> Access:
+        return self._registry.access
+
+    def describe(self) -> dict[str, Any]:
+        return self._registry.describe()
+
+    def _tell(self) -> None:
+        """Tells all parts; one that is not there is told when it enters."""
+        topology = self._registry.topology
+        if topology is None:
+            return
+        for number in range(self._spec.parts):
+            with contextlib.suppress(Unreachable):
+                found = control.actor(self._spec.actor(number), self._spec.namespace)
+                found.route.remote(topology)

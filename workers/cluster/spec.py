@@ -1,0 +1,104 @@
+"""ClusterSpec: what a cluster is to be, and the names that its actors have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from memstore.errors import InvalidArgument
+from memstore.placement import Part
+from memstore.shard.log import Fsync
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+NAMESPACE = "memstore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSpec:
+    """What a cluster is to be; raises `InvalidArgument`.
+
+    folder: on the disk of each node, absolute; every part has one of its own in it.
+    parts: servers, one actor each: a memory of n shards lies on the first n of them.
+    cpus, gpus, memory_bytes: of each part, kept for it by Ray.
+    fsync: as of a `Store`.
+    """
+
+    folder: Path
+    name: str = "memories"
+    namespace: str = NAMESPACE
+    parts: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    fsync: Fsync = "interval"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not self.folder.is_absolute():
+            raise InvalidArgument(
+                "each node is to have the folder at one place",
+                got=str(self.folder),
+                expected="an absolute path",
+            )
+        for what, text in (("cluster", self.name), ("namespace", self.namespace)):
+            if not NAME.fullmatch(text):
+                raise InvalidArgument(
+                    f"not a name of a {what}", got=repr(text), expected=NAME.pattern
+                )
+        Part(0, self.parts)
+        if not (self.cpus > 0 and self.gpus >= 0 and self.memory_bytes >= 0):
+            raise InvalidArgument(
+                "resources of a part are out of range",
+                got=f"cpus {self.cpus}, gpus {self.gpus}, memory_bytes {self.memory_bytes}",
+                expected="cpus > 0, gpus ≥ 0, memory_bytes ≥ 0",
+            )
+        if self.fsync not in get_args(Fsync):
+            raise InvalidArgument(
+                "fsync is unknown", got=repr(self.fsync), expected=f"one of {get_args(Fsync)}"
+            )
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Self:
+        return cls(**{**told, "folder": Path(told["folder"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What stays as it was once there are rows."""
+        return {"name": self.name, "namespace": self.namespace, "parts": self.parts}
+
+    @property
+    def address(self) -> str:
+        """What `memstore.connect` takes."""
+        return f"ray:{self.namespace}/{self.name}"
+
+    @property
+    def registry(self) -> str:
+        """The name of the actor that knows where the parts are."""
+        return registry_of(self.name)
+
+    @property
+    def group(self) -> str:
+        """The name of the placement group."""
+        return f"{self.name}/parts"
+
+    def actor(self, number: int) -> str:
+        """The name of the actor of a part."""
+        return f"{self.name}/part-{number}"
+
+    def home(self, what: str) -> Path:
+        """A folder of the cluster on the disk of a node."""
+        return self.folder / self.namespace / self.name / what
+
+    def bundle(self) -> dict[str, float]:
+        """What Ray keeps for a part."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes)}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+
+def registry_of(name: str) -> str:
+    return f"{name}/registry"
