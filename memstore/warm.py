@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, OptimizerKind
 from memstore.dtypes import counting, storage
 from memstore.embedded import EmbeddedMemory
+from memstore.kernels.select import best_found
 from memstore.memory import SearchOptions
 
 FEW, ROWS = 64, 512
@@ -25,12 +26,22 @@ def warm(configs: Iterable[MemoryConfig]) -> None:
     Without it the first calls of a process take 6 s longer in all, or 0.2 s where the kernels
     are kept. No file but those is written.
     """
+    # A memory has several segments to choose from only later.
+    best_found(np.zeros((1, 2), np.int64), np.zeros((1, 2), np.float32), 1)
     for config in configs:
-        _call_each_verb(config)
+        # What comes over the wire, or out of the log, cannot be written to: other kernels.
+        for writeable in (True, False):
+            _call_each_verb(config, writeable=writeable)
 
 
-def _call_each_verb(config: MemoryConfig) -> None:
+def _call_each_verb(config: MemoryConfig, *, writeable: bool) -> None:
     """Calls, on a memory of a few rows, each verb that reaches a kernel."""
+
+    def given(array: Any) -> Any:
+        copy = np.array(array)
+        copy.flags.writeable = writeable
+        return copy
+
     plain = replace(
         config,
         dim=16,
@@ -44,20 +55,25 @@ def _call_each_verb(config: MemoryConfig) -> None:
         index=IndexConfig(kind="graph", clusters=1, probe=1),
     )
     memory = EmbeddedMemory("warm", plain)
-    keys_ND = (
+    keys_ND = given(
         np.random.default_rng(0)
         .standard_normal((ROWS, plain.dim))
         .astype(counting(storage(config.dtype)))
     )
-    slots_N = memory.append(keys_ND[:FEW], keys_ND[:FEW])
+    # Clients send rows in the memory's dtype, and the log has them so.
+    rows_ND = keys_ND if writeable else given(keys_ND.astype(storage(config.dtype)))
+    slots_N = memory.append(rows_ND[:FEW], rows_ND[:FEW])
     memory.search(keys_ND, 4, SearchOptions(exact=True))
-    slots_N = np.concatenate([slots_N, memory.append(keys_ND[FEW:], keys_ND[FEW:])])
+    slots_N = given(np.concatenate([slots_N, memory.append(rows_ND[FEW:], rows_ND[FEW:])]))
     memory.update(slots_N, keys_ND, keys_ND)
-    memory.blend(slots_N[:1], [0.5], np.abs(np.tanh(keys_ND[:1])), keys_ND[:1])
+    for count in (1, 2):
+        erase_BD = given(np.abs(np.tanh(keys_ND[:count])))
+        memory.blend(slots_N[:count], given([0.5] * count), erase_BD, keys_ND[:count])
+    memory.gather(slots_N)
     memory.search(keys_ND, 4, SearchOptions(exact=True))
     memory.reindex()
-    memory.update(slots_N[::-1], keys_ND, keys_ND)
-    memory.write(slots_N[:1], keys_ND[:1])
+    memory.update(given(slots_N[::-1]), keys_ND, keys_ND)
+    memory.write(slots_N[:1], rows_ND[:1])
     memory.search(keys_ND, 4)
 
 

@@ -247,13 +247,15 @@ VERBS = """
 import sys
 import numpy as np
 from memstore.config import MemoryConfig
-from memstore.kernels import blend, group, score, select, step
+from memstore.kernels import blend, fetch, group, magnitude, score, select, step, whole
 from memstore.memory import SearchOptions
 from memstore.embedded import EmbeddedMemory
 from memstore.warm import warm
 
+KERNELS = (blend, fetch, group, magnitude, score, select, step, whole)
+
 def signatures():
-    modules = [vars(module) for module in (blend, group, score, select, step)]
+    modules = [vars(module) for module in KERNELS]
     return sum(len(f.signatures) for m in modules for f in m.values() if hasattr(f, "stats"))
 
 config = MemoryConfig(dim=5, value_dim=3, optimizer=sys.argv[1], index="clustered")
@@ -261,13 +263,17 @@ warm([config])
 print(signatures())
 memory = EmbeddedMemory("m", config)
 keys, values = np.eye(5, dtype=np.float32), np.ones((5, 3), np.float32)
-slots = memory.append(keys, values)
-memory.update(slots[::-1], keys, values)
-memory.blend(slots, np.ones(5), keys, keys)
-for again in range(2):
-    memory.search(keys, 2)
-    memory.search(keys, 2, SearchOptions(exact=True))
-    memory.reindex()
+for writeable in (True, False):  # as a caller has them, and as they come over the wire
+    keys.flags.writeable = values.flags.writeable = writeable
+    slots = memory.append(keys, values)
+    slots.flags.writeable = writeable
+    memory.write(slots, keys)
+    memory.update(slots[::-1], keys, values)
+    memory.blend(slots, np.ones(5), keys, keys)
+    for again in range(2):
+        memory.search(keys, 2)
+        memory.search(keys, 2, SearchOptions(exact=True))
+        memory.reindex()
 print(signatures())
 """
 
