@@ -5,6 +5,7 @@ memstore verify PATH            whether it is whole: exit status 0, or 1 and wha
 memstore snapshot PATH URI      copies it as it is now, or as it was at a mark
 memstore restore URI PATH       makes a store of a snapshot
 memstore serve PATH             serves it to others (extra `rpc`)
+memstore health HOST:PORT       whether a server serves: exit status 0, or 1 (extra `rpc`)
 memstore token FILE NAME        says who may call (extra `rpc`)
 memstore load ADDRESS MEMORY FILE …     fills a memory that is served (extra `rpc`)
 memstore export ADDRESS MEMORY FILE     writes its rows to a file (extra `rpc`)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "restore": _restore,
     }
     if rpc is not None:
-        commands |= {"serve": rpc.serve, "token": rpc.token}
+        commands |= {"serve": rpc.serve, "health": rpc.health, "token": rpc.token}
         commands |= {"load": transfer.load, "export": transfer.export}
     try:
         return commands[options.command](options)

@@ -1,6 +1,7 @@
-"""What `memstore serve` and `memstore token` do.
+"""What `memstore serve`, `memstore health` and `memstore token` do.
 
 memstore serve PATH --listen HOST:PORT     serves a store until SIGTERM or Ctrl-C
+memstore health HOST:PORT                  asks a server whether it serves: exit status 0, or 1
 memstore token FILE NAME --role ROLE       draws a token, and tells it once
 """
 
@@ -19,9 +20,11 @@ from typing import Any, get_args
 
 from memstore.errors import InvalidArgument
 from memstore.placement import Part
+from memstore.rpc.health import serves
 from memstore.rpc.limits import Limits, Quota
 from memstore.rpc.security import ROLES, Tokens, add_token, is_loopback, remove_token
 from memstore.rpc.server import Server
+from memstore.rpc.target import Target
 from memstore.rpc.tls import ClientTls, ServerTls
 from memstore.rpc.topology import Topology
 from memstore.shard.log import Fsync
@@ -52,7 +55,7 @@ GRACE_S = 10.0
 
 
 def add_commands(commands: Any) -> None:
-    """Adds `serve` and `token` to the commands of `memstore`."""
+    """Adds `serve`, `health` and `token` to the commands of `memstore`."""
     words = "serve a store to others, until SIGTERM or Ctrl-C"
     serving = commands.add_parser("serve", help=words, description=words)
     serving.add_argument(
@@ -96,6 +99,16 @@ def add_commands(commands: Any) -> None:
         default = getattr(Limits(), name)
         flag = f"--{name.replace('_', '-')}"
         limits.add_argument(flag, type=int, default=default, help=f"{words} ({default:,})")
+
+    words = "ask a server whether it serves"
+    health = commands.add_parser("health", help=words, description=words)
+    health.add_argument("address", nargs="?", default=f"127.0.0.1:{PORT}", metavar="HOST:PORT")
+    health.add_argument(
+        "--tls-authority", type=Path, metavar="FILE", help="who signs the server's certificate: TLS"
+    )
+    health.add_argument("--tls-certificate", type=Path, metavar="FILE", help="with mutual TLS")
+    health.add_argument("--tls-key", type=Path, metavar="FILE", help="with mutual TLS")
+    health.add_argument("--deadline-s", type=float, default=5.0, metavar="S", help="5")
 
     words = "draw a token for a caller, or take one away"
     token = commands.add_parser("token", help=words, description=words)
@@ -149,6 +162,15 @@ def serve(options: argparse.Namespace) -> int:
         ended.wait()
         server.close(GRACE_S)
     return 0
+
+
+def health(options: argparse.Namespace) -> int:
+    """Says whether a server serves; the exit status is for orchestrators that run a command."""
+    files = options.tls_authority, options.tls_certificate, options.tls_key
+    tls = None if files == (None, None, None) else ClientTls(*files)
+    there = serves(Target(options.address, tls=tls, deadline_s=options.deadline_s))
+    sys.stdout.write(f"{options.address} {'serves' if there else 'is being shut down'}.\n")
+    return 0 if there else 1
 
 
 def token(options: argparse.Namespace) -> int:
