@@ -28,7 +28,7 @@ from memstore.rpc.target import Target
 from memstore.rpc.tls import ClientTls, ServerTls
 from memstore.rpc.topology import Topology
 from memstore.shard.log import Fsync
-from memstore.store import Store
+from memstore.store import LOG_BYTES, Store
 
 LIMITS = {
     "message_bytes": "of one message, in either direction",
@@ -79,6 +79,13 @@ def add_commands(commands: Any) -> None:
     )
     serving.add_argument(
         "--fsync", choices=get_args(Fsync), default="interval", help="when a mutation is durable"
+    )
+    serving.add_argument(
+        "--log-bytes",
+        type=int,
+        default=LOG_BYTES,
+        metavar="N",
+        help=f"logged since the last checkpoint until one is made ({LOG_BYTES:,})",
     )
     parts = serving.add_argument_group("parts", "of memories whose shards lie on several servers")
     parts.add_argument("--part", type=Part.parsed, metavar="I/N", help="that this server holds")
@@ -149,7 +156,9 @@ def serve(options: argparse.Namespace) -> int:
     if options.part is not None:
         server_options |= _peers(options)
     with (
-        Store(options.path, fsync=options.fsync, part=options.part) as store,
+        Store(
+            options.path, fsync=options.fsync, log_bytes=options.log_bytes, part=options.part
+        ) as store,
         Server(store, options.listen, **server_options) as server,
     ):
         if options.servers is not None:

@@ -232,19 +232,19 @@ class _Look:
 
 @contextlib.contextmanager
 def _serving(folder: Path, log_bytes: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "memstore.cli", "serve", str(folder)]
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.serving", str(folder), str(log_bytes)],
+        [*command, "--listen", "127.0.0.1:0", "--log-bytes", str(log_bytes)],
         cwd=ROOT,
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdin is not None
         assert process.stdout is not None
         try:
             yield process, process.stdout.readline().strip()
         finally:
-            process.stdin.close()
+            process.terminate()
             process.wait()
 
 
