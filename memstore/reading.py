@@ -63,6 +63,11 @@ class ReadableMemory:
         return self._config
 
     @property
+    def candidates(self) -> widening.ShardCandidates:
+        """What its shards have for training."""
+        return widening.ShardCandidates(self.shards, self._config.shards)
+
+    @property
     def version(self) -> int:
         """Rises with every mutation and sealing."""
         return sum(shard.rows.version + shard.index.version.number for shard in self.shards)
@@ -82,19 +87,14 @@ class ReadableMemory:
                 f"memory {self._name!r} has no index",
                 hint="search it with SearchOptions(exact=True), which scores every row",
             )
-        if options.sample_clusters and not self._config.index_config.sealed:
-            raise Unsupported(
-                f"memory {self._name!r} has no clusters to sample",
-                got=f"sample_clusters={options.sample_clusters}",
-                hint="every row is scored; sample_random adds some to the k best",
-            )
+        widening.check(self._name, self._config, options)
         queries_QD = self._matrix("queries", queries, self._config.dim)
         if options.filter is not None:
             checks.filter_columns(options.filter, self._config.schema)
         by_shard = {shard.number: shard.search(queries_QD, k, options) for shard in self.shards}
         found = routing.merged_results(by_shard, self._config.shards, k)
         if options.widens:
-            return widening.widen(self.shards, self.next_slot, queries_QD, found, options)
+            return widening.widen(self.candidates, self.next_slot, queries_QD, found, options)
         return found
 
     def gather(

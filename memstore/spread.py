@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 
-from memstore import checks, routing
+from memstore import checks, routing, widening
+from memstore.candidates import SpreadCandidates
 from memstore.changes import Change, Changes, Outline
 from memstore.changing import too_few
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
-from memstore.dtypes import storage
+from memstore.dtypes import counting, storage
 from memstore.errors import (
     HalfDone,
     InvalidArgument,
@@ -55,6 +57,7 @@ from memstore.memory import (
 from memstore.placement import homes
 from memstore.reading import LEAST_MAX_K
 from memstore.retries import Asked
+from memstore.widening import Candidates
 
 NOTHING = np.empty(0, np.int64)
 
@@ -85,6 +88,9 @@ class MemoryPart(Protocol):
     ) -> LookupResult: ...
 
     def describe(self) -> Description: ...
+
+    @property
+    def candidates(self) -> Candidates: ...
 
     def reindex(self) -> None: ...
 
@@ -264,11 +270,7 @@ class SpreadMemory:
         self, queries: Array, k: int, options: SearchOptions = SearchOptions()
     ) -> SearchResult:
         if options.widens:
-            raise Unsupported(
-                f"memory {self._name!r} lies on several servers",
-                got="union, sample_clusters or sample_random",
-                hint="leave them out, or keep the memory on one server",
-            )
+            return self._widened(queries, k, options)
         found = self._fan([partial(part.search, queries, k, options) for part in self._parts])
         errors = [each for each in found if isinstance(each, MemstoreError)]
         lost = [error for error in errors if isinstance(error, Unreachable)]
@@ -281,6 +283,18 @@ class SpreadMemory:
             # Nobody else knows how much the memory ever held.
             raise _lost(lost)
         return results[0] if len(found) == 1 else routing.joined_results(results, k)
+
+    def _widened(self, queries: Array, k: int, options: SearchOptions) -> SearchResult:
+        """What is found, and what training adds, of all parts."""
+        widening.check(self._name, self._config, options)
+        plain: dict[str, Any] = {"union": False, "sample_clusters": 0, "sample_random": 0}
+        found = self.search(queries, k, replace(options, partial=False, **plain))
+        width, dtype = self._config.dim, counting(storage(self._config.dtype))
+        queries_QD = checks.matrix("queries", queries, width=width, dtype=dtype)
+        parts = [part.candidates for part in self._parts]
+        source = SpreadCandidates(parts, lambda calls: _all(self._fan(calls)))
+        next_slot = self._parts[0].describe().next_slot
+        return widening.widen(source, next_slot, queries_QD, found, options)
 
     def gather(
         self,

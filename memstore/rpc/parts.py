@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from memstore import checks
 from memstore.changes import Change, Outline
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
-from memstore.errors import ShardUnavailable, Unreachable
+from memstore.errors import InvalidArgument, ShardUnavailable, Unreachable
+from memstore.filters import Filter
 from memstore.held import Given, LeastUsed
 from memstore.memory import (
     Applied,
@@ -23,6 +25,7 @@ from memstore.memory import (
     Rows,
     SearchOptions,
     SearchResult,
+    Slots,
     SlotsLike,
 )
 from memstore.placement import Part
@@ -32,6 +35,7 @@ from memstore.rpc.calls import Request
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
+from memstore.widening import Candidates
 
 T = TypeVar("T")
 
@@ -90,6 +94,10 @@ class RemotePart:
     ) -> LookupResult:
         return self._read(self._requests.lookup(column, values, limit, cursor))
 
+    @property
+    def candidates(self) -> RemoteCandidates:
+        return RemoteCandidates(self._ask_widely)
+
     def describe(self) -> Description:
         return self._read(self._requests.describe())
 
@@ -127,6 +135,18 @@ class RemotePart:
             codec.received("places", reply.places),
             codec.received("given", reply.given),
         )
+
+    def _ask_widely(self, question: str, tree: Filter | None, options: Any, **rest: Any) -> Any:
+        options = replace(SearchOptions() if options is None else options, filter=tree)
+        message = splice.message(
+            pb.WidenRequest,
+            part=to_part(self._part),
+            memory=self._name,
+            question=question,
+            options=codec.to_options(options),
+            **rest,
+        )
+        return self._send(Request(SPREAD_SERVICE, "widen", message, _itself))
 
     def _applying(self, change: Change, given: Given, asked: Asked) -> Any:
         rest: dict[str, Any] = {"whole": self._whole(asked, given.of)}
@@ -176,6 +196,60 @@ class RemotePart:
                 got=f"shards {', '.join(map(str, shards))}: {error.got or error.problem}",
                 hint="try again, or search with SearchOptions(partial=True)",
             ) from error
+
+
+class RemoteCandidates:
+    """What a part elsewhere has for training."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self._ask = ask
+
+    def sampled(
+        self, queries_QD: Array, k: int, options: SearchOptions, seed: int
+    ) -> tuple[Slots, Array, Slots]:
+        drawn, queries = replace(options, seed=seed), splice.tensor(queries_QD)
+        reply = self._ask("sampled", options.filter, drawn, queries=queries, k=k)
+        return tuple(codec.received(n, getattr(reply, n)) for n in ("slots", "scores", "tried"))  # type: ignore[return-value]
+
+    def standing(self, slots_B: Slots, tree: Filter | None) -> Array:
+        reply = self._ask("standing", tree, None, slots=splice.tensor(slots_B))
+        return codec.received("standing", reply.standing)
+
+    def live_passing(self, tree: Filter | None) -> Slots:
+        return codec.received("slots", self._ask("live_passing", tree, None).slots)
+
+    def scored(
+        self, queries_QD: Array, slots_QC: Slots, tree: Filter | None
+    ) -> tuple[Slots, Array, Slots]:
+        tensors = {"queries": splice.tensor(queries_QD), "slots": splice.tensor(slots_QC)}
+        reply = self._ask("scored", tree, None, **tensors)
+        return tuple(codec.received(n, getattr(reply, n)) for n in ("slots", "scores", "versions"))  # type: ignore[return-value]
+
+
+def widened(source: Candidates, asked: Any) -> Any:
+    """Answers a question about candidates.  source: of the part that is asked."""
+    options, question = codec.options_of(asked), asked.question
+    tree = options.filter
+    if question == "live_passing":
+        return pb.WidenReply(slots=codec.to_tensor(source.live_passing(tree)))
+    if question == "standing":
+        standing_B = source.standing(checks.slots(codec.to_array("slots", asked.slots)), tree)
+        return pb.WidenReply(standing=codec.to_tensor(standing_B))
+    queries_QD = codec.to_array("queries", asked.queries)
+    if question == "sampled":
+        k, seed = checks.positive("k", asked.k), options.seed or 0
+        found = source.sampled(queries_QD, k, options, seed)
+        return _to_widened(found, "tried")
+    slots_QC = codec.to_array("slots", asked.slots)
+    if question != "scored" or slots_QC.ndim != 2 or len(slots_QC) != len(queries_QD):
+        raise InvalidArgument("no such question", got=repr(question[:64]), expected="slots a query")
+    return _to_widened(source.scored(queries_QD, slots_QC.copy(), tree), "versions")
+
+
+def _to_widened(found: tuple[Array, Array, Array], last: str) -> Any:
+    names = ("slots", "scores", last)
+    arrays = {name: splice.tensor(a) for name, a in zip(names, found, strict=True)}
+    return splice.message(pb.WidenReply, **arrays)
 
 
 def to_part(part: Part) -> pb.Part:

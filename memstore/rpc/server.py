@@ -299,7 +299,7 @@ class Server:
         caller.check(role_of(name, message), memory_of(message))
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=name)
-        pool = self._forwards if name == "lead" else self._writers
+        pool = {"lead": self._forwards, "widen": self._readers}.get(name, self._writers)
         ends, do = ends_at(deadline_s), getattr(self._spreading, name)
         reply = await self._in(pool, in_time, ends, do, message)
         if isinstance(reply, pb.AppliedReply):

@@ -33,7 +33,7 @@ from memstore.retries import Asked
 from memstore.rpc import codec, splice
 from memstore.rpc.calls import Numbering, Request
 from memstore.rpc.fleet import Fleet
-from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part
+from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Route
@@ -200,6 +200,13 @@ class Spreading:
         request, deadline = _request(asked.whole), Deadline(deadline_s)
         return to_least(held.least(asked.count, request, deadline))
 
+    def widen(self, asked: Any, deadline_s: float | None) -> Any:
+        held = self.held(asked.memory, asked.part)
+        queries = asked.queries.shape
+        if queries and (len(queries) != 2 or queries[1] != held.config.dim):
+            raise WrongShape("queries have the wrong shape", got=[*queries])
+        return widened(held.candidates, asked)
+
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
         config = codec.config_of(asked.config)
@@ -311,6 +318,8 @@ class _Leader:
 
 def role_of(verb: str, message: Any) -> Role:
     """What takes an rpc of the `SpreadService`."""
+    if verb == "widen":
+        return "read"
     change = message.verb if verb == "prepare" else None
     if verb == "apply":
         change = message.WhichOneof("change")
@@ -321,8 +330,10 @@ def role_of(verb: str, message: Any) -> Role:
 
 def memory_of(message: Any) -> str | None:
     """The memory that it is about; None is the store as a whole."""
-    name: str | None = message.whole.memory if hasattr(message, "whole") else None
-    return name
+    fields = message.DESCRIPTOR.fields_by_name
+    if "question" in fields:
+        return str(message.memory)
+    return str(message.whole.memory) if "whole" in fields else None
 
 
 def _change(changes: Changes, verb: str, asked: Any) -> Change:

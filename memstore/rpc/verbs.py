@@ -268,6 +268,7 @@ SPREAD: Mapping[str, type[Any]] = {
     "apply": pb.ApplyRequest,
     "give": pb.GiveRequest,
     "least": pb.LeastRequest,
+    "widen": pb.WidenRequest,
     "make": pb.MakeRequest,
     "unmake": pb.UnmakeRequest,
     "lead": pb.LeadRequest,

@@ -39,7 +39,6 @@ from memstore import (
 )
 from memstore.config import Codec, DType, OptimizerKind
 from memstore.dtypes import counting, storage
-from memstore.errors import Unsupported
 from memstore.index import two_tier
 from memstore.memory import Array
 from tests.congruence.oracle import (
@@ -705,11 +704,6 @@ class SpreadVerbs(Verbs):
     @initialize(config=configs, shards=st.sampled_from([1, 3, 4, 9]))
     def make(self, config: MemoryConfig, shards: int) -> None:
         super().make(MemoryConfig.from_dict(config.to_dict() | {"shards": shards}))
-
-    @rule()
-    def search_for_training(self) -> None:
-        with pytest.raises(Unsupported, match="lies on several servers"):
-            self.memory.search(self.queries(0, 1), 1, SearchOptions(exact=True, union=True))
 
 
 @pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])

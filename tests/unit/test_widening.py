@@ -175,7 +175,7 @@ def test_random_slots_are_uniform_over_the_live_ones(
     draws, rng = 2_000, np.random.default_rng(0)
     counts = np.zeros(rows)
     for _ in range(draws):
-        drawn = random_slots(memory.shards, rows, count, None, rng)
+        drawn = random_slots(memory.candidates, rows, count, None, rng)
         assert len(np.unique(drawn)) == count
         counts[drawn] += 1
     assert counts[gone].sum() == 0
@@ -187,7 +187,7 @@ def test_random_slots_that_pass_are_uniform(make: Callable[..., EmbeddedMemory])
     tree = field("n") == 2
     counts = np.zeros(80)
     for seed in range(800):
-        counts[random_slots(memory.shards, 80, 5, tree, np.random.default_rng(seed))] += 1
+        counts[random_slots(memory.candidates, 80, 5, tree, np.random.default_rng(seed))] += 1
     passing = np.arange(80) % 4 == 2
     assert counts[~passing].sum() == 0
     assert as_expected(counts[passing], np.full(20, 5 / 20), 800)
@@ -212,7 +212,9 @@ def test_random_slots_are_the_same_for_every_query_and_those_found_keep_their_ma
 ) -> None:
     memory = make(30, index="exact")
     found = memory.search(normal(1, 5), 8, SearchOptions(sample_random=12, seed=0))
-    drawn = set(random_slots(memory.shards, 30, 12, None, np.random.default_rng([0, 0])).tolist())
+    drawn = set(
+        random_slots(memory.candidates, 30, 12, None, np.random.default_rng([0, 0])).tolist()
+    )
     for own, random in zip(of(found, *OWN), of(found, Proposal.RANDOM), strict=True):
         assert len(own) == 8
         assert set(random) == drawn - set(own)

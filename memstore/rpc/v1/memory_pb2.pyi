@@ -658,6 +658,38 @@ class LeastReply(_message.Message):
     given: Tensor
     def __init__(self, live: _Optional[int] = ..., done: _Optional[int] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., priorities: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., given: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class WidenRequest(_message.Message):
+    __slots__ = ("part", "memory", "question", "queries", "k", "options", "slots")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    memory: str
+    question: str
+    queries: Tensor
+    k: int
+    options: SearchOptions
+    slots: Tensor
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., question: _Optional[str] = ..., queries: _Optional[_Union[Tensor, _Mapping]] = ..., k: _Optional[int] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class WidenReply(_message.Message):
+    __slots__ = ("slots", "scores", "tried", "standing", "versions")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    slots: Tensor
+    scores: Tensor
+    tried: Tensor
+    standing: Tensor
+    versions: Tensor
+    def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., tried: _Optional[_Union[Tensor, _Mapping]] = ..., standing: _Optional[_Union[Tensor, _Mapping]] = ..., versions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
 class MakeRequest(_message.Message):
     __slots__ = ("part", "memory", "config")
     PART_FIELD_NUMBER: _ClassVar[int]
