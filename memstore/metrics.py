@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from memstore.embedded import EmbeddedMemory
@@ -36,8 +36,12 @@ except ImportError as error:
 Labels = tuple[tuple[str, str], ...]
 
 
-def registry(store: Store) -> CollectorRegistry:
-    """A registry of this store alone.
+Refusals = Mapping[tuple[str, str], int]
+"""How often a caller was refused, by its name and by the limit, or the quota, that it met."""
+
+
+def registry(store: Store, refused: Refusals | None = None) -> CollectorRegistry:
+    """A registry of this store alone.  refused: of the server of it, `Server.gate.refused`.
 
     | metric | labels | |
     |---|---|---|
@@ -48,11 +52,14 @@ def registry(store: Store) -> CollectorRegistry:
     | `memstore_recall` | memory, k | of the last `memstore.recall.measure_recall` |
     | `memstore_recall_error` | memory, k | its standard error |
     | `memstore_recall_timestamp_seconds` | memory, k | when it was measured |
+    | `memstore_refused_total` | caller, limit | calls that were told to come again |
 
     Calls of an encoded memory are counted there; what it reads of its parts, with the parts too.
     """
     made = CollectorRegistry(auto_describe=False)
     made.register(StoreCollector(store))
+    if refused is not None:
+        made.register(RefusalCollector(refused))
     return made
 
 
@@ -77,6 +84,21 @@ class StoreCollector(Collector):
                 yield self._store.memory(name)
         except MemstoreError:
             return  # closed, or this one dropped since: the next scrape shows what is left
+
+
+class RefusalCollector(Collector):
+    """Reads what a server refused."""
+
+    def __init__(self, refused: Refusals) -> None:
+        self._refused = refused
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "memstore_refused", "Calls that were told to come again", labels=["caller", "limit"]
+        )
+        for (caller, limit), count in list(self._refused.items()):
+            family.add_metric([caller, limit], count)
+        yield family
 
 
 def _state(memory: Memory) -> Iterator[Metric]:

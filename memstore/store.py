@@ -230,7 +230,8 @@ class Store:
             ]
             if users:
                 raise MemoryInUse(
-                    f"memory {name!r} holds the parts of {users}", hint="drop those first"
+                    f"memory {name!r} holds the parts of {users}",
+                    hint="drop what is encoded from it first",
                 )
             self._write({n: made for n, made in self._checkpoints.items() if n != name}, [])
             dropped = base_of(self._memories.pop(name))

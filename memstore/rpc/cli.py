@@ -21,7 +21,8 @@ from typing import Any, get_args
 from memstore.errors import InvalidArgument
 from memstore.placement import Part
 from memstore.rpc.health import serves
-from memstore.rpc.limits import Limits, Quota
+from memstore.rpc.limits import Limits
+from memstore.rpc.quotas import Quota
 from memstore.rpc.security import ROLES, Tokens, add_token, is_loopback, remove_token
 from memstore.rpc.server import Server
 from memstore.rpc.target import Target
@@ -164,7 +165,7 @@ def serve(options: argparse.Namespace) -> int:
         if options.servers is not None:
             server.route(Topology(1, tuple(options.servers.split(","))))
         if options.metrics is not None:
-            _serve_metrics(store, options.metrics, insecure=options.insecure)
+            _serve_metrics(store, server, options.metrics, insecure=options.insecure)
         logging.getLogger("memstore.serve").info("serving %s at %s", store.path, server.address)
         sys.stdout.write(f"{server.address}\n")
         sys.stdout.flush()
@@ -223,7 +224,7 @@ def _tls(options: argparse.Namespace) -> ServerTls | None:
     return ServerTls(*given, options.tls_clients)
 
 
-def _serve_metrics(store: Store, address: str, *, insecure: bool) -> None:
+def _serve_metrics(store: Store, server: Server, address: str, *, insecure: bool) -> None:
     from prometheus_client import start_http_server
 
     from memstore import metrics
@@ -238,7 +239,8 @@ def _serve_metrics(store: Store, address: str, *, insecure: bool) -> None:
             expected="an address of this machine",
             hint="--insecure serves them all the same",
         )
-    start_http_server(int(port), addr=host, registry=metrics.registry(store))
+    scraped = metrics.registry(store, server.gate.refused)
+    start_http_server(int(port), addr=host, registry=scraped)
 
 
 class _JsonFormatter(logging.Formatter):

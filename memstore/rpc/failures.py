@@ -6,6 +6,7 @@ says nothing of the server's inside.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -102,9 +103,24 @@ def from_message(message: pb.Error) -> MemstoreError:
 
 
 async def abort(context: Any, error: MemstoreError) -> None:
-    """Ends a call of `grpc.aio` with the status of an error, and the error beside it."""
+    """Ends a call of `grpc.aio` with the status of an error, and the error beside it; the error
+    loses where it came from."""
     data = to_message(error).SerializeToString()
+    # What is raised next stays with the call, in a circle, until garbage is looked for. It must not
+    # keep the frames of the work, and with them a message of up to the longest.
+    error.__cause__ = error.__context__ = error.__traceback__ = None
     await context.abort(code_of(error), str(error)[:MOST_TEXT], ((KEY, data),))
+
+
+async def write(context: Any, data: bytes) -> None:
+    """Sends a reply of a stream; raises `CancelledError` where nobody is there any more.
+
+    grpc.aio cancels the handler of such a call too, but may be late, and would log the failure.
+    """
+    try:
+        await context.write(data)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 def from_call(error: grpc.RpcError, target: str) -> MemstoreError:

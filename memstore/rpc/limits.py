@@ -6,10 +6,8 @@
     held.charge(rows=3)
     held.leave()
 
-`Limits` are the server's own: what is under way at one moment. A `Quota` is a token's: what its
-bearer may ask for a second. A call may begin as long as something of the second is left, and is
-charged in full: what it took beyond that is paid back by waiting, so that one call may be larger
-than a second's worth and the rate holds all the same.
+`Limits` are the server's own: what is under way at one moment. What a caller may ask for a second
+is its `Quota`.
 
 Used by one event loop.
 """
@@ -17,23 +15,20 @@ Used by one event loop.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from memstore.errors import DeadlineExceeded, InvalidArgument, Overloaded
-
-if TYPE_CHECKING:
-    from memstore.rpc.security import Caller
+from memstore.errors import InvalidArgument, Overloaded
+from memstore.rpc import receiving
+from memstore.rpc.quotas import NO_QUOTA, Bucket, Quota
+from memstore.rpc.receiving import Places
+from memstore.rpc.security import Caller
 
 CORES = os.cpu_count() or 1
-
-BURST_S = 1.0
-"""Seconds' worth that a caller who was silent may ask for at once."""
 
 ANSWER_S = 20.0
 """For a connection to say that it is there, and for a new one to say what it is."""
@@ -58,7 +53,8 @@ class Limits:
     call_bytes: of one call that comes in pieces.
     session_calls: that one session may have under way or waiting; beyond, it is not read from.
     connections: that are open; beyond, they are closed as they come.
-    receive_s: seconds within which the message of a call comes in once it is read.
+    receive_s: seconds within which the message of a call comes in once it is read; less where
+        others wait to be read.
     keepalive_s: seconds of silence after which a connection is asked whether somebody is there,
         and closed where nobody answers.  idle_s: without a call, after which it is closed.
     exports: under way, of all callers.
@@ -131,53 +127,12 @@ class Limits:
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quota:
-    """What a caller may ask for a second; None is any amount.
-
-    requests_per_s: calls.  bytes_per_s: of messages in both directions.  rows_per_s: written,
-    read, and found.
-    """
-
-    requests_per_s: float | None = None
-    bytes_per_s: float | None = None
-    rows_per_s: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            rate: object = getattr(self, name)
-            number = isinstance(rate, int | float) and not isinstance(rate, bool)
-            if rate is not None and not (number and 0 < float(rate) < math.inf):  # type: ignore[arg-type]
-                raise InvalidArgument(f"{name} is out of range", got=repr(rate), expected="above 0")
-
-
-NO_QUOTA = Quota()
-
-
-class Bucket:
-    """Fills at a rate up to a burst; may be drawn below nothing, and is closed below 1."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate, self._most = rate, max(rate * BURST_S, 1.0)
-        self._level, self._at = self._most, now
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until something may be drawn; 0 is now."""
-        self._level = min(self._most, self._level + self._rate * max(0.0, now - self._at))
-        self._at = max(now, self._at)
-        # Not for what sums lose by rounding.
-        return 0.0 if self._level >= 1 - 1e-6 else (1 - self._level) / self._rate
-
-    def draw(self, amount: float) -> None:
-        self._level -= amount
-
-
 class _Share:
     """What one caller has under way, and what is left of its quota."""
 
-    def __init__(self, receiving: int) -> None:
+    def __init__(self, places: int) -> None:
         self.calls = self.bytes = self.streams = 0
-        self.receiving = asyncio.Semaphore(receiving)
+        self.places = Places(places)
         self.quota = NO_QUOTA
         self.buckets: dict[str, Bucket] = {}
 
@@ -289,21 +244,16 @@ class Held:
     async def next(
         self, read: Callable[[], Awaitable[Any]], within_s: float | None = None
     ) -> bytes:
-        """What is read, once there is room for the longest message; raises `DeadlineExceeded`,
-        and `InvalidArgument` where nothing comes.
-
-        How long a message is shows only once it is here, and until it is read the network keeps
-        all but its beginning.
+        """What is read, once there is a place for the longest message; raises `DeadlineExceeded`,
+        `Overloaded` where others wait for the place, and `InvalidArgument` where nothing comes.
         """
         within_s = self._limits.receive_s if within_s is None else within_s
-        async with self._share.receiving, self._gate.all.receiving:
-            try:
-                async with asyncio.timeout(within_s):
-                    data = await read()
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    "the message of the call did not come", expected=f"within {within_s:g} s"
-                ) from None
+        places = self._share.places, self._gate.all.places
+        try:
+            data = await receiving.received(read, within_s, *places)
+        except Overloaded:
+            self._gate.refused[self._caller.name, "receive_s"] += 1
+            raise
         if not isinstance(data, bytes):
             raise InvalidArgument("the call has no message", expected="one")
         return data

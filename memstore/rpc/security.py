@@ -26,8 +26,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from memstore.errors import InvalidArgument, NotAllowed, Unauthenticated
-from memstore.rpc.limits import NO_QUOTA, Quota
+from memstore.errors import (
+    InvalidArgument,
+    MemoryInUse,
+    MemstoreError,
+    NotAllowed,
+    Unauthenticated,
+    UnknownMemory,
+)
+from memstore.rpc.quotas import NO_QUOTA, Quota
 from memstore.rpc.verbs import Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -64,6 +71,17 @@ class Caller:
 
     def sees(self, memory: str) -> bool:
         return self.memories is None or memory in self.memories
+
+
+def seen_by(caller: Caller, error: MemstoreError) -> MemstoreError:
+    """An error without what it tells of memories that are not for the caller."""
+    if caller.memories is None:
+        return error
+    if isinstance(error, UnknownMemory):
+        return UnknownMemory(error.problem, got=error.got)
+    if isinstance(error, MemoryInUse):
+        return MemoryInUse("the memory is in use", hint=error.hint)
+    return error
 
 
 ANYBODY = Caller("anybody", "peer")

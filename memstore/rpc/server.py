@@ -10,6 +10,7 @@ waits for no writer. `memstore serve` is this, with a signal for an end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -25,12 +26,10 @@ from grpc import aio
 from memstore.errors import (
     DeadlineExceeded,
     InvalidArgument,
-    MemoryInUse,
     MemstoreError,
     ServerFailed,
     ShardElsewhere,
     StoreClosed,
-    UnknownMemory,
     Unsupported,
 )
 from memstore.memory import Array, Memory, SearchOptions
@@ -42,7 +41,7 @@ from memstore.rpc.batching import Coalescer
 from memstore.rpc.beside import Health, Reflection
 from memstore.rpc.limits import CORES, Gate, Held, Limits
 from memstore.rpc.pools import Pool
-from memstore.rpc.security import Caller, Guard, Tokens, is_loopback
+from memstore.rpc.security import Caller, Guard, Tokens, is_loopback, seen_by
 from memstore.rpc.session import Asked, Session
 from memstore.rpc.spreading import Spreading, memory_of, role_of
 from memstore.rpc.target import Target
@@ -68,6 +67,9 @@ much takes about as long as the way into a thread and back."""
 
 FORWARDS = 64
 """Threads for calls that ask other servers, and wait for them."""
+
+END_S = 1.0
+"""For tasks that were cancelled to end: what a thread is in the middle of they do not wait for."""
 
 SERVICES = (MEMORY_SERVICE, ADMIN_SERVICE, SPREAD_SERVICE)
 
@@ -141,6 +143,8 @@ class Server:
         self._started = True
         self._readers = Pool(2 * CORES + 2, "memstore-read")
         self._writers = Pool(self._limits.writers, "memstore-write")
+        # What a message of many parts takes keeps no read waiting.
+        self._parsers = Pool(CORES, "memstore-parse")
         # Calls that ask other servers wait in threads of their own: what other servers ask of this
         # one never waits for them.
         self._forwards = Pool(FORWARDS, "memstore-forward")
@@ -185,10 +189,11 @@ class Server:
         if self._port:
             self._do(self._stop(grace_s))
         ends = time.monotonic() + grace_s
-        pools = (self._forwards, self._readers, self._writers)
+        pools = (self._forwards, self._parsers, self._readers, self._writers)
         busy = sum(pool.end(max(0.0, ends - time.monotonic())) for pool in pools)
         if busy:
             logger.warning("%d calls go on that were begun before the end", busy)
+        self._do(_ended())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -234,7 +239,7 @@ class Server:
 
     def _handlers(self) -> Iterable[grpc.GenericRpcHandler]:
         memory = {name.capitalize(): self._unary(name) for name in VERBS}
-        memory["Session"] = grpc.stream_stream_rpc_method_handler(self._session, None, serialized)
+        memory["Session"] = grpc.stream_stream_rpc_method_handler(self._session, None, None)
         memory |= self._transfers.handlers() | self._assembler.handlers()
         yield grpc.method_handlers_generic_handler(MEMORY_SERVICE, memory)
         admin = {name.capitalize(): self._admin(name, verb) for name, verb in ADMIN.items()}
@@ -361,19 +366,22 @@ class Server:
         part = part_of(message)
         if part is not None:
             self._check_part(part)
-        if self._spreading is not None and part is None:
-            spread = partial(self._spread, name, message, caller)
-            reply = await self._in(self._forwards, in_time, ends, spread)
-        else:
-            reply = await self._own(name, message, caller, ends)
+        try:
+            if self._spreading is not None and part is None:
+                spread = partial(self._spread, name, message)
+                reply = await self._in(self._forwards, in_time, ends, spread)
+            else:
+                reply = await self._own(name, message, ends)
+        except MemstoreError as error:
+            raise seen_by(caller, error) from None
         held.draw("rows_per_s", sizes.rows_of(reply))
         # A change was made: its reply is not refused, whatever it takes.
         (held.take if verb.role == "read" else held.add)(self._size(reply))
         return reply
 
-    async def _own(self, name: str, message: Any, caller: Caller, ends: float | None) -> Any:
+    async def _own(self, name: str, message: Any, ends: float | None) -> Any:
         """Does a call on what the store has."""
-        memory = self._memory(message.memory, caller)
+        memory = self._store.memory(message.memory)
         sizes.check(name, message, memory, self._limits.message_bytes)  # before it is done
         if name == "search":
             return await self._search(memory, message)
@@ -387,7 +395,7 @@ class Server:
             raise ShardElsewhere("the server holds whole memories", got=f"part {part.number}")
         self._spreading.check(part)
 
-    def _spread(self, name: str, message: Any, caller: Caller, left_s: float | None) -> Any:
+    def _spread(self, name: str, message: Any, left_s: float | None) -> Any:
         """Does a call on a memory of which other servers hold parts."""
         spreading = cast(Spreading, self._spreading)
 
@@ -396,25 +404,16 @@ class Server:
             sizes.check(name, message, memory, self._limits.message_bytes)
             return VERBS[name].do(memory, message, left_s)
 
-        try:
-            return spreading.within(left_s, do)
-        except UnknownMemory as error:
-            raise seen_by(caller, error) from None
+        return spreading.within(left_s, do)
 
-    def _memory(self, name: str, caller: Caller) -> Memory:
-        try:
-            return self._store.memory(name)
-        except UnknownMemory as error:
-            raise seen_by(caller, error) from None
-
-    def _only(self, name: str, caller: Caller) -> Memory:
+    def _only(self, name: str) -> Memory:
         """A memory all of which is here."""
         if self._spreading is not None:
             raise Unsupported(
                 f"memory {name[:64]!r} lies on several servers and is not read as a whole",
                 hint="gather it slot by slot, and append to it",
             )
-        return self._memory(name, caller)
+        return self._store.memory(name)
 
     async def _search(self, memory: Memory, message: pb.SearchRequest) -> pb.SearchReply:
         queries_QD, options = await self._aside(message.ByteSize(), _asked, message)
@@ -428,7 +427,7 @@ class Server:
         with self._alone.reading():
             return work() if await self._alone.is_so() else await self._in(self._readers, work)
 
-    async def _session(self, calls: AsyncIterator[bytes], context: Any) -> AsyncIterator[pb.Reply]:
+    async def _session(self, calls: AsyncIterator[bytes], context: Any) -> None:
         metadata = context.invocation_metadata()
         try:
             leave = self._gate.stream(self._guard.caller(metadata))
@@ -446,8 +445,10 @@ class Server:
             message = getattr(asked.call, name)
             return await typed(self.call(name, message, asked.caller, asked.held, deadline_s))
 
-        async for reply in Session(do, self._limits.session_calls).replies(read()):
-            yield reply
+        replies = Session(do, self._limits.session_calls).replies(read())
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                await failures.write(context, serialized(reply))
 
     async def _asked(self, data: bytes, metadata: Any) -> Asked:
         """A call of a session, let in, or with why it is not."""
@@ -458,12 +459,12 @@ class Server:
             caller = self._guard.caller(metadata)
             held = self._gate.call(caller)
         except MemstoreError as error:
-            return Asked(call, refusal=error)
+            return Asked.refused(call, error)
         try:
             held.take(len(data))
         except MemstoreError as error:
             held.leave()
-            return Asked(call, refusal=error)
+            return Asked.refused(call, error)
         return Asked(call, caller=caller, held=held)
 
     def _size(self, reply: Any) -> int:
@@ -475,7 +476,7 @@ class Server:
     async def _parsed(self, kind: type[Any], data: bytes) -> Any:
         if len(data) <= SMALL_BYTES and has_few_parts(kind, data):
             return parsed(kind, data)
-        return await self._in(self._readers, parsed, kind, data)
+        return await self._in(self._parsers, parsed, kind, data)
 
     async def _aside(self, size: int, work: Callable[..., Any], *args: Any) -> Any:
         """Does what takes as long as so many bytes: others must not wait for much of it."""
@@ -491,6 +492,16 @@ class Server:
             if self._closed:
                 raise StoreClosed("the server is being shut down", hint="ask another") from error
             raise
+
+
+async def _ended() -> None:
+    """Ends what is still waiting for something in this loop."""
+    pending = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending, timeout=END_S)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def typed(work: Awaitable[Any]) -> Any:
@@ -516,17 +527,6 @@ def in_time(ends: float | None, do: Callable[..., Any], *args: Any) -> Any:
     if left_s is not None and left_s <= 0:
         raise DeadlineExceeded("the call's time was over before it was begun")
     return do(*args, left_s)
-
-
-def seen_by(caller: Caller, error: MemstoreError) -> MemstoreError:
-    """An error without what it tells of memories that are not for the caller."""
-    if caller.memories is None:
-        return error
-    if isinstance(error, UnknownMemory):
-        return UnknownMemory(error.problem, got=error.got)
-    if isinstance(error, MemoryInUse):
-        return MemoryInUse("the memory is in use", hint="drop what is encoded from it first")
-    return error
 
 
 def part_of(message: Any) -> pb.Part | None:

@@ -7,7 +7,7 @@ memory, and what follows it waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,12 @@ class Asked:
     caller: Caller = ANYBODY
     held: Held | None = None
     refusal: MemstoreError | None = None
+
+    @classmethod
+    def refused(cls, call: pb.Call, refusal: MemstoreError) -> Asked:
+        """Keeps nothing of a call but what it is answered by: where a refusal came from has all."""
+        refusal.__cause__ = refusal.__context__ = refusal.__traceback__ = None
+        return cls(pb.Call(number=call.number), refusal=refusal)
 
     def leave(self) -> None:
         if self.held is not None:
@@ -57,7 +63,7 @@ class Session:
         self._room = asyncio.Semaphore(most)
         self._before: dict[str, _Before] = {}
 
-    async def replies(self, calls: AsyncIterator[Asked]) -> AsyncIterator[pb.Reply]:
+    async def replies(self, calls: AsyncIterator[Asked]) -> AsyncGenerator[pb.Reply, None]:
         """Answers each call, in the order in which they come."""
         order: asyncio.Queue[tuple[Asked, Answer] | None] = asyncio.Queue()
         begun: dict[Asked, Answer] = {}
@@ -91,7 +97,7 @@ class Session:
 
     def _begin(self, asked: Asked) -> Answer:
         name = asked.call.WhichOneof("verb")
-        if name is None or asked.refusal is not None:
+        if name is None:
             return asyncio.ensure_future(self._answer(asked, name, []))
         memory = getattr(asked.call, name).memory
         before = self._before.setdefault(memory, _Before())
@@ -122,9 +128,9 @@ class Session:
         pending = [task for task in before if not task.done()]
         if pending:
             await asyncio.wait(pending)
+        if asked.refusal is not None:
+            return pb.Reply(number=call.number, error=failures.to_message(asked.refusal))
         try:
-            if asked.refusal is not None:
-                raise asked.refusal
             if name is None:
                 raise InvalidArgument("the call has no verb", expected=f"one of {[*VERBS]}")
             if not call.deadline_s >= 0:

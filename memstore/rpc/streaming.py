@@ -65,12 +65,14 @@ class Session:
     def begin(self, verb: str, message: Any, deadline_s: float | None = None) -> Future[Any]:
         """Sends a call; what it gives is its reply, or raises a `MemstoreError`.
 
-        What is called when it is done must not wait for another call of the session.
+        What is called when it is done must not wait for another call of the session. Where it is
+        cancelled, the call is not sent again, and if it was not sent yet, not at all.
         """
         asked = self._unanswered.asked(verb, message, deadline_s, Future[Any]())
         with self._state:
             self._outgoing.put(self._unanswered.add(asked))
             self._needed.notify()
+        asked.answer.add_done_callback(lambda answer: self._done(asked.call.number, answer))
         return asked.answer
 
     def send(self, request: Request[T]) -> T:
@@ -156,6 +158,17 @@ class Session:
         if late and self._stream is not None:
             self._stream.cancel()
 
+    def _done(self, number: int, answer: Future[Any]) -> None:
+        """Drops a call that nobody waits for any more."""
+        if not answer.cancelled():
+            return
+        with self._state:
+            self._unanswered.forget(number)
+            over = self._unanswered.is_over
+            self._look()
+        if over and self._stream is not None:
+            self._stream.cancel()
+
     def _calls(self, outgoing: queue.SimpleQueue[pb.Call | None]) -> Iterator[pb.Call]:
         while (call := outgoing.get()) is not None:
             if self._unanswered.is_to_send(call):
@@ -188,7 +201,10 @@ class SessionMemory(RemoteMemory):
     def search_async(
         self, queries: Any, k: int, options: SearchOptions = SearchOptions()
     ) -> Future[SearchResult]:
-        """As `search`, but returns at once; the result comes when it is asked for."""
+        """As `search`, but returns at once; the result comes when it is asked for.
+
+        Where it is cancelled, the call is dropped.
+        """
         request = self.requests.search(queries, k, options)
         answer = self._session.begin(request.verb, request.message)
         found: Future[SearchResult] = Future()
@@ -202,4 +218,5 @@ class SessionMemory(RemoteMemory):
                 found.set_exception(error)
 
         answer.add_done_callback(done)
+        found.add_done_callback(lambda found: answer.cancel() if found.cancelled() else None)
         return found

@@ -16,10 +16,11 @@ import grpc
 from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, Overloaded
 from memstore.memory import Memory
+from memstore.rpc import failures
 from memstore.rpc.exporting import Export
 from memstore.rpc.limits import Held, Limits
 from memstore.rpc.loading import Load, checked_end
-from memstore.rpc.security import Caller
+from memstore.rpc.security import Caller, seen_by
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.wire import parsed
 from memstore.store import Store
@@ -47,7 +48,7 @@ class Transfers:
         store: Store,
         *,
         enter: Callable[[Any], tuple[Caller, Held]],
-        memory: Callable[[str, Caller], Memory],
+        memory: Callable[[str], Memory],
         answered: Answered,
         read: In,
         write: In,
@@ -103,7 +104,7 @@ class Transfers:
         facts = f"load of {ascii(start.memory[:64])[1:-1]} by {caller.name} at {context.peer()}"
         try:
             caller.check("admin", start.memory)
-            load = Load(self._store, cast(Any, self._memory(start.memory, caller)), start)
+            load = Load(self._store, cast(Any, self._memory(start.memory)), start)
             try:
                 await whole(self._write(load.begin))
                 rows = await self._put_all(load, start, messages, deadline, held)
@@ -113,7 +114,7 @@ class Transfers:
                 raise
         except MemstoreError as error:
             audit.warning("%s: refused, %s", facts, type(error).__name__)
-            raise
+            raise seen_by(caller, error) from None
         except asyncio.CancelledError:
             audit.warning("%s: given up", facts)
             raise
@@ -154,6 +155,12 @@ class Transfers:
                 hint="others wait for it: have the rows ready before it is begun",
             ) from None
 
+    def _found(self, name: str, caller: Caller) -> Memory:
+        try:
+            return self._memory(name)
+        except MemstoreError as error:
+            raise seen_by(caller, error) from None
+
     async def _export(self, _: Any, context: Any) -> None:
         async def work() -> None:
             caller, held = self._enter(context)
@@ -168,13 +175,13 @@ class Transfers:
                 )
             self._exports += 1
             try:
-                memory = cast(Any, self._memory(asked.memory, caller))
+                memory = cast(Any, self._found(asked.memory, caller))
                 export = await self._read(
                     Export, memory, asked, self._limits.message_bytes - SLACK_BYTES
                 )
                 while (batch := await self._read(export.next)) is not None:
                     # Returns when gRPC has room for it: so long nothing more is read.
-                    await context.write(pb.ExportReply(batch=batch).SerializeToString())
+                    await failures.write(context, pb.ExportReply(batch=batch).SerializeToString())
                     await held.paced(export.rows, len(batch))
             finally:
                 self._exports -= 1

@@ -71,6 +71,8 @@ class _Count:
             self._count(parts=1)
             tag, at = _varint(data, at)
             wire, field = tag & 7, fields.get(tag >> 3)
+            if not tag >> 3:
+                raise malformed(descriptor, "field 0")
             if wire == 0:
                 _, at = _varint(data, at)
             elif wire in (1, 5):

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,10 @@ HELD_BYTES = 64 << 20
 SLACK_BYTES = 64 << 20
 """What threads take that were begun. What calls held, the allocator may keep for the next."""
 
+ROUNDS = 5
+GROWTH_BYTES = 64 << 20
+"""What three more rounds of the same may take: less than the messages of one."""
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 CONNECTIONS = 10_000 if LONG else 400
@@ -52,10 +57,14 @@ class Served:
 
     def __init__(self, process: subprocess.Popen[str], address: str, tokens: Path) -> None:
         self.process, self.address = process, address
-        self.honest = memstore.connect(address, token=add_token(tokens, "honest", "write"))
-        self.metadata = [
-            ("authorization", f"Bearer {add_token(tokens, 'hostile', 'write', ['m'])}")
+        self.honest = memstore.connect(
+            address, token=add_token(tokens, "honest", "write"), deadline_s=20
+        )
+        self.hostile = [
+            [("authorization", f"Bearer {add_token(tokens, name, 'write', ['m'])}")]
+            for name in ("hostile", "hostile-too", "hostile-as-well")
         ]
+        self.metadata = self.hostile[0]
         self._memory = self.honest.memory("m")
         self._queries = np.ones((1, WIDTH), np.float32)
         for _ in range(50):
@@ -81,6 +90,19 @@ class Served:
     def connect(self) -> socket.socket:
         host, _, port = self.address.rpartition(":")
         return socket.create_connection((host, int(port)), timeout=60)
+
+    def rounds(self, attack: Callable[[], None]) -> None:
+        """Attacks some times; what an attack leaves must not add up.
+
+        The allocator keeps what was freed, and how much of it depends on which threads were at it:
+        so one round is compared with another, and not with what was before.
+        """
+        taken = []
+        for _ in range(ROUNDS):
+            attack()
+            self.check()
+            taken.append(self.bytes())
+        until(lambda: self.bytes() < taken[1] + GROWTH_BYTES)
 
     def settle(self) -> None:
         """Waits until it holds about what it did; what does not go away in time is a leak."""
@@ -186,6 +208,99 @@ def test_nothing_is_read_of_who_is_unknown(served: Served) -> None:
                 assert isinstance(gone(answer), Unauthenticated)
             assert served.bytes() < served.before + SLACK_BYTES
     served.settle()
+
+
+def frame(kind: int, flags: int, data: bytes) -> bytes:
+    """A frame of HTTP/2, of its stream 1."""
+    return len(data).to_bytes(3, "big") + bytes((kind, flags, 0, 0, 0, 1)) + data
+
+
+def begun(path: str, metadata: list[tuple[str, str]], size: int, sent: int) -> bytes:
+    """A call of which so many bytes of a message of that size have come."""
+    told = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "it")]
+    told += [("te", "trailers"), ("content-type", "application/grpc"), *metadata]
+    texts = [text.encode() for pair in told for text in pair]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    headers = b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in pairs
+    )
+    message = b"\0" + size.to_bytes(4, "big") + bytes(sent)
+    return PREFACE + SETTINGS + frame(1, 4, headers) + frame(0, 0, message)
+
+
+def test_messages_that_only_begin(served: Served) -> None:
+    """More callers than are read at once stop in the middle of a message, and come again when they
+    are refused; an honest one is answered in the time that its calls have."""
+    over = threading.Event()
+
+    def attack(metadata: list[tuple[str, str]]) -> None:
+        data = begun(path_of(MEMORY_SERVICE, "append"), metadata, MESSAGE_BYTES - 100, 10_000)
+        while not over.is_set():
+            with served.connect() as connection:
+                connection.settimeout(0.2)
+                connection.sendall(data)
+                ended = False
+                while not (ended or over.is_set()):
+                    with contextlib.suppress(TimeoutError):
+                        # Headers that come back are the refusal.
+                        came = connection.recv(1 << 16)
+                        ended = not came or b"grpc-status" in came or len(came) > 200
+
+    attackers = [
+        threading.Thread(target=attack, args=(metadata,), daemon=True)
+        for metadata in served.hostile
+        for _ in range(64 // len(served.hostile) + 1)
+    ]
+    for thread in attackers:
+        thread.start()
+    try:
+        for _ in range(30):
+            served.check()
+    finally:
+        over.set()
+        for thread in attackers:
+            thread.join()
+    served.settle()
+
+
+def test_messages_that_are_refused(served: Served) -> None:
+    """Nothing of a long message stays once it is answered that it is malformed."""
+    data = b"\x0a\xff\xff\xbf\x01" + bytes(3 << 20)
+
+    def attack() -> None:
+        with contextlib.ExitStack() as stack:
+            channels = [stack.enter_context(served.channel()) for _ in range(20)]
+            calls = [channel.unary_unary(path_of(MEMORY_SERVICE, "append")) for channel in channels]
+            answers = [
+                call.future(data, timeout=60, metadata=served.metadata) for call in 2 * calls
+            ]
+            served.check()
+            for answer in answers:
+                assert isinstance(gone(answer), InvalidArgument | Overloaded)
+
+    served.rounds(attack)
+
+
+def test_slow_readers(served: Served) -> None:
+    """Replies that nobody takes are bounded by the bytes of their caller, and given back."""
+    slots = codec.to_tensor(np.arange(50_000) % ROWS)  # of 3.6 MB
+    gather = pb.GatherRequest(memory="m", slots=slots).SerializeToString()
+    call = pb.Call(number=1, gather=pb.GatherRequest(memory="m", slots=slots)).SerializeToString()
+
+    def attack() -> None:
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                channel = stack.enter_context(served.channel(**{"http2.lookahead_bytes": 1 << 10}))
+                stream = channel.stream_stream(path_of(MEMORY_SERVICE, "session"))
+                stack.callback(stream(iter([call] * 50), metadata=served.metadata).cancel)
+                unary = channel.unary_unary(path_of(MEMORY_SERVICE, "gather"))
+                for _ in range(10):
+                    stack.callback(unary.future(gather, metadata=served.metadata).cancel)
+            for _ in range(10):
+                served.check()
+                assert served.bytes() < served.before + SLACK_BYTES + 6 * HELD_BYTES
+
+    served.rounds(attack)
 
 
 def test_clients_that_vanish_in_mid_stream(served: Served) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import prometheus_client
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -20,14 +21,17 @@ from memstore import MemoryConfig, Store
 from memstore.errors import (
     DeadlineExceeded,
     InvalidArgument,
+    MemoryInUse,
     MemstoreError,
     NotAllowed,
     Overloaded,
     Unauthenticated,
 )
+from memstore.metrics import registry
 from memstore.rpc import codec, failures, sizes
 from memstore.rpc.client import Client
-from memstore.rpc.limits import Bucket, Gate, Limits, Quota
+from memstore.rpc.limits import Gate, Limits
+from memstore.rpc.quotas import Bucket, Quota
 from memstore.rpc.security import Caller, Tokens, add_token
 from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -117,6 +121,9 @@ def test_a_quota_of_requests(store: Store, tmp_path: Path, unary: bool) -> None:
         assert all(0 < one.retry_after_s <= 1 for one in refused)
         assert all("quota of requests" in str(one) for one in refused)
         assert server.gate.refused["me", "requests_per_s"] == len(refused)
+        scraped = prometheus_client.generate_latest(registry(store, server.gate.refused)).decode()
+        told = 'memstore_refused_total{caller="me",limit="requests_per_s"} '
+        assert f"{told}{float(len(refused))}" in scraped
 
 
 def test_a_quota_of_bytes_and_of_rows(store: Store, tmp_path: Path) -> None:
@@ -362,6 +369,21 @@ def test_messages_of_few_parts_may_be_long() -> None:
     for cut in (10, SMALL_BYTES + 1):
         with pytest.raises(InvalidArgument, match="malformed"):
             parsed(pb.Call, call.SerializeToString()[:cut])
+
+
+def test_a_memory_in_use_tells_nothing_of_others(store: Store, tmp_path: Path) -> None:
+    store.create("secret", MemoryConfig(dim=2, index="exact"))
+    token = add_token(tmp_path / "tokens.json", "some", "write", ["m"])
+    with (
+        served(store, tmp_path) as (server, _),
+        memstore.connect(server.address, token=token) as client,
+        store.loading("m", "secret", by=object()),
+    ):
+        for way in (client, client.session()):
+            with pytest.raises(MemoryInUse, match="is in use") as refused:
+                way.memory("m").append(ROWS)
+            assert "secret" not in str(refused.value)
+            assert str(store.path) not in str(refused.value)
 
 
 def test_limits_that_are_none() -> None:

@@ -142,6 +142,25 @@ def test_a_server_that_does_not_answer(store: Store, client: Client) -> None:
         assert memory.search(ROWS, 1).counts_Q.tolist() == [0] * WIDTH
 
 
+def test_a_search_that_is_cancelled_is_dropped(store: Store, client: Client) -> None:
+    held: Any = store.memory("m")
+    keys = codec.to_tensor(ROWS)
+    with client.session() as session:
+        memory, message = session.memory("m"), pb.AppendRequest(memory="m", keys=keys)
+        with held._mutation:
+            stuck = session.begin("append", message)
+            ahead = [memory.search_async(ROWS, 1) for _ in range(3)]
+            assert all(found.cancel() for found in ahead[:2])
+            assert len([*session._unanswered]) == 2
+        assert ahead[2].result(30).counts_Q.tolist() == [1] * WIDTH
+        assert stuck.done()
+        assert not session._unanswered
+        with held._mutation:
+            late = session.begin("append", message)
+            threading.Timer(0.2, late.cancel).start()
+            session.close()  # waits for nothing else
+
+
 def test_answers_that_are_unknown_end_no_thread() -> None:
     """A newer server's reply, one that is no reply, and streams that end again and again."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +490,26 @@ def test_a_client_that_is_closed(server: Server) -> None:
         server.close()
         with pytest.raises((Unreachable, DeadlineExceeded)):
             list(client.export("m", deadline_s=0.5))
+
+
+def test_a_server_that_is_closed_at_once_leaves_no_task_behind(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+
+    def batches() -> Iterator[pa.Table]:
+        yield table(1)
+        over.wait()
+
+    server = Server(store).start()
+    with memstore.connect(server.address) as client, futures.ThreadPoolExecutor() as threads:
+        loading = threads.submit(client.load, "m", batches())
+        while store.memory("m").describe().rows == 0:
+            assert not loading.done()
+        loop = server._loop
+        server.close(0)
+        assert not asyncio.all_tasks(loop)
+        over.set()
+        assert isinstance(loading.exception(30), MemstoreError)
+    gc.collect()
+    assert not [one for one in caplog.records if one.name == "asyncio"], caplog.text
