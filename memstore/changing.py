@@ -274,7 +274,9 @@ class ChangeableMemory(ReadableMemory):
             return Known({}, self._config.shards)
         replies = {}
         for shard in self.shards:
-            reply = shard.windows.check(asked.id.client, asked.id.number, asked.digest)
+            reply = shard.windows.check(
+                asked.id.client, asked.id.number, asked.digest, lambda: asked.former_digest
+            )
             if reply is not None:
                 replies[shard.number] = Reply.unpacked(reply)
         if any(reply.asked == LOST for reply in replies.values()):

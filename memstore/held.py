@@ -107,7 +107,9 @@ class HeldMemory(EmbeddedMemory):
         shard, client = self.shards[0], GIVEN_OUT + asked.id.client
         with self._mutating(deadline):
             self._check_open()
-            reply = shard.windows.check(client, asked.id.number, asked.digest)
+            reply = shard.windows.check(
+                client, asked.id.number, asked.digest, lambda: asked.former_digest
+            )
             if reply is not None:
                 return Reply.unpacked(reply).first
             self.known(asked)

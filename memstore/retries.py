@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from memstore.errors import WrongType
 from memstore.memory import NO_SLOT, Array, RequestId, Slots
-from memstore.shard.requests import Request, RequestWindows, digest
+from memstore.shard.requests import Request, RequestWindows, digest, former_digest
 
 NOTHING = np.empty(0, np.int64)
 
@@ -59,10 +59,16 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came.  digest: of all that it asks."""
+    """A request as it came.  digest: of all that it asks.  content: that, where it is here."""
 
     id: RequestId
     digest: bytes
+    content: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def former_digest(self) -> bytes:
+        """As it was digested once: what a store keeps of requests may be older than it."""
+        return former_digest(*self.content) if self.content else self.digest
 
     @classmethod
     def of(cls, request_id: RequestId | None, verb: str, *arguments: Any) -> Self | None:
@@ -75,7 +81,8 @@ class Asked:
                 got=type(request_id).__name__,
                 expected="RequestId",
             )
-        return cls(request_id, digest(verb, *map(_plain, arguments)))
+        content: tuple[Any, ...] = (verb, *map(_plain, arguments))
+        return cls(request_id, digest(*content), content)
 
 
 def answered(asked: Asked | None, reply: Reply) -> Request | None:

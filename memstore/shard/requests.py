@@ -16,12 +16,14 @@ number they used, so that nothing of theirs is ever applied twice. Of those, the
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -85,8 +87,16 @@ class RequestWindows:
         self._clients = OrderedDict[str, _Client]()
         self._marks = OrderedDict[str, int]()
 
-    def check(self, client: str, number: int, digest: bytes) -> bytes | None:
+    def check(
+        self,
+        client: str,
+        number: int,
+        digest: bytes,
+        former: Callable[[], bytes] | None = None,
+    ) -> bytes | None:
         """The reply to a request that was applied already, or None to one that is new.
+
+        former: gives the digest that such content had once: see `former_digest`.
 
         Raises `RequestTooOld` and `RequestConflict`, and `InvalidArgument` on a number below 1.
         """
@@ -106,7 +116,7 @@ class RequestWindows:
         if known is None or number not in known.replies:
             return None
         kept, reply = known.replies[number]
-        if kept != digest:
+        if kept != digest and (former is None or kept != former()):
             raise RequestConflict(
                 "the request's number was used for another one; nothing was changed",
                 got=f"request {number} of client {client!r} with another content",
@@ -197,7 +207,15 @@ class RequestWindows:
 
 def digest(verb: str, *parts: Array | bytes | None) -> bytes:
     """16 bytes that differ where a verb, or a dtype, shape or byte of its arguments does."""
-    found = digesting(verb)
+    return _digested(digesting(verb), parts)
+
+
+def former_digest(verb: str, *parts: Array | bytes | None) -> bytes:
+    """The same as stores keep it that were written before XXH3 took the place of BLAKE2b."""
+    return _digested(hashlib.blake2b(verb.encode(), digest_size=DIGEST_BYTES), parts)
+
+
+def _digested(found: Any, parts: Iterable[Array | bytes | None]) -> bytes:
     for part in parts:
         if isinstance(part, np.ndarray):
             array = np.ascontiguousarray(part)
@@ -208,7 +226,8 @@ def digest(verb: str, *parts: Array | bytes | None) -> bytes:
         else:
             found.update(f"|bytes{len(part)}|".encode())
             found.update(part)
-    return found.digest()
+    digested: bytes = found.digest()
+    return digested
 
 
 def digesting(what: str) -> xxhash.xxh3_128:
