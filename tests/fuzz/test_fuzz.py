@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memstore.errors import MemstoreError
+from memstore.rpc import splice
 from memstore.rpc.v1 import memory_pb2 as pb
 from tests.conftest import LONG
 from tests.fuzz import codec, corpus
@@ -45,3 +46,9 @@ def test_mutations_reach_both_what_is_refused_and_what_is_not() -> None:
 def test_an_input_is_found_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "decode", lambda *_: 1 / 0)
     assert "raised ZeroDivisionError" in " ".join(codec.run(100, 0).kinds)
+
+
+def test_splicing_that_reads_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = splice._joined
+    monkeypatch.setattr(splice, "_joined", lambda bare, found: joined(bare, {}))
+    assert any("AssertionError" in kind for kind in codec.run(500, 0).kinds)
