@@ -17,8 +17,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from grpc import StatusCode, aio
-
 from memstore.errors import InvalidArgument, MemstoreError, StoreClosed
 from memstore.memory import RequestId, SearchOptions, SearchResult
 from memstore.rpc import administration, failures
@@ -156,7 +154,7 @@ class AsyncSession:
             # another says so.
             return None
         except Exception as error:  # noqa: BLE001 - nobody else would tell who waits
-            self._unexplained = _is_unexplained(error)
+            self._unexplained = failures.was_being_sent(error)
             return None if self._unexplained else self._unanswered.broken(error)
         return None
 
@@ -197,16 +195,6 @@ class AsyncSession:
         while (call := await outgoing.get()) is not None:
             if self._unanswered.is_to_send(call):
                 yield call
-
-
-def _is_unexplained(error: Exception) -> bool:
-    """Whether a stream ended while a call was being sent: then grpc.aio says INTERNAL, whatever the
-    server said, or nothing where it is gone."""
-    return (
-        isinstance(error, aio.AioRpcError)
-        and error.code() is StatusCode.INTERNAL
-        and failures.KEY not in dict(error.trailing_metadata())
-    )
 
 
 def _tell(answers: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:

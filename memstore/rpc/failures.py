@@ -18,6 +18,9 @@ from memstore.rpc.v1 import memory_pb2 as pb
 KEY = "memstore-error-bin"
 """The trailing metadata that carry an `Error`."""
 
+SENDING = 'Failed "execute_batch": (<grpc._cython.cygrpc.Send'
+"""What grpc.aio knows of a message that could not be sent."""
+
 MOST_TEXT = 1_000
 """Characters of each part of an error: gRPC carries 16 KiB of metadata at most."""
 
@@ -123,9 +126,25 @@ async def write(context: Any, data: bytes) -> None:
         raise asyncio.CancelledError from error
 
 
+def was_being_sent(error: Exception) -> bool:
+    """Whether a stream of grpc.aio ended, as by a refusal, while a message of it was being sent:
+    then the client says INTERNAL by itself, whatever the server said."""
+    return (
+        isinstance(error, grpc.aio.AioRpcError)
+        and error.code() is grpc.StatusCode.INTERNAL
+        and not error.trailing_metadata()
+        and SENDING in (error.debug_error_string() or "")
+    )
+
+
 def from_call(error: grpc.RpcError, target: str) -> MemstoreError:
     """What a call that failed raises."""
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    if was_being_sent(error):
+        return errors.Unreachable(
+            f"the call to {target} was ended while it was being sent, and why was not told",
+            hint="send it again",
+        )
     for key, value in error.trailing_metadata() or ():
         if key == KEY and isinstance(value, bytes):
             return from_message(pb.Error.FromString(value))

@@ -17,6 +17,9 @@ from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.server import Server
 from memstore.rpc.target import Target
 
+DEADLINE_S = 600.0
+"""A first call may compile kernels, for many seconds where the machine is busy."""
+
 
 class ServedStore:
     """Opens a store and a server of it, and connects; closes all three."""
@@ -24,7 +27,7 @@ class ServedStore:
     def __init__(self, path: str | Path) -> None:
         self.store = memstore.open(path)
         self.server = Server(self.store).start()
-        self.client: Client = memstore.connect(self.server.address)
+        self.client: Client = memstore.connect(self.server.address, deadline_s=DEADLINE_S)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         self.client.create(name, config)
@@ -54,6 +57,7 @@ class Narrow(Target):
     """A server every call to which, but the shortest, is longer than a message may be."""
 
     message_bytes: int = 1_000
+    deadline_s: float = DEADLINE_S
 
     def channel(self, kind: Any) -> Any:
         return Target(self.address).channel(kind)
@@ -91,7 +95,7 @@ class AsyncServedStore:
         self.store = memstore.open(path)
         self.server = Server(self.store).start()
         self.runner = asyncio.Runner()
-        self.client = memstore.connect_async(self.server.address)
+        self.client = memstore.connect_async(self.server.address, deadline_s=DEADLINE_S)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         self.runner.run(self.client.create(name, config))

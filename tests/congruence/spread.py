@@ -11,6 +11,7 @@ from memstore.held import HeldMemory
 from memstore.placement import Part
 from memstore.rpc.server import Server
 from memstore.rpc.topology import Topology
+from tests.congruence.served import DEADLINE_S
 
 SERVERS = 4
 
@@ -59,7 +60,7 @@ class SpreadStore:
     def __init__(self, path: str | Path) -> None:
         self.servers = Servers(path)
         address = self.servers.servers[2].address
-        self.client = memstore.connect(address, fan_out=self.fan_out)
+        self.client = memstore.connect(address, fan_out=self.fan_out, deadline_s=DEADLINE_S)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         self.client.create(name, config)

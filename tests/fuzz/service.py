@@ -49,8 +49,6 @@ WITHIN_S = 60.0
 BEFORE_SEEN = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 """Statuses of gRPC itself, that need no error of ours."""
 
-SENDING = "cygrpc.SendMessageOperation object"
-
 Input = tuple[str, str, bytes]
 """Service, verb, and the message."""
 
@@ -263,7 +261,7 @@ class Fuzzer:
 
     def _refused(self, verb: str, data: bytes, error: Any) -> None:
         typed = any(key == failures.KEY for key, _ in error.trailing_metadata() or ())
-        if not (typed or _was_being_sent(error)) and error.code() not in BEFORE_SEEN:
+        if not (typed or failures.was_being_sent(error)) and error.code() not in BEFORE_SEEN:
             self._found.add(f"{verb} refused untyped", data, (error.code(), error.details()))
         elif typed:
             self._told_of(verb, data, failures.from_call(error, "it"))
@@ -271,17 +269,6 @@ class Fuzzer:
     def _told_of(self, verb: str, data: bytes, error: MemstoreError) -> None:
         if failures.code_of(error) in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
             self._found.add(f"{verb} failed", data, error)
-
-
-def _was_being_sent(error: aio.AioRpcError) -> bool:
-    """Whether grpc.aio's client said so by itself: a stream was ended, as by a refusal, while a
-    message of it was on its way, and what the server said of it is not told."""
-    told = error.debug_error_string() or ""
-    return (
-        error.code() == grpc.StatusCode.INTERNAL
-        and not error.trailing_metadata()
-        and SENDING in told
-    )
 
 
 async def _sent(frames: Sequence[bytes]) -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -206,6 +207,20 @@ def test_calls_half_sent(store: Store, narrow: Server) -> None:
         wait_for(lambda: not narrow.gate.all.bytes)
     over.set()
     channel.close()
+    assert store.memory("m").describe().rows == 0
+
+
+def test_pieces_that_are_refused_while_they_are_sent(store: Store, narrow: Server) -> None:
+    """The asyncio client loses some of the answers, and asks again."""
+
+    async def refused() -> None:
+        async with memstore.connect_async(narrow.address, message_bytes=MOST) as client:
+            memory = await client.memory("m")
+            for _ in range(60):
+                with pytest.raises(TooLong, match="too long to be put together"):
+                    await memory.append(keys(200_000))
+
+    asyncio.run(refused())
     assert store.memory("m").describe().rows == 0
 
 
