@@ -31,6 +31,7 @@ class Request(Generic[T]):
     message: as it is sent.  decode: of the reply, what the verb returns.  again: it may be sent
     more than once, being a read, or a mutation under its number.  deadline_s: > 0, or None for
     that of the way it goes.  reply_bytes: about how long the reply will be, where that is known.
+    share: of the time that there is, what it may take.
     """
 
     service: str
@@ -40,6 +41,7 @@ class Request(Generic[T]):
     again: bool = True
     deadline_s: float | None = None
     reply_bytes: int = 0
+    share: float = 1.0
 
 
 class Calls(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from memstore.deadline import Deadline
+from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.errors import MemstoreError, ShardElsewhere, StoreClosed, TooLong, Unreachable
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Request
@@ -49,19 +49,26 @@ class Fleet:
         finally:
             self._own.deadline = before
 
+    @property
+    def deadline(self) -> Deadline:
+        """Of the work that this thread does."""
+        own: Deadline | None = getattr(self._own, "deadline", None)
+        return NO_DEADLINE if own is None else own
+
     def ask(self, number: int, request: Request[T]) -> T:
         """Sends a request to the server of a part, again where that may help."""
         outer: Deadline | None = getattr(self._own, "deadline", None)
         most_s = self._ways.target.deadline_s if outer is None else max(outer.left_s, 1e-3)
         if request.deadline_s is not None:
             most_s = request.deadline_s if outer is None else min(most_s, request.deadline_s)
+        most_s *= request.share
         attempts = Attempts(replace(request, deadline_s=most_s), most_s)
         parts = Parts(request, self._ways.target.message_bytes)
         # Who called is to be told which shards are lost before the time is over.
         patience = Deadline(None if self._patience_s is None else min(self._patience_s, most_s / 3))
         while True:
             topology = self._topology()
-            address = topology.servers[number]
+            address = _server(topology, number)
             try:
                 left_s = attempts.left_s()
                 way = self._ways.to(address)
@@ -85,18 +92,47 @@ class Fleet:
             time.sleep(pause_s)
 
     def fan(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Does several calls at once: what each returned, or the `MemstoreError` that it raised."""
+        """Does several calls at once: what each returned, or the `MemstoreError` that it raised.
+
+        Raises `StoreClosed` where it was closed.
+        """
         outer: Deadline | None = getattr(self._own, "deadline", None)
         if outer is not None:
             calls = [_bound(self.within, outer, call) for call in calls]
-        begun = [self._pool.submit(_tried, call) for call in calls[:-1]]
+        begun = [self._begun(call) for call in calls[:-1]]
         last = _tried(calls[-1])
-        return [*(each.result() for each in begun), last]
+        return [*map(self._ended, begun), last]
+
+    def _begun(self, call: Callable[[], Any]) -> Future[Any]:
+        try:
+            return self._pool.submit(_tried, call)
+        except RuntimeError as error:
+            if self._ways.closed:
+                raise self._ways.target.closed() from error
+            raise
+
+    def _ended(self, begun: Future[Any]) -> Any:
+        try:
+            return begun.result()
+        except CancelledError:  # it was closed before a thread came to it
+            return self._ways.target.closed()
 
     def close(self) -> None:
         """Lets go of its threads, and of the ways."""
         self._ways.close()
         self._pool.shutdown(cancel_futures=True)
+
+
+def _server(topology: Topology, number: int) -> str:
+    """Where a part is; raises `ShardElsewhere` where there are not so many any more."""
+    if number >= len(topology.servers):
+        raise ShardElsewhere(
+            "the memories lie on fewer servers than before",
+            got=f"part {number}",
+            expected=f"one of {len(topology.servers)}",
+            hint="ask for the memory again",
+        )
+    return topology.servers[number]
 
 
 def _bound(within: Any, deadline: Deadline, call: Callable[[], Any]) -> Callable[[], Any]:

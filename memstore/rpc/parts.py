@@ -13,7 +13,13 @@ from memstore import checks
 from memstore.changes import Change, Outline
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
-from memstore.errors import InvalidArgument, ShardUnavailable, Unreachable
+from memstore.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MemstoreError,
+    ShardUnavailable,
+    Unreachable,
+)
 from memstore.filters import Filter
 from memstore.held import Given, LeastUsed
 from memstore.memory import (
@@ -38,6 +44,10 @@ from memstore.rpc.verbs import SPREAD_SERVICE
 from memstore.widening import Candidates
 
 T = TypeVar("T")
+
+PARTIAL_SHARE = 0.5
+"""Of its time, what a search waits for a part that it may leave out: one that is cut off says
+nothing at all, and what the others found is to be told in time."""
 
 CHANGES: dict[str, type[Any]] = {
     "append": pb.AppendRequest,
@@ -70,8 +80,12 @@ class RemotePart:
         self, queries: Array, k: int, options: SearchOptions = SearchOptions()
     ) -> SearchResult:
         request = self._requests.search(queries, k, options)
-        # What may be left out is not waited for.
-        return self._read(replace(request, again=not options.partial))
+        if not options.partial:
+            return self._read(request)
+        try:
+            return self._read(replace(request, again=False, share=PARTIAL_SHARE))
+        except DeadlineExceeded as error:
+            raise self._missing(error) from error
 
     def gather(
         self,
@@ -190,12 +204,15 @@ class RemotePart:
         except ShardUnavailable:
             raise
         except Unreachable as error:
-            shards = self._part.shards(self._config.shards)
-            raise ShardUnavailable(
-                f"the server of some shards of memory {self._name!r} does not answer",
-                got=f"shards {', '.join(map(str, shards))}: {error.got or error.problem}",
-                hint="try again, or search with SearchOptions(partial=True)",
-            ) from error
+            raise self._missing(error) from error
+
+    def _missing(self, error: MemstoreError) -> ShardUnavailable:
+        shards = self._part.shards(self._config.shards)
+        return ShardUnavailable(
+            f"the server of some shards of memory {self._name!r} does not answer",
+            got=f"shards {', '.join(map(str, shards))}: {error.got or error.problem}",
+            hint="try again, or search with SearchOptions(partial=True)",
+        )
 
 
 class RemoteCandidates:

@@ -57,8 +57,9 @@ class Spreading:
         self._fleet = Fleet(Ways([target]), lambda: route.now, _nothing, PATIENCE_S)
         self._numbering = Numbering()
         self._memories: dict[str, tuple[HeldMemory, SpreadMemory]] = {}
-        # Memories are made and dropped one at a time.
-        self._making = threading.Lock()
+        # Memories are made and dropped one at a time, and found by one thread at a time: of each
+        # there is to be one that chooses the least used of its rows.
+        self._making, self._finding = threading.RLock(), threading.Lock()
 
     @property
     def part(self) -> Part:
@@ -82,9 +83,10 @@ class Spreading:
                 self.store.memory(name)  # raises
             asked = pb.DescribeRequest(memory=name)
             return self._spread(name, self.led("describe", asked, _config))
-        known = self._memories.get(name)
-        if known is None or known[0] is not held:
-            known = self._memories[name] = held, self._spread(name, held.config)
+        with self._finding:
+            known = self._memories.get(name)
+            if known is None or known[0] is not held:
+                known = self._memories[name] = held, self._spread(name, held.config)
         return known[1]
 
     def list(self) -> builtins.list[str]:
@@ -101,14 +103,19 @@ class Spreading:
             message = pb.CreateRequest(memory=name, config=codec.to_config(config))
             self.led("create", message, _nothing)
             return
-        with self._making:
+        with self._fleet.deadline.held(self._making, "other memories"):
             if name in self.store.list():
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             text = codec.to_config(config)
-            for number in range(1, holders(config.shards, self.part.of)):
-                part = Part(number, self.part.of)
-                made = pb.MakeRequest(part=to_part(part), memory=name, config=text)
-                self._ask(number, "make", made, _nothing)
+            for number in range(1, self.part.of):
+                part = to_part(Part(number, self.part.of))
+                if number < holders(config.shards, self.part.of):
+                    made = pb.MakeRequest(part=part, memory=name, config=text)
+                    self._ask(number, "make", made, _nothing)
+                else:
+                    # What a drop left there would be taken for a part of this one.
+                    gone = pb.UnmakeRequest(part=part, memory=name)
+                    self._ask(number, "unmake", gone, _nothing)
             self.store.create(name, config)
 
     def drop(self, name: str) -> None:
@@ -116,10 +123,8 @@ class Spreading:
         if self.part.number:
             self.led("drop", pb.DropRequest(memory=name), _nothing)
             return
-        with self._making:
-            there = name in self.store.list()
-            if there:
-                self.store.drop(name)
+        with self._fleet.deadline.held(self._making, "other memories"):
+            there = self._drop(name)
             # What a drop left that was lost in between is taken away too.
             for number in range(1, self.part.of):
                 message = pb.UnmakeRequest(part=to_part(Part(number, self.part.of)), memory=name)
@@ -210,17 +215,13 @@ class Spreading:
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
         config = codec.config_of(asked.config)
-        if asked.memory in self.store.list():
-            self.store.drop(asked.memory)
+        self._drop(asked.memory)
         self.store.create(asked.memory, config)
         return pb.MakeReply()
 
     def unmake(self, asked: pb.UnmakeRequest, deadline_s: float | None) -> pb.UnmakeReply:
         self.check(asked.part)
-        there = asked.memory in self.store.list()
-        if there:
-            self.store.drop(asked.memory)
-        return pb.UnmakeReply(done=there)
+        return pb.UnmakeReply(done=self._drop(asked.memory))
 
     def lead(self, asked: pb.LeadRequest, deadline_s: float | None) -> pb.LeadReply:
         """Does for all what part 0 alone can."""
@@ -256,6 +257,15 @@ class Spreading:
 
     def close(self) -> None:
         self._fleet.close()
+
+    def _drop(self, name: str) -> bool:
+        """Takes its part of a memory away, and keeps nothing of it; returns whether it had one."""
+        there = name in self.store.list()
+        if there:
+            self.store.drop(name)
+        with self._finding:
+            self._memories.pop(name, None)
+        return there
 
     def _mine(self, name: str) -> HeldMemory | None:
         try:

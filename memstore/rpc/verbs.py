@@ -278,6 +278,7 @@ SPREAD: Mapping[str, type[Any]] = {
 ASSEMBLED: Mapping[str, tuple[type[Any], str]] = {
     **{name: (verb.request, verb.reply) for name, verb in VERBS.items()},
     "apply": (pb.ApplyRequest, "applied"),
+    "lead": (pb.LeadRequest, "lead"),
 }
 """What may come in pieces: its message, and the field of a `Reply` that answers it."""
 

@@ -9,6 +9,7 @@ import memstore
 from memstore import Memory, MemoryConfig, Store
 from memstore.held import HeldMemory
 from memstore.placement import Part
+from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
 from memstore.rpc.topology import Topology
 from tests.congruence.served import DEADLINE_S
@@ -19,12 +20,12 @@ SERVERS = 4
 class Servers:
     """Servers of all parts of the store in a folder, and who they are to each other."""
 
-    def __init__(self, path: str | Path, count: int = SERVERS) -> None:
+    def __init__(self, path: str | Path, count: int = SERVERS, limits: Limits = Limits()) -> None:
         self.stores: list[Store] = []
         self.servers: list[Server] = []
         for i in range(count):
             self.stores.append(memstore.open(Path(path) / str(i), part=Part(i, count)))
-            self.servers.append(Server(self.stores[i]).start())
+            self.servers.append(Server(self.stores[i], limits=limits).start())
         self.topology = Topology(1, tuple(server.address for server in self.servers))
         for server in self.servers:
             server.route(self.topology)

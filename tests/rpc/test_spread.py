@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import socket
+import time
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import pytest
 import memstore
 from memstore import MemoryConfig, RequestId, SearchOptions
 from memstore.errors import (
+    DeadlineExceeded,
     HalfDone,
     InvalidArgument,
     MemoryExists,
@@ -20,15 +26,20 @@ from memstore.errors import (
     RequestConflict,
     ShardElsewhere,
     ShardUnavailable,
+    StoreClosed,
     UnknownMemory,
     UnknownSlot,
+    Unreachable,
     Unsupported,
 )
 from memstore.memory import Array
 from memstore.placement import Part
 from memstore.rpc.client import Client
+from memstore.rpc.limits import Limits
 from memstore.rpc.security import Tokens, add_token
 from memstore.rpc.server import Server
+from memstore.rpc.spreading import Spreading
+from memstore.rpc.target import Target
 from memstore.rpc.topology import Route, Topology
 from tests.congruence.spread import Servers
 
@@ -320,6 +331,117 @@ def test_a_mutation_that_stays_half_done_says_so(
         done = memory.update(range(10), np.ones((10, WIDTH)), lr=1.0, request_id=request)
         assert done.applied == 10
         np.testing.assert_array_equal(memory.gather(range(10)).keys_BD, rows(20)[:10] - 1)
+
+
+def test_what_is_cut_off_is_left_out_in_time(servers: Servers, client: Client) -> None:
+    """A server that neither answers nor refuses costs a search its shards, not its answer."""
+    client.create("m", CONFIG).append(rows(10))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = [server.address for server in servers.servers]
+        addresses[2] = "{}:{}".format(*silent.getsockname())
+        for number in (0, 1):
+            servers.servers[number].route(Topology(2, tuple(addresses)))
+        fan_out = client._fan_out
+        with memstore.connect(addresses[1], fan_out=fan_out, deadline_s=2.0) as late:
+            memory = late.memory("m")
+            found = memory.search(rows(2, 1), 3, SearchOptions(exact=True, partial=True))
+            assert found.missing_shards == (2,)
+            with pytest.raises((DeadlineExceeded, ShardUnavailable)):
+                memory.search(rows(2, 1), 3, EXACT)
+
+
+def test_what_a_drop_left_is_no_part_of_a_memory_of_fewer_shards(
+    tmp_path: Path, servers: Servers
+) -> None:
+    with memstore.connect(servers.servers[0].address, deadline_s=2.0) as client:
+        client.create("m", CONFIG).append(rows(10))
+        down(servers, 2)
+        with pytest.raises(Unreachable):
+            client.drop("m")
+    again(servers, tmp_path, 2)
+    assert servers.stores[2].list() == ["m"]
+    with memstore.connect(servers.servers[2].address, fan_out=False, deadline_s=20.0) as client:
+        made = client.create("m", MemoryConfig(dim=2, index="exact"))
+        assert (made.config.dim, made.config.shards) == (2, 1)
+        assert servers.stores[2].list() == []
+        with pytest.raises(UnknownSlot):
+            made.gather([2])
+
+
+def test_nothing_is_kept_of_what_was_dropped(servers: Servers, client: Client) -> None:
+    client.create("m", CONFIG).append(rows(10))
+    held = [weakref.ref(each) for each in servers.held("m")]
+    client.drop("m")
+    gc.collect()
+    assert [each() for each in held] == [None] * COUNT
+
+
+def test_of_a_memory_one_alone_chooses_the_least_used(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that ask for a memory first, and at once, get the same."""
+    spread = Spreading._spread
+
+    def slow(spreading: Spreading, *args: Any) -> Any:
+        time.sleep(0.05)
+        return spread(spreading, *args)
+
+    monkeypatch.setattr(Spreading, "_spread", slow)
+    with memstore.connect(servers.servers[0].address) as client:
+        client.create("m", CONFIG)
+    spreading = servers.servers[0]._spreading
+    assert spreading is not None
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(spreading.memory, ["m"] * 4)]
+    assert all(each is found[0] for each in found)
+
+
+def test_long_calls_go_on_to_the_server_that_chooses(tmp_path: Path) -> None:
+    limits = Limits(message_bytes=1 << 16)
+    servers = Servers(tmp_path, 2, limits)
+    keys = np.arange(3 * 8_000, dtype=np.float32).reshape(-1, 3)
+    try:
+        target = Target(servers.servers[1].address, message_bytes=limits.message_bytes)
+        with Client(target) as client:
+            config = MemoryConfig(
+                dim=3, shards=2, index="exact", capacity=8_000, records={"t": "string"}
+            )
+            memory = client.create("m", config)
+            slots = memory.append(keys, records={"t": ["x"] * len(keys)})
+            np.testing.assert_array_equal(memory.gather(slots[::99]).keys_BD, keys[::99])
+            told = {"t": ["y" * 99] * 4_000}
+            assert len(memory.allocate(4_000, records=told)) == 4_000
+    finally:
+        servers.close()
+
+
+def test_a_closed_client_says_so(servers: Servers) -> None:
+    client = memstore.connect(servers.servers[0].address)
+    memory = client.create("m", CONFIG)
+    memory.append(rows(10))
+    client.close()
+    for call in (
+        lambda: memory.search(rows(1), 3),
+        lambda: memory.gather([0, 1, 2]),
+        lambda: memory.write([0, 1, 2], rows(3)),
+        lambda: memory.append(rows(3)),
+    ):
+        with pytest.raises(StoreClosed, match="was closed"):
+            call()
+
+
+def test_of_fewer_servers_than_there_were_no_part_is_taken_for_another(
+    tmp_path: Path, servers: Servers
+) -> None:
+    fewer = Servers(tmp_path / "fewer", 2)
+    with memstore.connect(servers.servers[0].address, deadline_s=1.0) as client:
+        memory = client.create("m", CONFIG)
+        memory.append(rows(10))
+        client._take(Topology(9, fewer.topology.servers))
+        for slots in ([0, 1, 2], [2]):
+            with pytest.raises(ShardElsewhere):
+                memory.gather(slots)
+    fewer.close()
 
 
 def test_a_server_answers_for_its_own_part_alone(servers: Servers) -> None:

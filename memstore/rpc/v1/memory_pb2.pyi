@@ -781,7 +781,7 @@ class Call(_message.Message):
     def __init__(self, number: _Optional[int] = ..., deadline_s: _Optional[float] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., gather: _Optional[_Union[GatherRequest, _Mapping]] = ..., lookup: _Optional[_Union[LookupRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("number", "error", "slots", "applied", "search", "gather", "lookup", "describe")
+    __slots__ = ("number", "error", "slots", "applied", "search", "gather", "lookup", "describe", "lead")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -790,6 +790,7 @@ class Reply(_message.Message):
     GATHER_FIELD_NUMBER: _ClassVar[int]
     LOOKUP_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    LEAD_FIELD_NUMBER: _ClassVar[int]
     number: int
     error: Error
     slots: SlotsReply
@@ -798,4 +799,5 @@ class Reply(_message.Message):
     gather: GatherReply
     lookup: LookupReply
     describe: DescribeReply
-    def __init__(self, number: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., applied: _Optional[_Union[AppliedReply, _Mapping]] = ..., search: _Optional[_Union[SearchReply, _Mapping]] = ..., gather: _Optional[_Union[GatherReply, _Mapping]] = ..., lookup: _Optional[_Union[LookupReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ...) -> None: ...
+    lead: LeadReply
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., applied: _Optional[_Union[AppliedReply, _Mapping]] = ..., search: _Optional[_Union[SearchReply, _Mapping]] = ..., gather: _Optional[_Union[GatherReply, _Mapping]] = ..., lookup: _Optional[_Union[LookupReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., lead: _Optional[_Union[LeadReply, _Mapping]] = ...) -> None: ...
