@@ -20,7 +20,7 @@ from pathlib import Path
 
 from memstore import manifest
 from memstore.bar import Bar
-from memstore.errors import InvalidArgument, MemstoreError, NotAStore
+from memstore.errors import InvalidArgument, MemstoreError, NotAStore, Unsupported
 from memstore.restoring import restore
 from memstore.store import Store
 from memstore.verify import describe, verify
@@ -31,10 +31,18 @@ try:
 except ImportError:  # without the extra `rpc` there is nothing to serve by
     rpc = transfer = None  # type: ignore[assignment]
 
+SERVED = ("serve", "health", "token", "load", "export")
+"""Commands that need the extra `rpc`."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 where something is wrong, 2 for bad usage."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if rpc is None and words and words[0] in SERVED:
+        error = Unsupported(f"memstore {words[0]} needs grpcio", hint="pip install 'memstore[rpc]'")
+        _say(f"{type(error).__name__}: {error}")
+        return 1
+    options = _parser().parse_args(words)
     commands = {
         "describe": _describe,
         "verify": _verify,
@@ -139,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     if rpc is not None:
         rpc.add_commands(commands)
         transfer.add_commands(commands)
+    else:
+        for name in SERVED:
+            command(name, "needs the extra `rpc`: pip install 'memstore[rpc]'")
     return parser
 
 

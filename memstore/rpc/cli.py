@@ -32,15 +32,15 @@ from memstore.shard.log import Fsync
 from memstore.store import LOG_BYTES, Store
 
 LIMITS = {
-    "message_bytes": "of one message, in either direction",
-    "calls": "under way at once",
-    "caller_calls": "of one token",
-    "held_bytes": "of messages and replies of calls under way",
-    "caller_bytes": "of those of one token",
-    "streams": "sessions and health watches that are open",
-    "caller_streams": "of one token",
-    "session_calls": "of one session, under way or waiting",
-    "connections": "that are open",
+    "message_bytes": "bytes of one message, in either direction",
+    "calls": "calls under way at once",
+    "caller_calls": "of those, of one token",
+    "held_bytes": "bytes of messages and replies of calls under way",
+    "caller_bytes": "of those, of one token",
+    "streams": "sessions, loads, exports and health watches that are open",
+    "caller_streams": "of those, of one token",
+    "session_calls": "calls of one session, under way or waiting",
+    "connections": "connections that are open",
     "search_lanes": "batches of equal searches under way; 0 searches for each call by itself",
 }
 """Flags of `serve`: those of `Limits` that depend on the machine and on who calls."""
@@ -62,7 +62,13 @@ def add_commands(commands: Any) -> None:
     serving.add_argument(
         "path", type=Path, help="the directory of the store, made if there is none"
     )
-    serving.add_argument("--listen", default=f"127.0.0.1:{PORT}", metavar="HOST:PORT")
+    serving.add_argument(
+        "--listen",
+        default=f"127.0.0.1:{PORT}",
+        metavar="HOST:PORT",
+        help=f"127.0.0.1:{PORT} unless told; beyond this machine with TLS and tokens; "
+        "port 0 is any that is free, and printed",
+    )
     serving.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM, with its chain")
     serving.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
     serving.add_argument(
@@ -79,17 +85,20 @@ def add_commands(commands: Any) -> None:
         "--metrics", metavar="HOST:PORT", help="serve /metrics for Prometheus there"
     )
     serving.add_argument(
-        "--fsync", choices=get_args(Fsync), default="interval", help="when a mutation is durable"
+        "--fsync",
+        choices=get_args(Fsync),
+        default="interval",
+        help="when a mutation is safe from a power loss (interval: every tenth of a second)",
     )
     serving.add_argument(
         "--log-bytes",
         type=int,
         default=LOG_BYTES,
         metavar="N",
-        help=f"logged since the last checkpoint until one is made ({LOG_BYTES:,})",
+        help=f"bytes logged since the last checkpoint until one is made ({LOG_BYTES:,})",
     )
     parts = serving.add_argument_group("parts", "of memories whose shards lie on several servers")
-    parts.add_argument("--part", type=Part.parsed, metavar="I/N", help="that this server holds")
+    parts.add_argument("--part", metavar="I/N", help="that this server holds, as 0/2")
     parts.add_argument(
         "--topology", type=Path, metavar="FILE", help="where all are; read again when it changes"
     )
@@ -106,30 +115,52 @@ def add_commands(commands: Any) -> None:
     for name, words in LIMITS.items():
         default = getattr(Limits(), name)
         flag = f"--{name.replace('_', '-')}"
-        limits.add_argument(flag, type=int, default=default, help=f"{words} ({default:,})")
+        limits.add_argument(
+            flag, type=int, default=default, metavar="N", help=f"{words} ({default:,})"
+        )
 
     words = "ask a server whether it serves"
     health = commands.add_parser("health", help=words, description=words)
-    health.add_argument("address", nargs="?", default=f"127.0.0.1:{PORT}", metavar="HOST:PORT")
+    here = f"127.0.0.1:{PORT}"
     health.add_argument(
-        "--tls-authority", type=Path, metavar="FILE", help="who signs the server's certificate: TLS"
+        "address", nargs="?", default=here, metavar="HOST:PORT", help=f"{here} unless told"
     )
-    health.add_argument("--tls-certificate", type=Path, metavar="FILE", help="with mutual TLS")
-    health.add_argument("--tls-key", type=Path, metavar="FILE", help="with mutual TLS")
-    health.add_argument("--deadline-s", type=float, default=5.0, metavar="S", help="5")
+    add_tls(health)
+    health.add_argument(
+        "--deadline-s", type=float, default=5.0, metavar="SECONDS", help="5 unless told"
+    )
 
-    words = "draw a token for a caller, or take one away"
+    words = "draw a token for a caller, in place of the one that it had, or take it away"
     token = commands.add_parser("token", help=words, description=words)
     token.add_argument("file", type=Path, help="of the hashes; servers read it again by themselves")
     token.add_argument("name", help="of the caller")
-    token.add_argument("--role", choices=ROLES, default="read")
+    token.add_argument(
+        "--role", choices=ROLES, default="read", help="what it may do: read unless told"
+    )
     token.add_argument(
         "--memories", nargs="+", metavar="NAME", help="the only ones that it may use"
     )
     for name, words in QUOTAS.items():
         flag = f"--{name.replace('_', '-')}"
-        token.add_argument(flag, type=float, metavar="N", help=f"{words} that it may ask for")
+        token.add_argument(flag, type=float, metavar="N", help=f"quota: {words}")
     token.add_argument("--remove", action="store_true", help="take it away")
+
+
+def add_tls(command: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how a client speaks TLS."""
+    command.add_argument("--tls", action="store_true", help="trust the system's authorities")
+    for flag, words in (
+        ("authority", "who signs the server's certificate"),
+        ("certificate", "the client's own, for mutual TLS"),
+        ("key", "of that certificate"),
+    ):
+        command.add_argument(f"--tls-{flag}", type=Path, metavar="FILE", help=f"PEM: {words}")
+
+
+def client_tls(options: argparse.Namespace) -> ClientTls | None:
+    """What those flags say; None is no TLS."""
+    files = options.tls_authority, options.tls_certificate, options.tls_key
+    return ClientTls(*files) if options.tls or any(files) else None
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -154,12 +185,12 @@ def serve(options: argparse.Namespace) -> int:
         "insecure": options.insecure,
         "limits": Limits(**{name: getattr(options, name) for name in LIMITS}),
     }
+    part = None
     if options.part is not None:
+        part = Part.parsed(options.part)
         server_options |= _peers(options)
     with (
-        Store(
-            options.path, fsync=options.fsync, log_bytes=options.log_bytes, part=options.part
-        ) as store,
+        Store(options.path, fsync=options.fsync, log_bytes=options.log_bytes, part=part) as store,
         Server(store, options.listen, **server_options) as server,
     ):
         if options.servers is not None:
@@ -176,9 +207,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def health(options: argparse.Namespace) -> int:
     """Says whether a server serves; the exit status is for orchestrators that run a command."""
-    files = options.tls_authority, options.tls_certificate, options.tls_key
-    tls = None if files == (None, None, None) else ClientTls(*files)
-    there = serves(Target(options.address, tls=tls, deadline_s=options.deadline_s))
+    target = Target(options.address, tls=client_tls(options), deadline_s=options.deadline_s)
+    there = serves(target)
     sys.stdout.write(f"{options.address} {'serves' if there else 'is being shut down'}.\n")
     return 0 if there else 1
 

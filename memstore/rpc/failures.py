@@ -151,7 +151,8 @@ def from_call(error: grpc.RpcError, target: str) -> MemstoreError:
     code, details = error.code(), error.details() or "nothing more was said"
     kind = _WITHOUT.get(code, errors.ServerFailed)
     hints = {
-        errors.Unreachable: "look whether the server runs, and is to be reached at that address",
+        errors.Unreachable: "look whether the server runs, is to be reached at that address, "
+        "and speaks TLS if the client does",
         errors.DeadlineExceeded: "whether a mutation was done is not known; "
         "sent again under a request_id it is done once",
     }

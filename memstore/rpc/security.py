@@ -241,13 +241,22 @@ def _entries(path: Path) -> list[dict[str, Any]]:
 
 
 def _others(path: Path, name: str) -> list[dict[str, Any]]:
-    return [entry for entry in _entries(path) if entry["name"] != name] if path.exists() else []
+    try:
+        return [entry for entry in _entries(path) if entry["name"] != name]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read", got=str(error)) from error
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
     """Replaces the file at once, readable by its owner alone."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump({"tokens": entries}, file, indent=1)
-    draft.replace(path)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump({"tokens": entries}, file, indent=1)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InvalidArgument(f"{path} cannot be written", got=str(error)) from error

@@ -103,6 +103,9 @@ class Server:
 
         Raises `InvalidArgument` where that is asked for without saying so.
         """
+        host, _, port = listen.rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 65_536):
+            raise InvalidArgument("not an address", got=repr(listen), expected="host:port")
         if not (insecure or is_loopback(listen)) and (tls is None or tokens is None):
             raise InvalidArgument(
                 "whoever reaches this address could read and change all memories",
@@ -268,7 +271,8 @@ class Server:
             except MemstoreError as error:
                 audit.warning("%s: refused, %s", facts, type(error).__name__)
                 raise seen_by(caller, error) from None
-            audit.info("%s: done", facts)
+            if verb.role == "admin":
+                audit.info("%s: done", facts)
             if name == "list":
                 reply = pb.ListReply(memories=filter(caller.sees, reply.memories))
             held.add(self._size(reply))

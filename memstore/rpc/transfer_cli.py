@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from memstore.bar import Bar
 from memstore.errors import InvalidArgument
+from memstore.rpc.cli import add_tls, client_tls
 from memstore.rpc.client import Client
 from memstore.rpc.target import Target
-from memstore.rpc.tls import ClientTls
 
 TOKEN = "MEMSTORE_TOKEN"
 
@@ -50,14 +50,8 @@ def _add_server(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--token-file", type=Path, metavar="FILE", help=f"that has the token; else ${TOKEN} has it"
     )
-    command.add_argument("--tls", action="store_true", help="trust the system's authorities")
-    for flag, words in (
-        ("authority", "who signs the server's certificate"),
-        ("certificate", "the client's own, for mutual TLS"),
-        ("key", "of that certificate"),
-    ):
-        command.add_argument(f"--tls-{flag}", type=Path, metavar="FILE", help=f"PEM: {words}")
-    command.add_argument("--deadline", type=float, metavar="SECONDS", help="an hour unless told")
+    add_tls(command)
+    command.add_argument("--deadline-s", type=float, metavar="SECONDS", help="an hour unless told")
 
 
 def load(options: argparse.Namespace) -> int:
@@ -75,7 +69,7 @@ def load(options: argparse.Namespace) -> int:
 
     with _connected(options) as client:
         done = client.load(
-            options.memory, counted(), step=options.step, deadline_s=options.deadline
+            options.memory, counted(), step=options.step, deadline_s=options.deadline_s
         )
     slots = f" in slots {done.first} to {done.last}" if done.rows else ""
     sys.stdout.write(f"{done.rows:,} rows were loaded{slots}.\n")
@@ -94,7 +88,7 @@ def export(options: argparse.Namespace) -> int:
             options.memory,
             vectors=not options.no_vectors,
             columns=options.columns,
-            deadline_s=options.deadline,
+            deadline_s=options.deadline_s,
         )
         first = next(batches)
         try:
@@ -126,9 +120,7 @@ def _connected(options: argparse.Namespace) -> Client:
             token = options.token_file.read_text().strip()
         except OSError as error:
             raise InvalidArgument(f"{options.token_file} cannot be read", got=str(error)) from error
-    parts = (options.tls_authority, options.tls_certificate, options.tls_key)
-    tls = ClientTls(*parts) if options.tls or any(parts) else None
-    return Client(Target(options.address, token or None, tls))
+    return Client(Target(options.address, token or None, client_tls(options)))
 
 
 def _source(path: Path) -> tuple[int, Iterator[pa.RecordBatch]]:
