@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ from memstore.rpc import codec, failures, sizes
 from memstore.rpc.client import Client
 from memstore.rpc.limits import Gate, Limits
 from memstore.rpc.quotas import Bucket, Quota
+from memstore.rpc.receiving import Places, received
 from memstore.rpc.security import Caller, Tokens, add_token
 from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -416,6 +418,41 @@ def test_a_gate_counts_out_what_it_counted_in() -> None:
     assert (gate.all.calls, gate.all.bytes) == (0, 0)
     with pytest.raises(NotAllowed):
         me.check("write", "m")
+
+
+def test_messages_that_are_slow_lose_their_places_to_those_who_wait() -> None:
+    mine, ours = Places(8), Places(4)
+
+    async def stuck() -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    async def quick() -> bytes:
+        return b"it"
+
+    async def work() -> None:
+        slow = [asyncio.create_task(received(stuck, 60, mine, ours)) for _ in range(4)]
+        await asyncio.sleep(0)
+        given_up = asyncio.create_task(received(quick, 60, mine, ours))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert await received(quick, 60, mine, ours) == b"it"
+        # Half of them keep theirs, those that began first; of the others one was enough.
+        assert [task.done() for task in slow] == [False, False, True, False]
+        with pytest.raises(Overloaded, match="too slowly while others waited"):
+            await slow[2]
+        assert (
+            await asyncio.gather(*(received(quick, 60, mine, ours) for _ in range(9)))
+            == [b"it"] * 9
+        )
+        assert not slow[3].done()  # nobody waited for its place any more
+        for task in slow:
+            task.cancel()
+        await asyncio.wait(slow)
+        with pytest.raises(DeadlineExceeded, match="did not come"):
+            await received(stuck, 0.01, mine, ours)
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize(
