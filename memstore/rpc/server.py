@@ -65,6 +65,10 @@ SMALL_BYTES = 1 << 22
 """Beyond it, messages are parsed, and put together, in a pool and not in the event loop: to copy so
 much takes about as long as the way into a thread and back."""
 
+FILTER_BYTES = 1 << 10
+"""Of a search beyond which its filter, of some hundred nodes, is made in a pool: each takes as long
+as a thousand bytes of any other message, and there may be 65,536."""
+
 FORWARDS = 64
 """Threads for calls that ask other servers, and wait for them."""
 
@@ -420,7 +424,10 @@ class Server:
         return self._store.memory(name)
 
     async def _search(self, memory: Memory, message: pb.SearchRequest) -> pb.SearchReply:
-        queries_QD, options = await self._aside(message.ByteSize(), _asked, message)
+        if message.HasField("options") and message.options.ByteSize() > FILTER_BYTES:
+            queries_QD, options = await self._in(self._readers, _asked, message)
+        else:
+            queries_QD, options = await self._aside(message.ByteSize(), _asked, message)
         found = await self._coalescer.search(memory, queries_QD, message.k, options)
         size = 2 * found.slots_QK.nbytes
         reply: pb.SearchReply = await self._aside(size, codec.to_search_reply, found)

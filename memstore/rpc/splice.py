@@ -7,8 +7,9 @@ So large tensors stay beside the message that they belong to:
     message(pb.UpdateRequest, memory="m", key_grads=tensor(grads_BD)).SerializeToString()
     opened(pb.UpdateRequest, data).key_grads.data          a view of data
 
-Nothing on the wire is new: protobuf joins the parts of a message that stands there twice, so a
-tensor's bytes follow, as a second part of their field, behind the message without them.
+Nothing on the wire is new: fields may stand in any order, so large tensors follow, whole, behind
+the rest of their message. Among that rest each stands empty, which tells that it is there: protobuf
+joins the two, and readers that take the last of a field instead have the whole one.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Message:
     __slots__ = ("_bare", "_parts")
 
     def __init__(self, bare: Any, parts: Mapping[str, Tensor | Message]) -> None:
-        """bare: all but the data of the tensors in `parts`, which are by field."""
+        """bare: all but what is in `parts`, by field, which are there and empty."""
         object.__setattr__(self, "_bare", bare)
         object.__setattr__(self, "_parts", parts)
 
@@ -78,9 +79,10 @@ class Message:
         for name, part in self._parts.items():
             inner: list[bytes | memoryview]
             if isinstance(part, Tensor):
-                inner = [_head(_DATA, len(part.data)), part.data]
+                rest = pb.Tensor(dtype=part.dtype, shape=part.shape).SerializeToString()
+                inner = [rest, _head(_DATA, len(part.data)), part.data]
             else:
-                inner = [*part._tail()]
+                inner = [part._bare.SerializeToString(), *part._tail()]
             yield _head(_fields(self._bare)[name].number, sum(map(len, inner)))
             yield from inner
 
@@ -103,7 +105,7 @@ def message(kind: Callable[..., Any], **fields: Any) -> Any:
     parts = {n: field for n, field in fields.items() if isinstance(field, Tensor | Message)}
     if not parts:
         return kind(**fields)
-    return Message(kind(**fields | {name: _bare(part) for name, part in parts.items()}), parts)
+    return Message(kind(**fields | {name: _empty(part) for name, part in parts.items()}), parts)
 
 
 def bare(message: Any) -> Any:
@@ -129,11 +131,16 @@ def opened(kind: Any, data: bytes) -> Any:
 def _joined(bare: Any, found: Mapping[str, Any]) -> Message:
     parts: dict[str, Tensor | Message] = {}
     for name, part in found.items():
+        if not bare.HasField(name):
+            continue  # another came behind it that excludes it
         inner = getattr(bare, name)
         if isinstance(part, memoryview):
             parts[name] = Tensor(inner.dtype, tuple(inner.shape), part)
         else:
-            parts[name] = _joined(inner, part)
+            own = type(inner)()
+            own.CopyFrom(inner)
+            parts[name] = _joined(own, part)
+        inner.Clear()
     return Message(bare, parts)
 
 
@@ -220,10 +227,8 @@ def _varint_bytes(value: int) -> bytes:
     return bytes(found)
 
 
-def _bare(part: Tensor | Message) -> Any:
-    if isinstance(part, Message):
-        return part._bare
-    return pb.Tensor(dtype=part.dtype, shape=part.shape)
+def _empty(part: Tensor | Message) -> Any:
+    return type(part._bare)() if isinstance(part, Message) else pb.Tensor()
 
 
 def _copied(part: Tensor | Message) -> Tensor | Message:

@@ -22,9 +22,9 @@ SMALL_BYTES = 1 << 16
 FEW_PARTS = 1_000
 """Counted in about a millisecond."""
 
-MOST_PARTS = 100_000
+MOST_PARTS = 150_000
 """Fields of a message, those of its messages included: a part takes up to about 100 bytes, and a
-filter may have 65,536 values."""
+filter may have 65,536 values, of two parts each."""
 
 DEEPEST = 100
 """Messages within messages that protobuf parses; it refuses more."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import numpy as np
+import pytest
 
-from memstore import MemoryConfig, Store
+import memstore
+from memstore import MemoryConfig, SearchOptions, Store
 from memstore.rpc import codec, sizes
 from memstore.rpc.alone import ALONE_S, Alone
+from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
 
 
@@ -45,3 +50,30 @@ def test_short_reads(store: Store) -> None:
     assert not sizes.is_short(many, memory)
     mapped = store.create("mapped", MemoryConfig(dim=2, index="exact", storage="mapped"))
     assert not sizes.is_short(asked, mapped)
+
+
+def test_a_filter_is_not_made_in_the_event_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes far longer than its bytes tell, and all other callers would wait for it."""
+    threads = []
+    made = codec.options_of
+
+    def seen(message: Any) -> SearchOptions:
+        threads.append(threading.current_thread().name)
+        return made(message)
+
+    monkeypatch.setattr(codec, "options_of", seen)
+    store.create("r", MemoryConfig(dim=2, index="exact", records={"n": "int64"}))
+    rows = np.ones((3, 2), np.float32)
+    with Server(store) as server, memstore.connect(server.address) as client:
+        memory = client.memory("r")
+        memory.append(rows, records={"n": [1, 2, 3]})
+        for among in ([2], range(2, 1_000)):
+            found = memory.search(
+                rows[:1], 3, SearchOptions(filter=memstore.field("n").is_in(among))
+            )
+            assert found.counts_Q.tolist() == [min(len(among), 2)]
+    few, many = threads
+    assert few == "memstore-serve"
+    assert many.startswith("memstore-read")

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import memstore
-from memstore import MemoryConfig, Store
+from memstore import MemoryConfig, SearchOptions, Store, field
 from memstore.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -28,6 +28,7 @@ from memstore.errors import (
     Overloaded,
     Unauthenticated,
 )
+from memstore.filters import MAX_SIZE
 from memstore.metrics import registry
 from memstore.rpc import codec, failures, sizes
 from memstore.rpc.client import Client
@@ -357,6 +358,13 @@ def test_messages_of_too_many_parts(made: Callable[[], Any]) -> None:
         parsed(type(message), b"\x0b" + data)
     with pytest.raises(InvalidArgument):
         parsed(type(message), b"\xfa\xff\x7f\x00" + data)
+
+
+def test_the_largest_filter_is_taken(store: Store) -> None:
+    among = field("number").is_in(range(MAX_SIZE - 1))
+    message = pb.SearchRequest(memory="m", options=codec.to_options(SearchOptions(filter=among)))
+    came = parsed(pb.SearchRequest, message.SerializeToString())
+    assert codec.options_of(came).filter == among
 
 
 def test_messages_of_few_parts_may_be_long() -> None:

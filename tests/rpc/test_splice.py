@@ -47,6 +47,28 @@ def test_protobuf_reads_what_is_laid_beside() -> None:
     assert pb.UpdateRequest.FromString(data) == plain()
 
 
+def test_who_takes_the_last_of_a_field_has_it_whole() -> None:
+    """Not all readers of other languages join messages that stand there twice."""
+    call = splice.message(pb.Call, number=3, update=update())
+    kept = last_of_each(call.SerializeToString())
+    assert [number for number, _ in kept] == [1, 6]
+    update_data = kept[1][1]
+    kept = last_of_each(update_data)
+    grads = dict(kept)[pb.UpdateRequest.DESCRIPTOR.fields_by_name["key_grads"].number]
+    assert pb.Tensor.FromString(grads) == codec.to_tensor(LARGE)
+    assert pb.UpdateRequest.FromString(update_data) == plain()
+
+
+def last_of_each(data: bytes) -> list[tuple[int, bytes]]:
+    """Of each field of a message, its number and the content that stands there last."""
+    found, at = {}, 0
+    while at < len(data):
+        key, at = splice._varint(memoryview(data), at)
+        at, begins = splice._end(memoryview(data), at, key & 7)
+        found[key >> 3] = data[begins:at]
+    return sorted(found.items())
+
+
 @pytest.mark.parametrize("data", [plain().SerializeToString(), update().SerializeToString()])
 def test_what_protobuf_wrote_is_viewed(data: bytes) -> None:
     asked = splice.opened(pb.UpdateRequest, data)
