@@ -17,7 +17,6 @@ from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, ShardElsewhere, Unsupported
 from memstore.memory import NO_SLOT, Applied, Array, SearchOptions, SearchResult, Slots
-from memstore.reading import LEAST_MAX_K
 from memstore.retries import Asked, Reply
 from memstore.shard.requests import Request
 
@@ -81,7 +80,7 @@ class HeldMemory(EmbeddedMemory):
                 hint="ask a server of all, or leave them out",
             )
         if not self.leads and not isinstance(k, bool) and isinstance(k, int | np.integer):
-            k = min(int(k), max(self.next_slot, LEAST_MAX_K))
+            k = min(int(k), self.most_found)
         return super().search(queries, k, options)
 
     def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float:

@@ -68,6 +68,11 @@ class ReadableMemory:
         return widening.ShardCandidates(self.shards, self._config.shards)
 
     @property
+    def most_found(self) -> int:
+        """The largest k that is asked for."""
+        return max(self.next_slot, LEAST_MAX_K)
+
+    @property
     def version(self) -> int:
         """Rises with every mutation and sealing."""
         return sum(shard.rows.version + shard.index.version.number for shard in self.shards)
@@ -77,10 +82,9 @@ class ReadableMemory:
     ) -> SearchResult:
         self._check_open()
         k = checks.positive("k", k)
-        most = max(self.next_slot, LEAST_MAX_K)
-        if k > most:
+        if k > self.most_found:
             raise InvalidArgument(
-                "k is more than the memory ever held", got=k, expected=f"≤ {most}"
+                "k is more than the memory ever held", got=k, expected=f"≤ {self.most_found}"
             )
         if self._config.index_config.kind == "none" and not options.exact:
             raise Unsupported(

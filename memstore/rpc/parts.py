@@ -9,10 +9,11 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from memstore import checks
+from memstore import checks, widening
 from memstore.changes import Change, Outline
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
+from memstore.dtypes import counting, storage
 from memstore.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -21,7 +22,7 @@ from memstore.errors import (
     Unreachable,
 )
 from memstore.filters import Filter
-from memstore.held import Given, LeastUsed
+from memstore.held import Given, HeldMemory, LeastUsed
 from memstore.memory import (
     Applied,
     Array,
@@ -36,12 +37,11 @@ from memstore.memory import (
 )
 from memstore.placement import Part
 from memstore.retries import Asked
-from memstore.rpc import codec, splice
+from memstore.rpc import codec, sizes, splice
 from memstore.rpc.calls import Request
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
-from memstore.widening import Candidates
 
 T = TypeVar("T")
 
@@ -243,23 +243,30 @@ class RemoteCandidates:
         return tuple(codec.received(n, getattr(reply, n)) for n in ("slots", "scores", "versions"))  # type: ignore[return-value]
 
 
-def widened(source: Candidates, asked: Any) -> Any:
-    """Answers a question about candidates.  source: of the part that is asked."""
-    options, question = codec.options_of(asked), asked.question
+def widened(held: HeldMemory, asked: Any, most_bytes: int) -> Any:
+    """Answers a question about candidates, of the part that is asked, in no more bytes."""
+    options, question, source = codec.options_of(asked), asked.question, held.candidates
     tree = options.filter
+    if tree is not None:
+        checks.filter_columns(tree, held.config.schema)
     if question == "live_passing":
+        sizes.check_bytes(8 * held.live, most_bytes)
         return pb.WidenReply(slots=codec.to_tensor(source.live_passing(tree)))
     if question == "standing":
         standing_B = source.standing(checks.slots(codec.to_array("slots", asked.slots)), tree)
         return pb.WidenReply(standing=codec.to_tensor(standing_B))
-    queries_QD = codec.to_array("queries", asked.queries)
+    queries, dtype = codec.to_array("queries", asked.queries), storage(held.config.dtype)
+    queries_QD = checks.matrix("queries", queries, width=held.config.dim, dtype=counting(dtype))
     if question == "sampled":
-        k, seed = checks.positive("k", asked.k), options.seed or 0
+        widening.check(held.name, held.config, options)
+        k, seed = min(checks.positive("k", asked.k), held.most_found), options.seed or 0
+        sizes.check_bytes(len(queries_QD) * k * (8 + queries_QD.itemsize), most_bytes)
         found = source.sampled(queries_QD, k, options, seed)
         return _to_widened(found, "tried")
     slots_QC = codec.to_array("slots", asked.slots)
     if question != "scored" or slots_QC.ndim != 2 or len(slots_QC) != len(queries_QD):
         raise InvalidArgument("no such question", got=repr(question[:64]), expected="slots a query")
+    slots_QC = checks.slots(slots_QC.reshape(-1)).reshape(slots_QC.shape)
     return _to_widened(source.scored(queries_QD, slots_QC.copy(), tree), "versions")
 
 

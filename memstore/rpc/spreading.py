@@ -55,7 +55,7 @@ class Spreading:
         """target: how other servers are reached, whatever its address."""
         self.store, self.route = store, route
         self._fleet = Fleet(Ways([target]), lambda: route.now, _nothing, PATIENCE_S)
-        self._numbering = Numbering()
+        self._numbering, self._message_bytes = Numbering(), target.message_bytes
         self._memories: dict[str, tuple[HeldMemory, SpreadMemory]] = {}
         # Memories are made and dropped one at a time, and found by one thread at a time: of each
         # there is to be one that chooses the least used of its rows.
@@ -207,10 +207,7 @@ class Spreading:
 
     def widen(self, asked: Any, deadline_s: float | None) -> Any:
         held = self.held(asked.memory, asked.part)
-        queries = asked.queries.shape
-        if queries and (len(queries) != 2 or queries[1] != held.config.dim):
-            raise WrongShape("queries have the wrong shape", got=[*queries])
-        return widened(held.candidates, asked)
+        return widened(held, asked, self._message_bytes)
 
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)

@@ -34,6 +34,7 @@ from memstore.errors import (
 )
 from memstore.memory import Array
 from memstore.placement import Part
+from memstore.rpc import codec
 from memstore.rpc.client import Client
 from memstore.rpc.limits import Limits
 from memstore.rpc.security import Tokens, add_token
@@ -41,6 +42,8 @@ from memstore.rpc.server import Server
 from memstore.rpc.spreading import Spreading
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Route, Topology
+from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.rpc.verbs import SPREAD_SERVICE
 from tests.congruence.spread import Servers
 
 WIDTH = 3
@@ -413,6 +416,38 @@ def test_long_calls_go_on_to_the_server_that_chooses(tmp_path: Path) -> None:
             assert len(memory.allocate(4_000, records=told)) == 4_000
     finally:
         servers.close()
+
+
+def test_what_training_asks_of_a_part_is_checked_there(servers: Servers) -> None:
+    """Who may read may ask it, and is told what is wrong; as much as a message has, and no more."""
+    bad = np.full((1, WIDTH), np.nan, np.float32)
+    one, slots = codec.to_tensor(rows(1)), codec.to_tensor(np.array([[1, 4]]))
+    number = codec.to_options(SearchOptions(filter=memstore.field("no") > 3))
+    with memstore.connect(servers.servers[0].address) as client:
+        config = MemoryConfig(dim=WIDTH, shards=COUNT, index="clustered")
+        client.create("m", config).append(rows(9))
+        way = client._ways.to(servers.servers[1].address)
+
+        def ask(question: str, **rest: Any) -> Any:
+            asked = pb.WidenRequest(part=pb.Part(number=1, of=COUNT), memory="m", **rest)
+            asked.question = question
+            return way.sent(SPREAD_SERVICE, "widen", asked, 20.0)
+
+        for wrong in (
+            lambda: ask("sampled", queries=codec.to_tensor(bad), k=1),
+            lambda: ask("sampled", queries=codec.to_tensor(rows(1)[:, :2]), k=1),
+            lambda: ask("sampled", queries=one, k=0),
+            lambda: ask("sampled", queries=codec.to_tensor(rows(4_096)), k=2**40),
+            lambda: ask("scored", queries=codec.to_tensor(bad), slots=slots),
+            lambda: ask("scored", queries=one, slots=one),
+            lambda: ask("standing", slots=one),
+            lambda: ask("standing", slots=codec.to_tensor(np.arange(3)), options=number),
+            lambda: ask("other", queries=one, slots=slots),
+        ):
+            with pytest.raises(InvalidArgument):
+                wrong()
+        found = ask("scored", queries=codec.to_tensor(rows(1).astype(np.float64)), slots=slots)
+        assert codec.to_array("slots", found.slots).tolist() == [[1, 4]]
 
 
 def test_a_closed_client_says_so(servers: Servers) -> None:
