@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memstore.finding import finder
+from memstore.rpc.defaults import DEADLINE_S, MESSAGE_BYTES
 from memstore.rpc.tls import ClientTls
 
 if TYPE_CHECKING:
     from memstore.rpc.async_client import AsyncClient
     from memstore.rpc.client import Client
-
-DEADLINE_S = 30.0
-"""Of a call that names none; a search of a million rows takes milliseconds."""
-
-MESSAGE_BYTES = 64 << 20
-"""The most that a message may have, unless both sides are told otherwise."""
 
 
 def connect(

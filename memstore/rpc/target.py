@@ -10,6 +10,7 @@ from typing import Any
 from memstore.deadline import Deadline
 from memstore.errors import InvalidArgument, StoreClosed
 from memstore.rpc import cutting, splice
+from memstore.rpc.defaults import DEADLINE_S, MESSAGE_BYTES
 from memstore.rpc.security import is_loopback
 from memstore.rpc.tls import ClientTls
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -24,7 +25,6 @@ from memstore.rpc.verbs import (
     path_of,
     reply_type,
 )
-from memstore.service import DEADLINE_S, MESSAGE_BYTES
 
 LONGEST_S = 365 * 86_400.0
 """Of any deadline: gRPC takes a longer one for one that is over."""
