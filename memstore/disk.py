@@ -24,6 +24,10 @@ MOST_PARTS = 1_024
 """Buffers that Linux takes in one call (IOV_MAX)."""
 
 
+class Superseded(OSError):
+    """The files have another owner now: nothing that was written here since counts."""
+
+
 class File(Protocol):
     """A file that is written from its front to its end."""
 

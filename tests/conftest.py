@@ -22,8 +22,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 LONG = os.environ.get("MEMSTORE_LONG") == "1"
 """Whether what is random is tried as often as it should be, not as often as there is time for."""
 
-TOGETHER = ("tests/cluster/test_cluster.py",)
-"""Files whose tests share what takes long to start: one process does all of a file."""
+TOGETHER = ("tests/cluster/test_cluster.py", "tests/cluster/test_shared_storage.py")
+"""Files whose tests share what takes long to start: one process does all of them."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,7 +34,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file in TOGETHER else nodeid
+            return TOGETHER[0] if file in TOGETHER else nodeid
 
     return Scheduling(config, log) if config.getoption("dist") == "load" else None
 

@@ -35,14 +35,17 @@ def _add_spec(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cpus", type=float, default=1.0, help="kept for each part (1)")
     sub.add_argument("--gpus", type=float, default=0.0, help="kept for each part (0)")
     sub.add_argument("--memory-bytes", type=int, default=0, help="kept for each part")
-    sub.add_argument("--fsync", choices=get_args(Fsync), default="interval")
+    sub.add_argument(
+        "--shared", metavar="DIR", help="mounted by all nodes: rows are there, on any node"
+    )
+    sub.add_argument("--fsync", choices=get_args(Fsync), help="on the disk of a node (interval)")
     sub.add_argument("--timeout-s", type=float, default=120.0, help="for all to be served (120)")
 
 
 def up(options: argparse.Namespace) -> None:
     """start a cluster, or what is missing of it, and wait until it serves"""
     cluster = _cluster()
-    own = ("name", "namespace", "parts", "cpus", "gpus", "memory_bytes", "fsync")
+    own = ("name", "namespace", "parts", "cpus", "gpus", "memory_bytes", "shared", "fsync")
     spec = cluster.ClusterSpec(
         folder=options.folder.absolute(), **{name: getattr(options, name) for name in own}
     )
@@ -63,7 +66,8 @@ def down(options: argparse.Namespace) -> None:
     cluster = _cluster()
     _connect(options)
     spec = cluster.down(options.name, options.namespace)
-    print(f"Ended. The rows stay on their nodes, in {spec.home('part-*')}.")
+    where = f"on their nodes, in {spec.home('part-*')}" if spec.shared is None else spec.shared
+    print(f"Ended. The rows stay {where}.")
 
 
 def _cluster() -> Any:
@@ -94,6 +98,8 @@ def _show(found: ClusterStatus) -> None:
         print(f"part {part.number}  {part.state}  {part.address}  term {part.term}")
         if part.host:
             print(f"  pinned to node {part.host}: its rows are on that disk, in {part.folder}")
+        if found.spec.shared is not None:
+            print(f"  on any node: its rows are on {found.spec.shared}")
         if part.memories:
             print(f"  memories: {', '.join(part.memories)}")
         if part.why:

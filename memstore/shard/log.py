@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from memstore.disk import DISK, FULL, Disk
-from memstore.errors import LogFailed, StorageFull, StoreClosed, StoreError
+from memstore.disk import DISK, FULL, Disk, Superseded
+from memstore.errors import LogFailed, MemstoreError, ShardElsewhere, StorageFull, StoreClosed
 from memstore.shard import log_format, segments
 from memstore.shard.log_format import RECORD, Record
 from memstore.shard.segments import Contents, Segment, Torn
@@ -53,9 +53,10 @@ class Log:
     last: the sequence number of the last record.  durable: of the last one on the disk for sure.
     torn: what a crash had left half-written, which opening has left out; None is nothing.
 
-    Any thread may call; records are in the order in which `append` was called. After `LogFailed`
-    nothing more is appended, and nothing becomes durable: a disk that failed to sync once is not
-    believed again, so the log must be opened anew.
+    Any thread may call; records are in the order in which `append` was called. After `LogFailed`,
+    or `ShardElsewhere` where the files have another owner by now, nothing more is appended, and
+    nothing becomes durable: a disk that failed to sync once is not believed again, so the log must
+    be opened anew.
     """
 
     def __init__(
@@ -298,7 +299,7 @@ class Log:
                 return  # What woke it for the end may just have been cleared.
             try:
                 self.sync()
-            except LogFailed as error:
+            except MemstoreError as error:
                 logger.error("%s", error)
                 return
 
@@ -316,7 +317,7 @@ class Log:
         except OSError as error:
             self._failed(error)
 
-    def _typed(self, error: OSError) -> StoreError:
+    def _typed(self, error: OSError) -> MemstoreError:
         """What to raise where the disk did not take something that is gone again."""
         if error.errno not in FULL or self._failure is not None:
             return self._failed(error)
@@ -326,8 +327,10 @@ class Log:
             hint="make room and try again",
         )
 
-    def _failed(self, error: BaseException) -> LogFailed:
+    def _failed(self, error: BaseException) -> MemstoreError:
         self._failure = error
+        if isinstance(error, Superseded):
+            return ShardElsewhere(f"the store of {self.folder} has another owner", got=str(error))
         return LogFailed(
             f"the disk refused the log in {self.folder}",
             got=str(error),

@@ -19,6 +19,7 @@ from memstore.errors import InvalidArgument, ShardElsewhere, StoreLocked, Unsupp
 from memstore.rpc.security import Tokens
 from memstore.rpc.topology import Topology
 from workers.cluster.authority import Authority
+from workers.cluster.notes import check_shelf
 from workers.cluster.placing import Node, plan
 from workers.cluster.registry import Registry
 from workers.cluster.spec import ClusterSpec
@@ -59,6 +60,39 @@ def test_what_was_told_is_known_to_the_next_process(tmp_path: Path) -> None:
     again.close()
 
 
+def test_of_two_registries_on_shared_storage_one_goes_on(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path / "disk", shared=str(tmp_path / "shared"))
+    first = Registry(spec)
+    first.enter(0, first.begin(0, "10.0.0.1").term, "10.0.0.1:1")
+    second = Registry(replace(spec, folder=tmp_path / "other"))
+    assert (second.id, second.access) == (first.id, first.access)
+    with pytest.raises(StoreLocked, match="another registry has written"):
+        first.begin(0, "10.0.0.1")
+    lease = second.begin(0, "10.0.0.2")
+    assert (lease.term, lease.known) == (2, True)
+    second.enter(0, lease.term, "10.0.0.2:5")
+    assert Registry(spec).describe()["parts"][0] == {
+        "term": 2,
+        "address": "10.0.0.2:5",
+        "host": "",
+    }
+
+
+def test_storage_that_a_node_does_not_share_is_found_out(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path / "disk", shared=str(tmp_path / "shared"))
+    registry = Registry(spec)
+    check_shelf(spec, registry.id)
+    assert (tmp_path / "shared" / spec.namespace / spec.name).stat().st_mode & 0o077 == 0
+    with pytest.raises(InvalidArgument, match="do not share the storage"):
+        check_shelf(replace(spec, shared=str(tmp_path / "elsewhere")), registry.id)
+    with pytest.raises(InvalidArgument, match="belongs to another cluster"):
+        check_shelf(spec, "another")
+    (note,) = (tmp_path / "shared").glob("**/notes/*")
+    note.unlink()
+    with pytest.raises(InvalidArgument, match="belongs to another cluster"):
+        Registry(spec)
+
+
 def test_a_part_stays_on_the_disk_of_its_node(tmp_path: Path) -> None:
     registry = Registry(spec_in(tmp_path))
     registry.enter(0, registry.begin(0, "10.0.0.1").term, "10.0.0.1:2")
@@ -70,7 +104,7 @@ def test_a_part_stays_on_the_disk_of_its_node(tmp_path: Path) -> None:
 
 def test_a_registry_of_another_configuration_or_format_is_refused(tmp_path: Path) -> None:
     Registry(spec_in(tmp_path)).close()
-    with pytest.raises(InvalidArgument, match="another configuration"):
+    with pytest.raises(InvalidArgument, match="made with another configuration"):
         Registry(replace(spec_in(tmp_path), parts=3))
     path = spec_in(tmp_path).home("registry") / "registry.json"
     files.replace_json(path, files.read_json(path) | {"format": 99})
@@ -86,7 +120,8 @@ def test_secrets_are_read_by_their_owner_alone_and_shown_by_nobody(tmp_path: Pat
     for secret in (lease.key, lease.peer_token, access.token):
         assert secret not in f"{lease!r} {access!r} {registry.describe()}"
     assert access.token not in lease.tokens
-    tokens = Tokens(home / "tokens.json")
+    (tmp_path / "tokens.json").write_text(lease.tokens)
+    tokens = Tokens(tmp_path / "tokens.json")
     roles = [getattr(tokens.caller(each), "role", "") for each in (lease.peer_token, access.token)]
     assert roles == ["peer", "admin"]
     registry.close()
@@ -105,6 +140,10 @@ def test_an_authority_signs_for_one_address() -> None:
     assert authority.key not in repr(authority)
 
 
+def pin(bundle: dict[str, float]) -> str:
+    return next(name for name in bundle if name.startswith("node:"))
+
+
 def node(name: str, **resources: float) -> Node:
     return Node(name, f"10.0.0.{name}", {f"node:10.0.0.{name}": 1.0, **resources})
 
@@ -112,13 +151,16 @@ def node(name: str, **resources: float) -> Node:
 def test_parts_lie_apart_where_there_are_nodes_enough(tmp_path: Path) -> None:
     nodes = [node("1", CPU=4.0), node("2", CPU=2.0), node("3", CPU=0.5)]
     made = plan(spec_in(tmp_path), nodes, ["", ""])
-    assert (made.strategy, made.hosts) == ("STRICT_SPREAD", ("10.0.0.1", "10.0.0.2"))
+    assert made.strategy == "STRICT_SPREAD"
+    assert [*map(pin, made.bundles)] == ["node:10.0.0.1", "node:10.0.0.2"]
     assert made.bundles[1] == {"CPU": 1.0, "node:10.0.0.2": 0.001}
     made = plan(replace(spec_in(tmp_path), parts=4), nodes, [""] * 4)
     assert made.strategy == "SPREAD"
-    assert sorted(made.hosts) == ["10.0.0.1"] * 2 + ["10.0.0.2"] * 2
+    assert sorted(map(pin, made.bundles)) == ["node:10.0.0.1"] * 2 + ["node:10.0.0.2"] * 2
     made = plan(spec_in(tmp_path), nodes, ["", "10.0.0.1"])
-    assert made.hosts == ("10.0.0.1", "10.0.0.1")
+    assert [*map(pin, made.bundles)] == ["node:10.0.0.1"] * 2
+    made = plan(spec_in(tmp_path, shared=str(tmp_path)), nodes, ["", ""])
+    assert (made.strategy, made.bundles) == ("STRICT_SPREAD", ({"CPU": 1.0},) * 2)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +197,9 @@ def test_a_part_whose_node_is_not_there_is_not_placed(tmp_path: Path) -> None:
         {"gpus": -1.0},
         {"memory_bytes": -1},
         {"fsync": "sometimes"},
+        {"shared": "here"},
+        {"shared": "s3://bucket/x"},
+        {"shared": "/mnt", "fsync": "interval"},
     ],
 )
 def test_a_spec_is_checked(tmp_path: Path, wrong: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ FOREVER: dict[str, Any] = {
 def up(spec: ClusterSpec, timeout_s: float = UP_S) -> ClusterStatus:
     """Starts a cluster, or what is missing of it; returns when every part is served.
 
-    The registry lies on the disk of the node that this runs on, each part on the disk of its own.
-    Where it fails, what it started ends again.
+    Without shared storage the registry lies on the disk of the node that this runs on, and each
+    part on the disk of its own. Where it fails, what it started ends again.
 
     Raises `InvalidArgument` for what can never be placed, or where the names belong to a cluster of
     another version or configuration; `Unreachable` where it is not served in time.
@@ -147,14 +147,14 @@ def _is_free(spec: ClusterSpec) -> bool:
 
 def _registry(spec: ClusterSpec) -> dict[str, Any]:
     """Starts the registry where there is none; returns what it knows."""
-    here = ray.util.get_node_ip_address()
+    pin = {f"node:{ray.util.get_node_ip_address()}": PINNED} if spec.shared is None else {}
     actor: Any = (
         ray.remote(RegistryActor)
         .options(
             name=spec.registry,
             namespace=spec.namespace,
             num_cpus=0,
-            resources={f"node:{here}": PINNED},
+            resources=pin,
             **FOREVER,
         )
         .remote(spec.to_dict())

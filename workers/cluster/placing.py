@@ -26,18 +26,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask a placement group for.  hosts: of each part, the node that it is pinned to."""
+    """What to ask a placement group for."""
 
     strategy: Literal["STRICT_SPREAD", "SPREAD"]
     bundles: tuple[Bundle, ...]
-    hosts: tuple[str, ...]
 
 
 def plan(spec: ClusterSpec, nodes: Sequence[Node], hosts: Sequence[str]) -> Plan:
     """Gives each part a node that can ever have room for it, those with fewest parts first.
 
-    hosts: where each part lies already, "" where nowhere yet. On local disks a part is pinned to
-    its node by the address of that: a node that is started anew has the disk that it had.
+    hosts: on whose disk each part lies already, "" where on none. On local disks a part is pinned
+    to its node by the address of that: a node that is started anew has the disk that it had.
 
     Raises `InvalidArgument`, which says what is lacking, where there is no such node.
     """
@@ -62,11 +61,8 @@ def plan(spec: ClusterSpec, nodes: Sequence[Node], hosts: Sequence[str]) -> Plan
             left[node.id][name] -= amount
         chosen.append(node)
     apart = len({node.id for node in chosen}) == len(chosen)
-    return Plan(
-        "STRICT_SPREAD" if apart else "SPREAD",
-        tuple(wanted | {f"node:{node.host}": PINNED} for node in chosen),
-        tuple(node.host for node in chosen),
-    )
+    pins = [{f"node:{node.host}": PINNED} if spec.shared is None else {} for node in chosen]
+    return Plan("STRICT_SPREAD" if apart else "SPREAD", tuple(wanted | pin for pin in pins))
 
 
 def _fits(wanted: Bundle, left: Bundle) -> bool:

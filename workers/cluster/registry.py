@@ -1,31 +1,32 @@
-"""Registry: which part is where, under which term, kept in a file.
+"""Registry: which part is where, under which term, kept where it is not lost with a process.
 
     lease = registry.begin(0, "10.0.0.1")        a new term, before the store is opened
     registry.enter(0, lease.term, "10.0.0.1:41731")
     registry.topology                            None until every part has been there once
 
 A term counts the openings of a part: the newest alone may enter, so that a process that was taken
-for dead does not come back in the place of its successor. All is on the disk before it is told.
+for dead does not come back in the place of its successor. All is durable before it is told.
 """
 
 from __future__ import annotations
 
 import secrets
+import tempfile
 import threading
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import memstore
-from memstore import files
 from memstore.errors import InvalidArgument, ShardElsewhere, UnsupportedVersion
 from memstore.rpc.security import add_token
 from memstore.rpc.topology import Topology
 from memstore.rpc.verbs import Role
 from workers.cluster.authority import Authority
+from workers.cluster.notes import LocalNotes, Notes, SharedNotes, name_shelf
 from workers.cluster.spec import ClusterSpec
 
 FORMAT = 1
-FILE, TOKENS = "registry.json", "tokens.json"
 PEER, CLIENT = "peer", "driver"
 ROLES: dict[str, Role] = {PEER: "peer", CLIENT: "admin"}
 """Of the tokens: of servers for each other, and of who connects through Ray."""
@@ -59,7 +60,7 @@ class Access:
 
 @dataclass
 class _Entry:
-    """A part: its newest term, where that is served, and on whose disk it lies."""
+    """A part: its newest term, where that is served, and on whose disk it lies, if on one."""
 
     term: int = 0
     address: str = ""
@@ -67,34 +68,34 @@ class _Entry:
 
 
 class Registry:
-    """The registry of one cluster. Any thread may ask; one process has the file."""
+    """The registry of one cluster. Any thread may ask; one process has it."""
 
     def __init__(self, spec: ClusterSpec) -> None:
-        """Reads its file, or begins one.
+        """Reads what it kept, or begins.
 
-        Raises `InvalidArgument` where the file is of another configuration, `UnsupportedVersion`
-        and `CorruptFile` where it is not to be read, `StoreLocked` where another process has it.
+        Raises `InvalidArgument` where that is of another configuration, `UnsupportedVersion` and
+        `CorruptFile` where it is not to be read, `StoreLocked` where another process has it.
         """
         self.spec = spec
-        self._folder = spec.home("registry")
+        self._local = spec.durability == "local"
         self._lock = threading.Lock()
-        files.make_folder(self._folder)
-        self._folder.chmod(0o700)  # there are keys in it
-        self._owned = files.lock(self._folder / "LOCK")
-        path = self._folder / FILE
+        self._notes: Notes = LocalNotes(spec) if self._local else SharedNotes(spec)
         try:
-            if path.exists():
-                self._read(files.read_json(path))
-            else:
+            body = self._notes.read()
+            if body is None:
                 self._begin()
+            else:
+                self._read(body)
+            if not self._local:
+                name_shelf(spec, self.id)
             self._write()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Gives its file free, as the end of its process does."""
-        self._owned.close()
+        """Gives what it keeps free, as the end of its process does."""
+        self._notes.close()
 
     def begin(self, part: int, host: str) -> Lease:
         """Raises the term of a part, which is about to be opened on the node of that address.
@@ -120,7 +121,7 @@ class Registry:
                 certificate=certificate,
                 key=key,
                 authority=self._authority.certificate,
-                tokens=(self._folder / TOKENS).read_text(),
+                tokens=self._hashes,
                 peer_token=self._tokens[PEER],
             )
 
@@ -134,7 +135,9 @@ class Registry:
                     got=f"term {term}",
                     expected=f"term {entry.term}",
                 )
-            entry.address, entry.host = address, address.rpartition(":")[0]
+            entry.address = address
+            if self._local:
+                entry.host = address.rpartition(":")[0]
             self._version += 1
             self._write()
 
@@ -165,18 +168,22 @@ class Registry:
         self.id, self._version = secrets.token_hex(8), 0
         self._entries = [_Entry() for _ in range(self.spec.parts)]
         self._authority = Authority.make(f"memstore {self.spec.name} {self.id}")
-        tokens = self._folder / TOKENS
-        self._tokens = {name: add_token(tokens, name, role) for name, role in ROLES.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tokens.json"
+            self._tokens = {name: add_token(path, name, role) for name, role in ROLES.items()}
+            self._hashes = path.read_text()
 
     def _read(self, body: dict[str, Any]) -> None:
         if body.get("format") != FORMAT:
             raise UnsupportedVersion(
-                f"{self._folder} has another format", got=body.get("format"), expected=FORMAT
+                f"the registry of {self.spec.address} has another format",
+                got=body.get("format"),
+                expected=FORMAT,
             )
         before = ClusterSpec.from_dict(body["spec"])
         if before.fixed != self.spec.fixed:
             raise InvalidArgument(
-                f"{self._folder} is of a cluster of another configuration",
+                f"{self.spec.address} was made with another configuration",
                 got=str(self.spec.fixed),
                 expected=str(before.fixed),
                 hint="name another cluster, or another folder",
@@ -184,13 +191,13 @@ class Registry:
         self.id, self._version = body["cluster"], body["version"]
         self._entries = [_Entry(**entry) for entry in body["parts"]]
         self._authority = Authority(**body["authority"])
-        self._tokens = body["tokens"]
+        self._tokens, self._hashes = body["tokens"], body["hashes"]
 
     def _write(self) -> None:
         body = {
             **self.describe(),
             "authority": asdict(self._authority),
             "tokens": self._tokens,
+            "hashes": self._hashes,
         }
-        with files.typed("the registry"):
-            files.replace_json(self._folder / FILE, body)
+        self._notes.write(body)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from memstore.errors import StoreLocked, Unreachable
@@ -13,6 +16,8 @@ from workers.cluster.spec import ClusterSpec
 
 LOCKED_S = 60.0
 """For the process before to be gone, which Ray ends first."""
+
+logger = logging.getLogger(__name__)
 
 
 class RegistryActor:
@@ -32,10 +37,12 @@ class RegistryActor:
         self._tell()
 
     def begin(self, part: int, host: str) -> Lease:
-        return self._registry.begin(part, host)
+        with _alone():
+            return self._registry.begin(part, host)
 
     def enter(self, part: int, term: int, address: str) -> None:
-        self._registry.enter(part, term, address)
+        with _alone():
+            self._registry.enter(part, term, address)
         self._tell()
 
     def access(self) -> Access:
@@ -53,3 +60,13 @@ class RegistryActor:
             with contextlib.suppress(Unreachable):
                 found = control.actor(self._spec.actor(number), self._spec.namespace)
                 found.route.remote(topology)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Ends the process where another registry has written: Ray starts one that reads what."""
+    try:
+        yield
+    except StoreLocked as error:
+        logger.error("%s", error)
+        os._exit(1)

@@ -8,6 +8,7 @@ good, and could not say why.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +17,27 @@ import ray
 from ray.exceptions import RayError
 
 from memstore import ClientTls, Store, files
+from memstore.disk import DISK
 from memstore.errors import InvalidArgument, MemstoreError
 from memstore.placement import WHOLE, Part
 from memstore.rpc.security import Tokens
 from memstore.rpc.server import Server
 from memstore.rpc.tls import ServerTls
 from memstore.rpc.topology import Topology
+from memstore.shared.disk import SharedDisk
 from workers.cluster import control
+from workers.cluster.notes import check_shelf
 from workers.cluster.registry import Lease
 from workers.cluster.spec import ClusterSpec
 
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Between tries to be served, the last again and again."""
+
+GRACE_S = 10.0
+"""For calls that are under way when a part is closed."""
+
+WATCH_S = 0.5
+"""Between looks whether another has opened the part, while storage is shared."""
 
 State = Literal["opening", "serving", "refused", "closed"]
 
@@ -101,8 +111,12 @@ class ShardActor:
         """Opens the store under a new term, and serves it."""
         registry = control.registry(self._spec.name, self._spec.namespace)
         lease: Lease = control.ask(registry.begin.remote(self._number, self._host))
-        self._check_folder(lease)
-        store = Store(self._home / "store", part=self._part, fsync=self._spec.fsync)
+        if self._spec.shared is None:
+            self._check_folder(lease)
+            folder, disk = self._home / "store", DISK
+        else:
+            folder, disk = self._shared(lease)
+        store = Store(folder, part=self._part, fsync=self._spec.fsync or "always", disk=disk)
         with self._mutex:
             self._store = store
         server = Server(store, f"{self._host}:0", **self._secured(lease)).start()
@@ -113,6 +127,40 @@ class ShardActor:
         control.ask(registry.enter.remote(self._number, lease.term, server.address))
         with self._mutex:
             self._state, self._why = "serving", ""
+        if isinstance(disk, SharedDisk):
+            self._watch(disk)
+
+    def _shared(self, lease: Lease) -> tuple[Path, SharedDisk]:
+        """Makes the folder anew from what was shipped, whose owner before ships nothing more.
+
+        Raises `InvalidArgument` where this node does not see the shared storage.
+        """
+        check_shelf(self._spec, lease.cluster)
+        for old in self._home.glob("disk-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        folder = self._home / f"disk-{lease.term:010d}"
+        files.make_folder(self._home)
+        self._home.chmod(0o700)  # there is a key in it
+        disk = SharedDisk.open(folder, self._spec.shelf(f"part-{self._number}"), lease.term)
+        if lease.known and disk.is_new:
+            raise InvalidArgument(
+                f"what was shipped of part {self._part} is gone",
+                got=f"nothing in {self._spec.shared}",
+                expected="the rows that were served",
+                hint="bring them back from a copy: an empty store would pass for the part",
+            )
+        return folder, disk
+
+    def _watch(self, disk: SharedDisk) -> None:
+        """Ends serving when another has opened the part: what is read here may be old."""
+        while not self._ended.wait(WATCH_S):
+            try:
+                sealed = disk.sealed
+            except OSError:
+                continue  # The storage is away: what ships will say so.
+            if sealed:
+                self._end("refused", "the part was opened anew, under a newer term")
+                return
 
     def _check_folder(self, lease: Lease) -> None:
         """Raises `InvalidArgument` where the folder is not that of the part; notes whose it is."""
@@ -166,7 +214,7 @@ class ShardActor:
             self._server = self._store = None
             self._state, self._why = state, why
         if server is not None:
-            server.close()
+            server.close(GRACE_S if state == "closed" else 0.0)
         if store is not None:
             try:
                 store.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from memstore.errors import InvalidArgument
 from memstore.placement import Part
 from memstore.shard.log import Fsync
+from memstore.shared.shelf import Shelf
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 NAMESPACE = "memstore"
@@ -20,9 +21,13 @@ class ClusterSpec:
     """What a cluster is to be; raises `InvalidArgument`.
 
     folder: on the disk of each node, absolute; every part has one of its own in it.
+    shared: of storage that all nodes share, a folder that all of them mount: logs and checkpoints
+    are there, and a part starts again on any node. None is that they are on the disk of the node
+    that a part was first placed on, to which it is pinned.
     parts: servers, one actor each: a memory of n shards lies on the first n of them.
     cpus, gpus, memory_bytes: of each part, kept for it by Ray.
-    fsync: as of a `Store`.
+    fsync: as of a `Store`; None is "always" where storage is shared, which takes no other, and
+    "interval" on the disk of a node.
     """
 
     folder: Path
@@ -32,7 +37,8 @@ class ClusterSpec:
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int = 0
-    fsync: Fsync = "interval"
+    shared: str | None = None
+    fsync: Fsync | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -54,6 +60,16 @@ class ClusterSpec:
                 got=f"cpus {self.cpus}, gpus {self.gpus}, memory_bytes {self.memory_bytes}",
                 expected="cpus > 0, gpus ≥ 0, memory_bytes ≥ 0",
             )
+        if self.fsync is None:
+            object.__setattr__(self, "fsync", "interval" if self.shared is None else "always")
+        if self.shared is not None:
+            Shelf(self.shared)
+            if self.fsync != "always":
+                raise InvalidArgument(
+                    "another node would lack what was acknowledged",
+                    got=f"fsync {self.fsync!r} on shared storage",
+                    expected="'always'",
+                )
         if self.fsync not in get_args(Fsync):
             raise InvalidArgument(
                 "fsync is unknown", got=repr(self.fsync), expected=f"one of {get_args(Fsync)}"
@@ -69,7 +85,17 @@ class ClusterSpec:
     @property
     def fixed(self) -> dict[str, Any]:
         """What stays as it was once there are rows."""
-        return {"name": self.name, "namespace": self.namespace, "parts": self.parts}
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "parts": self.parts,
+            "durability": self.durability,
+        }
+
+    @property
+    def durability(self) -> Literal["local", "shared"]:
+        """Where the rows are: on the disk of one node, or where any node finds them."""
+        return "local" if self.shared is None else "shared"
 
     @property
     def address(self) -> str:
@@ -93,6 +119,11 @@ class ClusterSpec:
     def home(self, what: str) -> Path:
         """A folder of the cluster on the disk of a node."""
         return self.folder / self.namespace / self.name / what
+
+    def shelf(self, what: str) -> Shelf:
+        """What the nodes share of the cluster."""
+        assert self.shared is not None
+        return Shelf(self.shared).within(f"{self.namespace}/{self.name}/{what}")
 
     def bundle(self) -> dict[str, float]:
         """What Ray keeps for a part."""

@@ -19,7 +19,8 @@ class PartStatus:
     """How a part is.
 
     state: `serving`, `opening`, `refused`, which `why` explains, or `absent`.  host: the node that
-    it is pinned to, since its rows are on the disk of that; "" before it was ever served.
+    it is pinned to, since its rows are on the disk of that; "" before it was ever served, and where
+    they are on shared storage.  folder: on the disk of its node.
     """
 
     number: int

@@ -1,0 +1,410 @@
+"""Stores on storage that machines share: what the next owner finds, and what the last can still do.
+
+A folder of this machine stands for the storage, and another for the disk of each owner.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import memstore
+from memstore import Memory, MemoryConfig, Store
+from memstore.disk import Superseded
+from memstore.errors import (
+    CorruptFile,
+    InvalidArgument,
+    MemstoreError,
+    ShardElsewhere,
+    StoreLocked,
+    Unsupported,
+)
+from memstore.memory import Array
+from memstore.shared import disk as shared_disk
+from memstore.shared import replica
+from memstore.shared.disk import SharedDisk
+from memstore.shared.replica import Change, Replica
+from memstore.shared.shelf import Shelf
+from memstore.shared.stream import Stream
+
+WIDTH = 3
+CONFIG = MemoryConfig(dim=WIDTH, shards=2, index="exact", optimizer="sgd", updates="logged")
+
+
+def rows(count: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
+
+
+class Owners:
+    """One owner of a store after another, each on a disk of its own; none ends in good order."""
+
+    def __init__(self, tmp_path: Path, shelf: Shelf | None = None) -> None:
+        self.path = tmp_path
+        self.shelf = Shelf(tmp_path / "shelf") if shelf is None else shelf
+        self.term = 0
+        self.stores: list[Store] = []
+
+    def next(self, term: int | None = None) -> Store:
+        self.term = self.term + 1 if term is None else term
+        folder = self.path / f"disk-{len(self.stores)}"
+        self.disk = SharedDisk.open(folder, self.shelf, self.term)
+        self.stores.append(Store(folder, fsync="always", disk=self.disk))
+        return self.stores[-1]
+
+    def close(self) -> None:
+        """Ends all, of which only the last can write."""
+        for store in self.stores:
+            for memory in store._memories.values():
+                memory.retire(InvalidArgument("over"))  # type: ignore[union-attr]
+            store._ended.set()
+            store._lock.close()
+
+
+@pytest.fixture
+def owners(tmp_path: Path) -> Any:
+    made = Owners(tmp_path)
+    yield made
+    made.close()
+
+
+def same(a: Memory, b: Memory, count: int) -> None:
+    np.testing.assert_array_equal(a.gather(range(count)).keys_BD, b.gather(range(count)).keys_BD)
+    assert a.describe().next_slot == b.describe().next_slot == count
+
+
+def test_the_next_owner_finds_all_that_was_acknowledged(owners: Owners, tmp_path: Path) -> None:
+    with memstore.open(tmp_path / "twin") as twin_store:
+        twin = twin_store.create("m", CONFIG)
+        owners.next().create("m", CONFIG)
+        for life in range(6):
+            if life:
+                owners.next()
+            store, memory = owners.stores[-1], owners.stores[-1].memory("m")
+            same(memory, twin, 9 * life)
+            for each in (memory, twin):
+                each.append(rows(9, life))
+                each.update(range(4), rows(4, life), lr=0.1)
+            if life % 2:
+                store.checkpoint()
+                for each in (memory, twin):
+                    each.write([0], rows(1, life))
+
+
+def test_a_base_stands_for_what_was_before_it(
+    owners: Owners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 20)
+    memory = owners.next().create("m", CONFIG)
+    for number in range(50):
+        memory.append(rows(2, number))
+        owners.disk.settle()
+    assert len(owners.shelf.names("ops")) <= 24
+    bases = owners.shelf.names("base")
+    assert [name for name in bases if name.endswith(".whole")] == bases[-1:]
+    expected = memory.gather(range(100)).keys_BD
+    found = owners.next().memory("m")
+    np.testing.assert_array_equal(found.gather(range(100)).keys_BD, expected)
+    owners.stores[-1].checkpoint()
+    np.testing.assert_array_equal(owners.next().memory("m").gather(range(100)).keys_BD, expected)
+
+
+def test_the_owner_before_writes_nothing_more(owners: Owners) -> None:
+    first = owners.next()
+    memory, disk = first.create("m", CONFIG), owners.disk
+    memory.append(rows(3))
+    assert not disk.sealed
+    second = owners.next()
+    there = owners.shelf.names("ops")
+    for refused in (
+        lambda: memory.append(rows(1)),
+        lambda: memory.erase([0]),
+        first.checkpoint,
+        lambda: first.create("other", CONFIG),
+    ):
+        with pytest.raises(MemstoreError, match="newer term"):
+            refused()
+    assert disk.sealed
+    assert not owners.disk.sealed
+    assert owners.shelf.names("ops") == there
+    assert second.memory("m").append(rows(1)).tolist() == [3]
+    assert second.list() == ["m"]
+
+
+def test_a_term_that_is_not_newer_opens_nothing(owners: Owners) -> None:
+    memory = owners.next(5).create("m", CONFIG)
+    for term in (5, 4, 1):
+        with pytest.raises(StoreLocked, match="a newer term"):
+            owners.next(term)
+    assert memory.append(rows(1)).tolist() == [0]
+
+
+class Cut(Shelf):
+    """A shelf that fails once, before a put or behind it."""
+
+    def __init__(self, path: Path, at: int, *, behind: bool) -> None:
+        super().__init__(path)
+        self.at, self.behind = at, behind
+
+    def put(self, name: str, data: bytes) -> bool:
+        self.at -= 1
+        if self.at == 0 and not self.behind:
+            raise OSError("cut here")
+        done = super().put(name, data)
+        if self.at == 0:
+            raise OSError("cut here")
+        return done
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_was_not_acknowledged_is_there_or_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    """The storage fails at each put in turn."""
+    monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 6)
+    for at in range(2, 40, 3):
+        owners = Owners(tmp_path / str(at))
+        owners.next().create("m", CONFIG)
+        owners.shelf = Cut(tmp_path / str(at) / "shelf", at, behind=behind)
+        done, failed = 0, False
+        try:
+            memory = owners.next().memory("m")
+            for number in range(20):
+                memory.append(rows(1, number))
+                done += 1
+                owners.disk.settle()
+                if number == 5:
+                    owners.stores[-1].checkpoint()
+        except (MemstoreError, OSError):
+            failed = True
+        owners.shelf, owners.term = Shelf(tmp_path / str(at) / "shelf"), owners.term + 1
+        found = owners.next().memory("m")
+        there = found.describe().next_slot
+        assert done <= there <= done + failed
+        expected = np.concatenate([rows(1, number) for number in range(there)] or [rows(0)])
+        np.testing.assert_array_equal(found.gather(range(there)).keys_BD, expected)
+        found.append(rows(1))
+        owners.close()
+
+
+def test_an_opening_begins_again_where_a_base_took_away_what_it_reads(tmp_path: Path) -> None:
+    first = Stream.open(Shelf(tmp_path), 1, lambda: lambda data, name: None)
+    for number in range(6):
+        first.put(f"{number}".encode())
+
+    class Late(Shelf):
+        """While it is read at one place, the owner takes it away there."""
+
+        done = False
+
+        def get(self, name: str) -> bytes | None:
+            if name.endswith("-000000000003") and not self.done:
+                self.done = True
+                first.rebase(first.position, [b"all"])
+                first.put(b"6")
+            return super().get(name)
+
+    taken: list[bytes] = []
+
+    def begin() -> Any:
+        taken.clear()
+        return lambda data, name: taken.append(data)
+
+    second = Stream.open(Late(tmp_path), 2, begin)
+    assert taken == [b"all", b"6"]
+    with pytest.raises(Superseded):
+        first.put(b"7")
+    second.put(b"8")
+    Stream.open(Shelf(tmp_path), 3, begin)
+    assert taken == [b"all", b"6", b"8"]
+
+
+def test_of_two_who_open_at_once_the_newer_has_the_store(tmp_path: Path) -> None:
+    def nothing() -> Any:
+        return lambda data, name: None
+
+    shelf = Shelf(tmp_path)
+    Stream.open(shelf, 1, nothing).put(b"1")
+
+    class Raced(Shelf):
+        """Another opens the store between a look and a put."""
+
+        done = False
+
+        def put(self, name: str, data: bytes) -> bool:
+            if not self.done:
+                self.done = True
+                Stream.open(shelf, self.other, nothing)
+            return super().put(name, data)
+
+        other = 0
+
+    raced = Raced(tmp_path)
+    raced.other = 3
+    with pytest.raises(StoreLocked):
+        Stream.open(raced, 2, nothing)
+    raced = Raced(tmp_path)
+    raced.other = 4
+    last = Stream.open(raced, 5, nothing)
+    last.put(b"5")
+
+
+def test_objects_that_were_altered_are_refused(owners: Owners, tmp_path: Path) -> None:
+    owners.next().create("m", CONFIG)
+    name = owners.shelf.names("ops")[2]
+    path = tmp_path / "shelf" / "ops" / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptFile, match=name):
+        owners.next()
+    path.write_bytes(b"")
+    with pytest.raises(CorruptFile, match="torn"):
+        owners.next(9)
+
+
+def test_a_replica_is_what_it_was_made_of(tmp_path: Path) -> None:
+    """Changes drawn at random, made on a shared disk, and from what that shipped."""
+    rng = np.random.default_rng(7)
+    shelf = Shelf(tmp_path / "shelf")
+    disk = SharedDisk.open(tmp_path / "a", shelf, 1)
+    folders, opened = [tmp_path / "a"], dict[Path, Any]()
+    for number in range(400):
+        choice = rng.integers(7)
+        if choice == 0:
+            folders.append(folders[rng.integers(len(folders))] / f"f{number}")
+            disk.make(folders[-1])
+        elif choice == 1 or not opened:
+            path = folders[rng.integers(len(folders))] / f"x{number}"
+            opened[path] = disk.create(path)
+        else:
+            path = list(opened)[rng.integers(len(opened))]
+            if choice in (2, 3, 4):
+                opened[path].write([rng.bytes(int(rng.integers(50))), rng.bytes(3)])
+            elif choice == 5:
+                other = path.with_name(f"y{number}")
+                disk.rename(path, other)
+                opened[other] = opened.pop(path)
+            elif rng.integers(2):
+                opened[path].cut(min(path.stat().st_size, int(rng.integers(60))))
+            else:
+                disk.remove(path)
+                opened.pop(path).close()
+        if number % 50 == 49:
+            disk.sync_folder(tmp_path)
+            made = SharedDisk.open(tmp_path / "b", _copied(shelf, tmp_path / f"s{number}"), 2)
+            assert _tree(tmp_path / "a") == _tree(tmp_path / "b")
+            assert made._tree == disk._tree
+    for file in opened.values():
+        file.close()
+
+
+def _copied(shelf: Shelf, to: Path) -> Shelf:
+    copied = Shelf(to)
+    for name in shelf.names("ops"):
+        copied.put(f"ops/{name}", shelf.get(f"ops/{name}") or b"")
+    return copied
+
+
+def _tree(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def test_batches_say_what_was_put_into_them() -> None:
+    changes = [Change("make", ("a",)), Change("write", (1, 5), b"\0xyz"), Change("cut", (1, 2))]
+    assert [*replica.decode(replica.encode(changes), "it")] == changes
+    assert [*replica.decode(replica.encode([]), "it")] == []
+
+
+def test_writing_to_a_file_without_a_name_is_no_change(tmp_path: Path) -> None:
+    made = Replica(tmp_path)
+    for change in (
+        Change("create", (1, "a")),
+        Change("remove", ("a",)),
+        Change("write", (1, 0), b"x"),
+        Change("cut", (1, 0)),
+    ):
+        made.take(change)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_object_is_put_once(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    assert shelf.put("a/b", b"1")
+    assert not shelf.put("a/b", b"2")
+    assert shelf.get("a/b") == b"1"
+    assert (shelf.get("a/c"), shelf.names("a"), shelf.names("z")) == (None, ["b"], [])
+    shelf.remove(["a/b", "a/c"])
+    assert shelf.names("a") == []
+    with pytest.raises(InvalidArgument):
+        Shelf("here")
+    with pytest.raises(Unsupported, match="a folder that all machines mount"):
+        Shelf("s3://bucket/folder")
+
+
+OWNER = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from memstore import Store
+    from memstore.errors import MemstoreError
+    from memstore.shared.disk import SharedDisk
+    from memstore.shared.shelf import Shelf
+
+    folder = Path(sys.argv[1])
+    store = Store(folder, fsync="always", disk=SharedDisk.open(folder, Shelf(sys.argv[2]), 2))
+    memory = store.memory("m")
+    try:
+        while True:
+            slot = int(memory.append(np.full((1, 3), memory.describe().next_slot, np.float32))[0])
+            print(slot, flush=True)
+    except MemstoreError as error:
+        print(f"refused: {error}", flush=True)
+"""
+
+
+def test_an_owner_that_was_stopped_and_wakes_up_writes_nothing(
+    owners: Owners, tmp_path: Path
+) -> None:
+    owners.next().create("m", CONFIG)
+    paths = [str(tmp_path / name) for name in ("other", "shelf")]
+    command = [sys.executable, "-c", textwrap.dedent(OWNER), *paths]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(20):
+            last = int(process.stdout.readline())
+        os.kill(process.pid, signal.SIGSTOP)
+        memory = owners.next(3).memory("m")
+        there = memory.describe().next_slot
+        assert there > last
+        names = owners.shelf.names("ops")
+        os.kill(process.pid, signal.SIGCONT)
+        # What it had told before it was stopped lies in the pipe.
+        told = [process.stdout.readline()]
+        while told[-1] and not told[-1].startswith("refused"):
+            told.append(process.stdout.readline())
+    assert "newer term" in told[-1]
+    acknowledged = [int(line) for line in told[:-1]]
+    assert max([last, *acknowledged]) < there
+    assert owners.shelf.names("ops") == names
+    slots = memory.append(rows(4))
+    assert slots.tolist() == [*range(there, there + 4)]
+    expected = np.repeat(np.arange(there, dtype=np.float32)[:, None], WIDTH, axis=1)
+    np.testing.assert_array_equal(memory.gather(range(there)).keys_BD, expected)
+
+
+def test_who_asks_the_owner_before_is_told_to_ask_another(owners: Owners) -> None:
+    memory = owners.next().create("m", CONFIG)
+    owners.next()
+    with pytest.raises(ShardElsewhere, match="a newer term than 1 has begun"):
+        memory.append(rows(1))
