@@ -133,11 +133,12 @@ class MemoryCheckpoints:
         for part, of_shard in zip(self._shards, self.entry["shards"], strict=True):
             part.load(of_shard)
         if isinstance(self.memory, EncodedMemory):
+            encoded_at = self.memory.encoded_at
             for name, expected in self.entry["encoded_at"].items():
                 files.check(self._folder / name, expected)
                 with np.load(self._folder / name, allow_pickle=False) as arrays:
-                    self.memory.encoded_at = dict(arrays)
-            self.memory.refreshed = self.entry["state"][-1]
+                    encoded_at = dict(arrays)
+            self.memory.loaded(encoded_at, self.entry["state"][-1])
 
     @staticmethod
     def _travel_key(state: list[int] | None) -> tuple[int, bool] | None:

@@ -7,37 +7,21 @@ kept once a part row and never once a slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from memstore import checks
-from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
 from memstore.dtypes import storage
 from memstore.embedded import EmbeddedMemory
-from memstore.errors import InvalidArgument, UnknownSlot, Unsupported
 from memstore.kernels.half import narrow, wide
-from memstore.memory import (
-    Applied,
-    Array,
-    Description,
-    LookupResult,
-    Numbers,
-    Records,
-    Refreshed,
-    RequestId,
-    Rows,
-    SearchOptions,
-    SearchResult,
-    Slots,
-    SlotsLike,
-)
+from memstore.memory import Applied, Array, Description, Refreshed, RequestId, Slots
 from memstore.meter import Meter, metered
 from memstore.retries import Asked
+from memstore.sums import SummedMemory
 
 BLOCK = 131_072
 """Slots encoded at a time."""
@@ -50,162 +34,22 @@ NEGLIGIBLE_DRIFT = 1e-6
 
 
 @metered
-class EncodedMemory:
-    """A `Memory` over record columns that name rows; it has no row of its own to train."""
+class EncodedMemory(SummedMemory):
+    """The memory of sums in this process."""
+
+    base: EmbeddedMemory
+    _parts: Mapping[str, EmbeddedMemory]
 
     def __init__(self, base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> None:
-        self.base = base
-        self._encoding = base.config.encoding_config
-        self._parts = {column: memories[name] for column, name in self._encoding.key.items()}
-        self._values = {column: memories[name] for column, name in self._encoding.value.items()}
-        for column, part in self._parts.items():
-            if (part.config.dim, part.config.dtype) != (base.config.dim, base.config.dtype):
-                raise InvalidArgument(
-                    f"the rows of memory {part.name!r}, for key column {column!r}, do not fit",
-                    got=f"{part.config.dtype} of width {part.config.dim}",
-                    expected=f"{base.config.dtype} of width {base.config.dim}",
-                )
+        super().__init__(base, memories)
         self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
         """For each key column, the travel of the part rows at their last encoding."""
         self.refreshed = 0
         self.meter = Meter()
 
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def config(self) -> MemoryConfig:
-        return self.base.config
-
-    def append(
-        self,
-        keys: Array | None = None,
-        values: Array | None = None,
-        records: Records | None = None,
-        *,
-        step: int | None = None,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Slots:
-        self._refuse_vectors(keys, values)
-        if records is None:
-            raise InvalidArgument("records are missing", expected=self.config.schema.names)
-        table = checks.records(records, self.config.schema, None)
-        assert table is not None
-        step = checks.step_number(step)
-        asked = Asked.of(request_id, "append", table, step)
-        deadline = Deadline(deadline_s)
-        return self.base.put_new(
-            len(table), self._first_encoding, None, table, step, asked, deadline
-        )
-
-    def write(
-        self,
-        slots: SlotsLike,
-        keys: Array | None = None,
-        values: Array | None = None,
-        records: Records | None = None,
-        *,
-        step: int | None = None,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Applied:
-        self._refuse_vectors(keys, values)
-        slots_B = checks.slots(slots, unique=True)
-        table = checks.records(records, self.config.schema, len(slots_B))
-        assert table is not None
-        step = checks.step_number(step)
-        asked = Asked.of(request_id, "write", slots_B, table, step)
-        deadline = Deadline(deadline_s)
-        return self.base.put_over(
-            slots_B, self._checked_encoding, None, table, step, asked, deadline
-        )
-
-    def update(
-        self,
-        slots: SlotsLike,
-        key_grads: Array | None = None,
-        value_grads: Array | None = None,
-        lr: float | None = None,
-        *,
-        generations: SlotsLike | None = None,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Applied:
-        raise self._no_rows()
-
-    def blend(
-        self,
-        slots: SlotsLike,
-        weights: Numbers,
-        erase: Array,
-        add: Array,
-        *,
-        step: int | None = None,
-        generations: SlotsLike | None = None,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Applied:
-        raise self._no_rows()
-
-    def touch(
-        self,
-        slots: SlotsLike,
-        step: int,
-        weights: Numbers | None = None,
-        *,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Applied:
-        return self.base.touch(slots, step, weights, request_id=request_id, deadline_s=deadline_s)
-
-    def allocate(
-        self,
-        n: int,
-        *,
-        step: int | None = None,
-        records: Records | None = None,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Slots:
-        raise self._no_rows()
-
-    def erase(
-        self,
-        slots: SlotsLike,
-        *,
-        request_id: RequestId | None = None,
-        deadline_s: float | None = None,
-    ) -> Applied:
-        return self.base.erase(slots, request_id=request_id, deadline_s=deadline_s)
-
-    def search(
-        self, queries: Array, k: int, options: SearchOptions = SearchOptions()
-    ) -> SearchResult:
-        return self.base.search(queries, k, options)
-
-    def gather(
-        self,
-        slots: SlotsLike,
-        *,
-        vectors: bool = True,
-        columns: Sequence[str] = (),
-        list_limit: int | None = None,
-    ) -> Rows:
-        return self.base.gather(slots, vectors=vectors, columns=columns, list_limit=list_limit)
-
-    def lookup(
-        self,
-        column: str,
-        values: Sequence[Any] | Array,
-        limit: int,
-        cursor: SlotsLike | None = None,
-    ) -> LookupResult:
-        return self.base.lookup(column, values, limit, cursor)
-
-    def reindex(self) -> None:
-        self.base.reindex()
+    def loaded(self, encoded_at: dict[str, Array], refreshed: int) -> None:
+        """Goes on from a checkpoint."""
+        self.encoded_at, self.refreshed = encoded_at, refreshed
 
     def refresh(self, limit: int | None = None) -> Refreshed:
         if limit is not None:
@@ -225,7 +69,7 @@ class EncodedMemory:
         else:
             encoded = self._encode_again(slots, drifts=False)
         for column, rows in chosen.items():
-            self.encoded_at[column] = _fitted(self.encoded_at[column], len(travel[column]))
+            self.encoded_at[column] = fitted(self.encoded_at[column], len(travel[column]))
             self.encoded_at[column][rows] = travel[column][rows]
         self.refreshed += 1
         return Refreshed(encoded=encoded, drift_before=before, drift_after=self.drift())
@@ -247,7 +91,7 @@ class EncodedMemory:
         return max((float(drift.max(initial=0.0)) for drift in drifts), default=0.0)
 
     def _drift(self, column: str, travel_P: Array) -> Array:
-        moved_P = travel_P - _fitted(self.encoded_at[column], len(travel_P))
+        moved_P = travel_P - fitted(self.encoded_at[column], len(travel_P))
         moved = np.flatnonzero(moved_P > 0.0)
         drift_P = np.zeros(len(travel_P))
         part = self._parts[column]
@@ -261,24 +105,21 @@ class EncodedMemory:
 
     def _most_drifted(self, drift: Mapping[str, Array], limit: int | None) -> dict[str, Slots]:
         """The part rows to encode again, by key column; with a limit the worst, at least one."""
+        rows = {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
         if limit is None:
-            return {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
-        columns = list(drift)
-        uses = {column: np.zeros(len(drift[column]), np.int64) for column in columns}
+            return rows
+        uses = self.uses(rows)
+        return worst(rows, {c: drift[c][rows[c]] for c in drift}, uses, limit)
+
+    def uses(self, rows: Mapping[str, Slots]) -> dict[str, Slots]:
+        """Of how many slots each of some part rows is a part, by key column."""
+        lengths = {column: int(rows_P.max(initial=-1)) + 1 for column, rows_P in rows.items()}
+        uses = {column: np.zeros(length, np.int64) for column, length in lengths.items()}
         for _, records in self._blocks(self.base.live_slots()):
-            for column in columns:
-                # Parts appended since the drift was read did not drift.
+            for column, length in lengths.items():
                 named = records[column].to_numpy()
-                counts = np.bincount(named, minlength=len(uses[column]))
-                uses[column] += counts[: len(uses[column])]
-        owner_P = np.repeat(np.arange(len(columns)), [len(drift[c]) for c in columns])
-        row_P = np.concatenate([np.arange(len(drift[c])) for c in columns])
-        drift_P = np.concatenate([drift[c] for c in columns])
-        uses_P = np.concatenate([uses[c] for c in columns])
-        worst = np.argsort(-drift_P, kind="stable")[: np.count_nonzero(drift_P)]
-        fits = int(np.searchsorted(np.cumsum(uses_P[worst]), limit, side="right"))
-        taken = worst[: max(1, fits)]
-        return {c: np.sort(row_P[taken][owner_P[taken] == i]) for i, c in enumerate(columns)}
+                uses[column] += np.bincount(named[named < length], minlength=length)
+        return {column: uses[column][rows_P] for column, rows_P in rows.items()}
 
     def _slots_of(self, chosen: Mapping[str, Slots]) -> Slots:
         """The slots that any of the chosen part rows is a part of, rising."""
@@ -298,7 +139,7 @@ class EncodedMemory:
             with self.base.frozen():
                 slots_B = slots[start : start + BLOCK]
                 slots_B = slots_B[self.base.alive(slots_B)]
-                columns = list(self._parts)
+                columns = list(self._encoding.key)
                 records = self.base.gather(slots_B, vectors=False, columns=columns).records
                 assert records is not None
                 yield slots_B, records
@@ -328,57 +169,50 @@ class EncodedMemory:
             self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
         return self._encode(records)
 
-    def _checked_encoding(self, records: pa.Table) -> Array:
-        self._check_values(records)
-        return self._encode(records)
+    def _put_new(
+        self,
+        records: pa.Table,
+        step: int | None,
+        request_id: RequestId | None,
+        deadline_s: float | None,
+    ) -> Slots:
+        asked = Asked.of(request_id, "append", records, step)
+        rows = len(records), self._first_encoding, None, records
+        return self.base.put_new(*rows, step, asked, Deadline(deadline_s))
 
-    def _encode(self, records: pa.Table) -> Array:
-        """The keys of records: the sum of the rows that their key columns name, not yet rounded."""
-        keys_BD: Array | None = None
-        for column, part in self._parts.items():
-            rows_BD = wide(self._part_rows(column, part, records[column].to_numpy()))
-            keys_BD = rows_BD if keys_BD is None else keys_BD + rows_BD
-        assert keys_BD is not None
-        return keys_BD
-
-    def _check_values(self, records: pa.Table) -> None:
-        for column, part in self._values.items():
-            named = records[column].combine_chunks()
-            named = named.flatten() if pa.types.is_list(named.type) else named
-            self._check_named(column, part, named.to_numpy())
-
-    def _part_rows(self, column: str, part: EmbeddedMemory, slots_B: Slots) -> Array:
-        self._check_named(column, part, slots_B)
-        keys_BD = part.gather(slots_B).keys_BD
-        assert keys_BD is not None
-        return keys_BD
-
-    def _check_named(self, column: str, part: EmbeddedMemory, slots_B: Slots) -> None:
-        try:
-            part.check_known(slots_B)
-        except UnknownSlot as error:
-            raise UnknownSlot(
-                f"record column {column!r} names a slot that memory {part.name!r} has not",
-                got=error.got,
-                hint="append the parts first; nothing was changed",
-            ) from error
-
-    def _no_rows(self) -> Unsupported:
-        return Unsupported(
-            f"memory {self.name!r} is encoded and has no rows of its own",
-            hint=f"change the memories of its parts: {sorted(self._encoding.memories)}",
-        )
-
-    def _refuse_vectors(self, keys: Array | None, values: Array | None) -> None:
-        if keys is not None or values is not None:
-            raise InvalidArgument(
-                f"memory {self.name!r} is encoded: its keys are sums of parts",
-                got="keys" if keys is not None else "values",
-                hint=f"give records with {sorted(self._parts)} instead",
-            )
+    def _put_over(
+        self,
+        slots_B: Slots,
+        records: pa.Table,
+        step: int | None,
+        request_id: RequestId | None,
+        deadline_s: float | None,
+    ) -> Applied:
+        asked = Asked.of(request_id, "write", slots_B, records, step)
+        rows = slots_B, self._checked_encoding, None, records
+        return self.base.put_over(*rows, step, asked, Deadline(deadline_s))
 
 
-def _fitted(array: Array, length: int) -> Array:
+def worst(
+    rows: Mapping[str, Slots],
+    drift: Mapping[str, Array],
+    uses: Mapping[str, Slots],
+    limit: int,
+) -> dict[str, Slots]:
+    """Of drifted part rows, by key column, those that drifted most: as many as at most `limit`
+    slots are made of, at least one."""
+    columns = list(rows)
+    owner_P = np.repeat(np.arange(len(columns)), [len(rows[c]) for c in columns])
+    row_P, drift_P, uses_P = (
+        np.concatenate([by[c] for c in columns]) for by in (rows, drift, uses)
+    )
+    worst_P = np.argsort(-drift_P, kind="stable")
+    fits = int(np.searchsorted(np.cumsum(uses_P[worst_P]), limit, side="right"))
+    taken = worst_P[: max(1, fits)]
+    return {c: np.sort(row_P[taken][owner_P[taken] == i]) for i, c in enumerate(columns)}
+
+
+def fitted(array: Array, length: int) -> Array:
     """`array` as one of `length`, zeros behind its end."""
     fitted = np.zeros(length)
     fitted[: len(array)] = array[:length]

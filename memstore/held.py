@@ -7,7 +7,8 @@ out, and the least used are chosen, where shard 0 is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from memstore.changes import NOTHING, Change, Outline
 from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
-from memstore.errors import InvalidArgument, ShardElsewhere, Unsupported
-from memstore.memory import NO_SLOT, Applied, Array, SearchOptions, SearchResult, Slots
+from memstore.errors import InvalidArgument, MemoryInUse, ShardElsewhere, Unsupported
+from memstore.memory import NO_SLOT, Applied, Array, Description, SearchOptions, SearchResult, Slots
 from memstore.retries import Asked, Reply
 from memstore.shard.requests import Request
 
@@ -30,13 +31,14 @@ class Given:
 
     of: rows of the whole call.  first: of an append, the first slot of the whole call.
     places_B: of an allocate, where each row stands in the whole call.  evicted_E: slots that an
-    append erases to make room.
+    append erases to make room.  epoch: of sums, that in which they were begun.
     """
 
     of: int
     first: int = NO_SLOT
     places_B: Slots = field(default_factory=NOTHING.copy)
     evicted_E: Slots = field(default_factory=NOTHING.copy)
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class LeastUsed:
 
 class HeldMemory(EmbeddedMemory):
     """Some of the shards of a memory. What is asked of it by slot must be about these alone."""
+
+    epoch: int | None = None
+    """Of an encoded memory: sums that were begun in another are not put."""
+
+    drift: Callable[[], float] | None = None
+    """Of an encoded memory: what tells its drift."""
 
     @property
     def leads(self) -> bool:
@@ -82,6 +90,10 @@ class HeldMemory(EmbeddedMemory):
         if not self.leads and not isinstance(k, bool) and isinstance(k, int | np.integer):
             k = min(int(k), self.most_found)
         return super().search(queries, k, options)
+
+    def describe(self) -> Description:
+        drift = None if self.drift is None else self.drift()
+        return replace(super().describe(), drift=drift)
 
     def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float:
         """Raises what a change would raise; returns the seconds that it waited for the index."""
@@ -121,6 +133,24 @@ class HeldMemory(EmbeddedMemory):
 
     def apply(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
         """Does the part of a change that is about its slots."""
+        if self.epoch is None:
+            return self._applied(change, given, asked, deadline)
+        if change.verb not in ("append", "write", "touch", "erase"):
+            raise Unsupported(f"memory {self._name!r} is encoded and has no rows of its own")
+        with self._mutating(deadline):
+            if change.freshens or change.verb == "write":
+                self.check_epoch(given.epoch)
+            return self._applied(change, given, asked, deadline)
+
+    def check_epoch(self, epoch: int | None) -> None:
+        """Raises `MemoryInUse` where sums were begun in another epoch; with mutations kept off."""
+        if epoch != self.epoch:
+            raise MemoryInUse(
+                f"memory {self._name!r} was refreshed while its parts were summed",
+                hint="sum them again",
+            )
+
+    def _applied(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
         if change.verb == "append":
             return self.put_given(change, given, asked, deadline)
         if change.verb == "allocate":

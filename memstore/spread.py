@@ -123,7 +123,7 @@ class SpreadMemory:
         """appends, allocates: who appends, and who does what takes the least used of all parts;
         None does so here: of all servers, one may do the second."""
         self._name, self._config, self._parts = name, config, parts
-        self._fan, self._next_request = fan, next_request
+        self.fan, self._next_request = fan, next_request
         self._appends, self._allocates = appends, allocates
         self._changes = Changes(name, config)
         self._choosing = threading.RLock()
@@ -152,11 +152,16 @@ class SpreadMemory:
             numbered: dict[str, Any] = {"request_id": request_id, "deadline_s": deadline_s}
             return other.append(keys, values, records, step=step, **numbered)
         change = self._changes.append(keys, values, records, step)
-        asked, deadline = self._asked(change, request_id), Deadline(deadline_s)
-        count = change.facts["count"]
+        return self.put_new(change, self.asked(change, request_id), Deadline(deadline_s))
+
+    def put_new(
+        self, change: Change, asked: Asked, deadline: Deadline, epochs: Sequence[int] = ()
+    ) -> Slots:
+        """Appends what is checked.  epochs: of sums, by part, those in which they were begun."""
+        count, capacity = change.facts["count"], self._config.capacity
         if capacity is None:
             slots_B = self._given(count, asked, deadline)
-            self._apply(change.of(slots_B), asked, deadline, first=slots_B)
+            self._apply(change.of(slots_B), asked, deadline, first=slots_B, epochs=epochs)
             return slots_B
         if count > capacity:
             raise InvalidArgument(
@@ -165,8 +170,28 @@ class SpreadMemory:
         with deadline.held(self._choosing, "other mutations"):
             slots_B = self._given(count, asked, deadline)
             evicted_E = self._evicted(slots_B, capacity, asked, deadline)
-            self._apply(change.of(slots_B), asked, deadline, first=slots_B, evicted_E=evicted_E)
+            new = change.of(slots_B)
+            self._apply(new, asked, deadline, first=slots_B, evicted_E=evicted_E, epochs=epochs)
         return slots_B
+
+    def put_over(
+        self, change: Change, asked: Asked, deadline: Deadline, epochs: Sequence[int] = ()
+    ) -> Applied:
+        """Overwrites rows by what is checked.  epochs: as in `put_new`."""
+        return self._apply(change, asked, deadline, epochs=epochs)
+
+    def done(self, asked: Asked, deadline: Deadline) -> int:
+        """How many rows a request changed before; raises `RequestConflict`."""
+        return sum(each.done for each in self._least(0, asked, deadline))
+
+    def alive(self, slots_B: Slots) -> Array:
+        """Which slots are there, bool `[B]`."""
+        alive_B = np.zeros(len(slots_B), bool)
+        split = self.split(slots_B) if len(slots_B) else []
+        calls = [partial(self._parts[i].candidates.standing, slots_B[at], None) for i, at in split]
+        for (_, at), found in zip(split, all_of(self.fan(calls)) if calls else [], strict=True):
+            alive_B[at] = found
+        return alive_B
 
     def write(
         self,
@@ -235,7 +260,7 @@ class SpreadMemory:
             numbered: dict[str, Any] = {"request_id": request_id, "deadline_s": deadline_s}
             return self._allocates.allocate(n, step=step, records=records, **numbered)
         change = self._changes.allocate(n, step, records)
-        asked, deadline = self._asked(change, request_id), Deadline(deadline_s)
+        asked, deadline = self.asked(change, request_id), Deadline(deadline_s)
         n = change.facts["count"]
         with deadline.held(self._choosing, "other mutations"):
             found = self._least(n, asked, deadline)
@@ -271,7 +296,7 @@ class SpreadMemory:
     ) -> SearchResult:
         if options.widens:
             return self._widened(queries, k, options)
-        found = self._fan([partial(part.search, queries, k, options) for part in self._parts])
+        found = self.fan([partial(part.search, queries, k, options) for part in self._parts])
         errors = [each for each in found if isinstance(each, MemstoreError)]
         lost = [error for error in errors if isinstance(error, Unreachable)]
         if len(lost) < len(errors):
@@ -292,7 +317,7 @@ class SpreadMemory:
         width, dtype = self._config.dim, counting(storage(self._config.dtype))
         queries_QD = checks.matrix("queries", queries, width=width, dtype=dtype)
         parts = [part.candidates for part in self._parts]
-        source = SpreadCandidates(parts, lambda calls: _all(self._fan(calls)))
+        source = SpreadCandidates(parts, lambda calls: all_of(self.fan(calls)))
         next_slot = self._parts[0].describe().next_slot
         return widening.widen(source, next_slot, queries_QD, found, options)
 
@@ -310,11 +335,11 @@ class SpreadMemory:
             "columns": columns,
             "list_limit": list_limit,
         }
-        split = self._split(slots_B)
+        split = self.split(slots_B)
         if len(split) == 1:
             return self._parts[split[0][0]].gather(slots_B, **options)
         calls = [partial(self._parts[i].gather, slots_B[at], **options) for i, at in split]
-        rows: list[Rows] = _all(self._fan(calls))
+        rows: list[Rows] = all_of(self.fan(calls))
         return _rejoined(slots_B, [at for _, at in split], rows, self._config)
 
     def lookup(
@@ -325,11 +350,11 @@ class SpreadMemory:
         cursor: SlotsLike | None = None,
     ) -> LookupResult:
         calls = [partial(part.lookup, column, values, limit, cursor) for part in self._parts]
-        found: list[LookupResult] = _all(self._fan(calls))
+        found: list[LookupResult] = all_of(self.fan(calls))
         return found[0] if len(found) == 1 else routing.joined_lookups(found, limit)
 
     def reindex(self) -> None:
-        _all(self._fan([part.reindex for part in self._parts]))
+        all_of(self.fan([part.reindex for part in self._parts]))
 
     def refresh(self, limit: int | None = None) -> Refreshed:
         raise Unsupported(
@@ -337,16 +362,17 @@ class SpreadMemory:
         )
 
     def describe(self) -> Description:
-        found: list[Description] = _all(self._fan([part.describe for part in self._parts]))
+        found: list[Description] = all_of(self.fan([part.describe for part in self._parts]))
         parts, shards = len(self._parts), range(self._config.shards)
         return Description(
             name=self._name,
             config=self._config,
             next_slot=found[0].next_slot,
+            drift=max((d.drift for d in found if d.drift is not None), default=None),
             shards=tuple(found[j % parts].shards[j // parts] for j in shards),
         )
 
-    def _asked(self, change: Change, request_id: RequestId | None) -> Asked:
+    def asked(self, change: Change, request_id: RequestId | None) -> Asked:
         """The request, under a number of its own where it has none: parts are asked again."""
         given = self._next_request() if request_id is None else request_id
         return cast(Asked, Asked.of(given, *change.content))
@@ -354,7 +380,7 @@ class SpreadMemory:
     def _do(
         self, change: Change, request_id: RequestId | None, deadline_s: float | None
     ) -> Applied:
-        return self._apply(change, self._asked(change, request_id), Deadline(deadline_s))
+        return self._apply(change, self.asked(change, request_id), Deadline(deadline_s))
 
     def _apply(
         self,
@@ -366,6 +392,7 @@ class SpreadMemory:
         first: Slots = NOTHING,
         places_B: Slots = NOTHING,
         evicted_E: Slots = NOTHING,
+        epochs: Sequence[int] = (),
     ) -> Applied:
         """Has each part do what is about its slots, once all have said that they can.
 
@@ -374,8 +401,8 @@ class SpreadMemory:
         """
         of = len(change) if of is None else of
         first_slot = int(first[0]) if len(first) else NO_SLOT
-        leaving = dict(self._split(evicted_E)) if len(evicted_E) else {}
-        split = dict(self._split(change.slots_B)) if len(change) or not leaving else {}
+        leaving = dict(self.split(evicted_E)) if len(evicted_E) else {}
+        split = dict(self.split(change.slots_B)) if len(change) or not leaving else {}
         split |= {i: NOTHING for i in leaving if i not in split}
         changes, given = {}, {}
         for i, at in split.items():
@@ -385,21 +412,22 @@ class SpreadMemory:
                 first_slot,
                 places_B[at] if len(places_B) else NOTHING,
                 evicted_E[leaving[i]] if i in leaving else NOTHING,
+                epochs[i] if epochs else None,
             )
         waited = [0.0]
         if len(split) > 1:
             asks = [
                 partial(self._parts[i].prepare, changes[i].outline, asked, deadline) for i in split
             ]
-            waited = _all(self._fan(asks))
+            waited = all_of(self.fan(asks))
         calls = [
             partial(self._parts[i].apply, changes[i], given[i], asked, deadline) for i in split
         ]
-        outcomes = self._fan(calls)
+        outcomes = self.fan(calls)
         failed = [i for i, each in enumerate(outcomes) if isinstance(each, MemstoreError)]
         if 0 < len(failed) < len(outcomes):
             # It is not to stay half done for what was over in a moment.
-            for i, each in zip(failed, self._fan([calls[i] for i in failed]), strict=True):
+            for i, each in zip(failed, self.fan([calls[i] for i in failed]), strict=True):
                 outcomes[i] = each
         done = _done(outcomes, asked)
         return Applied(
@@ -414,7 +442,7 @@ class SpreadMemory:
 
     def _least(self, count: int, asked: Asked, deadline: Deadline) -> list[LeastUsed]:
         calls = [partial(part.least, count, asked, deadline) for part in self._parts]
-        found: list[LeastUsed] = _all(self._fan(calls))
+        found: list[LeastUsed] = all_of(self.fan(calls))
         return found
 
     def _evicted(self, own_B: Slots, capacity: int, asked: Asked, deadline: Deadline) -> Slots:
@@ -432,7 +460,7 @@ class SpreadMemory:
         chosen = _least_of(found, over + there)
         return chosen[~np.isin(chosen, own_B)][:over]
 
-    def _split(self, slots_B: Slots) -> list[tuple[int, Slots]]:
+    def split(self, slots_B: Slots) -> list[tuple[int, Slots]]:
         """For each part concerned, its number and the positions in the call; of none, part 0."""
         if len(self._parts) == 1 or not len(slots_B):
             return [(0, np.arange(len(slots_B)))]
@@ -441,7 +469,7 @@ class SpreadMemory:
         return [(i, at) for i, at in found if len(at)]
 
 
-def _all(outcomes: Iterable[Any]) -> list[Any]:
+def all_of(outcomes: Iterable[Any]) -> list[Any]:
     """What all returned; raises what the first of them raised that cannot be helped, or is lost."""
     found = list(outcomes)
     errors = [each for each in found if isinstance(each, MemstoreError)]
@@ -463,7 +491,7 @@ def _done(outcomes: Sequence[Any], asked: Asked) -> list[Applied]:
             hint=f"send it again as request {asked.id.number} of {asked.id.client!r}: "
             "what is left is done then",
         ) from errors[0]
-    return _all(outcomes)
+    return all_of(outcomes)
 
 
 def _lost(errors: Sequence[MemstoreError]) -> MemstoreError:

@@ -48,11 +48,12 @@ from memstore.errors import (
     WrongPart,
 )
 from memstore.held import HeldMemory
+from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import devices
 from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.place import Place
-from memstore.placement import WHOLE, Part
+from memstore.placement import WHOLE, Part, holders
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
@@ -64,6 +65,9 @@ LOG_BYTES = 1 << 30
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 64.0
 """How often it is looked how much was logged; the pause doubles after a checkpoint that failed."""
+
+CLOSED = "CLOSED"
+"""A file that a part has while it is closed in order: without it, steps may have been lost."""
 
 logger = logging.getLogger(__name__)
 
@@ -222,12 +226,7 @@ class Store:
         with self._mutex:
             self._check_writing()
             self._find(name)
-            users = [
-                other
-                for other, memory in self._memories.items()
-                if isinstance(memory, EncodedMemory)
-                and name in memory.config.encoding_config.memories
-            ]
+            users = self.users(name)
             if users:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}",
@@ -377,6 +376,10 @@ class Store:
                     stack.callback(self._lock.close)
                     stack.callback(self._ended.set)
                     self._retire(stack)
+                    if self.part != WHOLE and self._refusal is None and not self._behind():
+                        with contextlib.suppress(OSError):
+                            files.make(self.path / CLOSED, lambda file: None, self._disk)
+                            self._disk.sync_folder(self.path)
                     self._closed = True
                 self._memories.clear()
         if self._tender is not None and self._tender is not threading.current_thread():
@@ -461,6 +464,21 @@ class Store:
             base_of(made.memory).refusal = self._refusal
         if self._refusal is None:
             self._manifests.sweep()
+            self._note_losses()
+
+    def _note_losses(self) -> None:
+        """Counts as drifted what a part lost that was not closed in order."""
+        if self.part == WHOLE:
+            return
+        mark = self.path / CLOSED
+        if mark.exists():
+            with files.typed("opening a store"):
+                self._disk.remove(mark)
+                self._disk.sync_folder(self.path)
+            return
+        for memory in self._memories.values():
+            if isinstance(memory, HeldEncodedMemory):
+                memory.lost_steps()
 
     def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
         """Makes these the memories that whoever opens the directory finds, those named as now."""
@@ -544,28 +562,52 @@ class Store:
     def _assemble(self, base: EmbeddedMemory) -> EmbeddedMemory | EncodedMemory:
         if base.config.encoding is None:
             return base
-        if self.part != WHOLE:
-            raise Unsupported(
-                f"memory {base.name!r} would be encoded from rows of several servers",
-                hint="keep encoded memories in a store of one server",
-            )
         parts: dict[str, EmbeddedMemory] = {}
         for name in sorted(base.config.encoding_config.memories):
+            if self.part.number and name not in self._memories:
+                continue  # none of its shards is here
             part = self._find(name)
             if isinstance(part, EncodedMemory):
                 raise InvalidArgument(
                     f"memory {name!r} is encoded itself", hint="parts are rows of plain memories"
                 )
             parts[name] = part
+        if isinstance(base, HeldMemory):
+            return HeldEncodedMemory(base, parts)
         return EncodedMemory(base, parts)
+
+    def check_parts(self, name: str, config: MemoryConfig, servers: int) -> None:
+        """Raises what making an encoded memory over several servers would, where part 0 is."""
+        if config.encoding is None:
+            return
+        self._assemble(self._empty(name, config, 0, None))
+        for part in sorted(config.encoding_config.memories):
+            shards = self._find(part).config.shards
+            if holders(shards, servers) > holders(config.shards, servers):
+                raise InvalidArgument(
+                    f"memory {name!r} would not lie on all servers that memory {part!r} lies on",
+                    got=f"{config.shards} shards",
+                    expected=f"≥ {holders(shards, servers)}",
+                )
+
+    def users(self, name: str) -> builtins.list[str]:
+        """The memories that are encoded from one."""
+        return [
+            other
+            for other, memory in self._memories.items()
+            if isinstance(memory, EncodedMemory) and name in memory.config.encoding_config.memories
+        ]
 
     def _last_checkpoint(self) -> None:
         """Makes one of all memories but those whose log has more than they: opening puts these
         right, from the checkpoint before."""
-        bases = {name: base_of(memory) for name, memory in self._memories.items()}
-        behind = {n for n, b in bases.items() if any(s.behind is not None for s in b.shards)}
-        self._write(self._checkpoints, [name for name in bases if name not in behind])
+        behind = self._behind()
+        self._write(self._checkpoints, [name for name in self._memories if name not in behind])
         self._manifests.sweep()
+
+    def _behind(self) -> set[str]:
+        bases = {name: base_of(memory) for name, memory in self._memories.items()}
+        return {n for n, b in bases.items() if any(s.behind is not None for s in b.shards)}
 
     def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
         found = self._memories.get(name)

@@ -42,6 +42,7 @@ from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Way, Ways
 from memstore.spread import SpreadMemory
+from memstore.spread_encoded import AskingMemory
 
 LOOK_S = 2.0
 """For a server to say which the others are."""
@@ -83,6 +84,8 @@ class Client:
         of = len(self._topology.servers)
         numbers = range(holders(config.shards, of))
         parts = [RemotePart(fleet, Part(i, of), name, config) for i in numbers]
+        if config.encoding is not None:
+            return AskingMemory(name, config, parts, fleet.fan, self.next_request, server=remote)
         # Slots are given out by servers alone.
         given: Any = {"appends": remote, "allocates": remote}
         return SpreadMemory(name, config, parts, fleet.fan, self.next_request, **given)

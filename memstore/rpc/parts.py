@@ -150,6 +150,17 @@ class RemotePart:
             codec.received("given", reply.given),
         )
 
+    def ask_of_sums(self, question: str, **facts: Any) -> Any:
+        """Asks for what it has of an encoded memory; returns the reply."""
+        message = splice.message(
+            pb.EncodeRequest,
+            part=to_part(self._part),
+            memory=self._name,
+            question=question,
+            **facts,
+        )
+        return self._send(Request(SPREAD_SERVICE, "encode", message, _itself))
+
     def _ask_widely(self, question: str, tree: Filter | None, options: Any, **rest: Any) -> Any:
         options = replace(SearchOptions() if options is None else options, filter=tree)
         message = splice.message(
@@ -177,6 +188,8 @@ class RemotePart:
             fields["slots"] = splice.tensor(change.slots_B)
         if change.verb == "allocate":
             fields["n"] = len(change)
+        if given.epoch is not None:
+            rest["epoch"] = given.epoch
         rest[change.verb] = splice.message(kind, **fields)
         return splice.message(pb.ApplyRequest, **rest)
 

@@ -277,7 +277,7 @@ class MemoryRequests:
         message = pb.RefreshRequest(
             memory=self.name, limit=None if limit is None else checks.positive("limit", limit)
         )
-        return _whole("refresh", message, _refreshed)
+        return _whole("refresh", message, refreshed)
 
     def describe(self) -> Request[Description]:
         message = pb.DescribeRequest(memory=self.name)
@@ -329,7 +329,8 @@ def _applied(reply: pb.AppliedReply) -> Applied:
     return Applied(applied=reply.applied, skipped=reply.skipped, delay_s=reply.delay_s)
 
 
-def _refreshed(reply: pb.RefreshReply) -> Refreshed:
+def refreshed(reply: pb.RefreshReply) -> Refreshed:
+    """What a refresh did, of a reply."""
     return Refreshed(
         encoded=reply.encoded, drift_before=reply.drift_before, drift_after=reply.drift_after
     )

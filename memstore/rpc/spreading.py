@@ -10,12 +10,14 @@ from __future__ import annotations
 import builtins
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from memstore import checks
 from memstore.changes import Change, Changes, Outline
+from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
 from memstore.errors import (
@@ -27,14 +29,16 @@ from memstore.errors import (
     WrongShape,
 )
 from memstore.held import Given, HeldMemory
-from memstore.memory import RequestId, Slots
+from memstore.held_encoded import HeldEncodedMemory
+from memstore.memory import Refreshed, RequestId, Slots
 from memstore.placement import Part, holders
 from memstore.retries import Asked
 from memstore.rpc import codec, splice
 from memstore.rpc.calls import Numbering, Request
 from memstore.rpc.fleet import Fleet
 from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
-from memstore.rpc.requests import MemoryRequests
+from memstore.rpc.requests import MemoryRequests, refreshed
+from memstore.rpc.sums import RemoteSums, summed
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Route
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -42,6 +46,7 @@ from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS, Role
 from memstore.rpc.ways import Ways
 from memstore.shard.requests import DIGEST_BYTES
 from memstore.spread import MemoryPart, SpreadMemory
+from memstore.spread_encoded import EncodedPart, SpreadEncodedMemory
 from memstore.store import Store
 
 PATIENCE_S = 1.0
@@ -56,7 +61,7 @@ class Spreading:
         self.store, self.route = store, route
         self._fleet = Fleet(Ways([target]), lambda: route.now, _nothing, PATIENCE_S)
         self._numbering, self._message_bytes = Numbering(), target.message_bytes
-        self._memories: dict[str, tuple[HeldMemory, SpreadMemory]] = {}
+        self._memories: dict[str, tuple[HeldMemory, SpreadMemory | SpreadEncodedMemory]] = {}
         # Memories are made and dropped one at a time, and found by one thread at a time: of each
         # there is to be one that chooses the least used of its rows.
         self._making, self._finding = threading.RLock(), threading.Lock()
@@ -75,7 +80,7 @@ class Spreading:
 
     # What a store of whole memories does.
 
-    def memory(self, name: str) -> SpreadMemory:
+    def memory(self, name: str) -> SpreadMemory | SpreadEncodedMemory:
         """The memory of that name; raises `UnknownMemory`."""
         held = self._mine(name)
         if held is None:
@@ -83,10 +88,13 @@ class Spreading:
                 self.store.memory(name)  # raises
             asked = pb.DescribeRequest(memory=name)
             return self._spread(name, self.led("describe", asked, _config))
-        with self._finding:
-            known = self._memories.get(name)
-            if known is None or known[0] is not held:
-                known = self._memories[name] = held, self._spread(name, held.config)
+        known = self._memories.get(name)
+        if known is None or known[0] is not held:
+            made = self._spread(name, held.config)
+            with self._finding:
+                known = self._memories.get(name)
+                if known is None or known[0] is not held:
+                    known = self._memories[name] = held, made
         return known[1]
 
     def list(self) -> builtins.list[str]:
@@ -106,6 +114,7 @@ class Spreading:
         with self._fleet.deadline.held(self._making, "other memories"):
             if name in self.store.list():
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
+            self.store.check_parts(name, config, self.part.of)
             text = codec.to_config(config)
             for number in range(1, self.part.of):
                 part = to_part(Part(number, self.part.of))
@@ -192,6 +201,7 @@ class Spreading:
                 places_B = _slots("places", asked.places, len(change))
             evicted_E = codec.to_array("evicted", asked.evicted)
             given = Given(asked.whole.rows, asked.first, places_B, evicted_E)
+        given = replace(given, epoch=codec.optional(asked, "epoch"))
         done = held.apply(change, given, _request(asked.whole), Deadline(deadline_s))
         return pb.AppliedReply(applied=done.applied, skipped=done.skipped, delay_s=done.delay_s)
 
@@ -209,10 +219,19 @@ class Spreading:
         held = self.held(asked.memory, asked.part)
         return widened(held, asked, self._message_bytes)
 
+    def encode(self, asked: Any, deadline_s: float | None) -> Any:
+        self.check(asked.part)
+        memory = self.store.memory(asked.memory)
+        if not isinstance(memory, HeldEncodedMemory):
+            raise Unsupported(f"memory {memory.name!r} is not encoded")
+        return summed(memory, asked)
+
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
         config = codec.config_of(asked.config)
-        self._drop(asked.memory)
+        # What part 0 no longer knows goes first, and what is encoded from it.
+        for name in (*self.store.users(asked.memory), asked.memory):
+            self._drop(name)
         self.store.create(asked.memory, config)
         return pb.MakeReply()
 
@@ -269,10 +288,11 @@ class Spreading:
             held = self.store.memory(name)
         except UnknownMemory:
             return None
-        assert isinstance(held, HeldMemory)
-        return held
+        base = base_of(cast(Any, held))
+        assert isinstance(base, HeldMemory)
+        return base
 
-    def _spread(self, name: str, config: MemoryConfig) -> SpreadMemory:
+    def _spread(self, name: str, config: MemoryConfig) -> SpreadMemory | SpreadEncodedMemory:
         parts: builtins.list[MemoryPart] = []
         for number in range(holders(config.shards, self.part.of)):
             held = self._mine(name) if number == self.part.number else None
@@ -280,7 +300,17 @@ class Spreading:
             parts.append(held or RemotePart(self._fleet, part, name, config))
         leader: Any = None if self.part.number == 0 else _Leader(self, name, config)
         fan, next_request = self._fleet.fan, self.next_request
-        return SpreadMemory(name, config, parts, fan, next_request, allocates=leader)
+        spread = SpreadMemory(name, config, parts, fan, next_request, allocates=leader)
+        if config.encoding is None:
+            return spread
+        sides: builtins.list[EncodedPart] = [
+            RemoteSums(part)
+            if isinstance(part, RemotePart)
+            else cast(HeldEncodedMemory, self.store.memory(name))
+            for part in parts
+        ]
+        memories: Any = {each: self.memory(each) for each in config.encoding_config.memories}
+        return SpreadEncodedMemory(spread, memories, sides, leader)
 
     def _ask(
         self,
@@ -304,7 +334,7 @@ class _Leader:
     """What takes the least used rows of a memory, where part 0 is."""
 
     def __init__(self, spreading: Spreading, name: str, config: MemoryConfig) -> None:
-        self._spreading = spreading
+        self._spreading, self._name = spreading, name
         self._requests = MemoryRequests(name, config, spreading.next_request)
 
     def append(self, *args: Any, **kwargs: Any) -> Slots:
@@ -312,6 +342,13 @@ class _Leader:
 
     def allocate(self, *args: Any, **kwargs: Any) -> Slots:
         return self._led(self._requests.allocate(*args, **kwargs))
+
+    def refresh(self, limit: int | None = None) -> Refreshed:
+        asked = pb.RefreshRequest(memory=self._name, limit=limit)
+        done: Refreshed = self._spreading.led(
+            "refresh", asked, lambda reply: refreshed(reply.refresh)
+        )
+        return done
 
     def _led(self, request: Request[Slots]) -> Slots:
         def decode(reply: pb.LeadReply) -> Slots:
@@ -328,7 +365,7 @@ def role_of(verb: str, message: Any) -> Role:
     if verb == "widen":
         return "read"
     change = message.verb if verb == "prepare" else None
-    if verb == "apply":
+    if verb == "apply" and not message.HasField("epoch"):
         change = message.WhichOneof("change")
     if change is None or change in ("append", "allocate"):
         return "peer"

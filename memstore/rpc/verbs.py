@@ -269,6 +269,7 @@ SPREAD: Mapping[str, type[Any]] = {
     "give": pb.GiveRequest,
     "least": pb.LeastRequest,
     "widen": pb.WidenRequest,
+    "encode": pb.EncodeRequest,
     "make": pb.MakeRequest,
     "unmake": pb.UnmakeRequest,
     "lead": pb.LeadRequest,

@@ -33,7 +33,7 @@ class Servers:
     def held(self, name: str) -> list[HeldMemory]:
         """What each part has of a memory, where it has something."""
         found: list[Any] = [s.memory(name) for s in self.stores if name in s.list()]
-        return found
+        return [getattr(memory, "base", memory) for memory in found]
 
     def close(self) -> None:
         for server in self.servers:

@@ -481,6 +481,10 @@ class EncodedVerbs(RuleBasedStateMachine):
 
     opened: Any = staticmethod(memstore.open)
 
+    @staticmethod
+    def fact_shards(shards: int) -> int:
+        return 4 - shards
+
     @initialize(
         shards=st.sampled_from([1, 3]),
         dtype=dtypes,
@@ -496,7 +500,7 @@ class EncodedVerbs(RuleBasedStateMachine):
         fact = MemoryConfig(
             dim=5,
             dtype=dtype,
-            shards=4 - shards,
+            shards=self.fact_shards(shards),
             index=index,
             records={"subject": "int64", "relation": "int64", "object": kind},
             lookup=("subject", "object"),
@@ -709,6 +713,20 @@ class SpreadVerbs(Verbs):
 @pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])
 def test_a_memory_on_four_servers_is_the_oracle(store: type) -> None:
     spread = type(f"{store.__name__}Verbs", (SpreadVerbs,), {"opened": store})
+    run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
+
+
+class SpreadEncodedVerbs(EncodedVerbs):
+    """Facts on as many of four servers as their parts, or on more."""
+
+    @staticmethod
+    def fact_shards(shards: int) -> int:
+        return shards + 2
+
+
+@pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])
+def test_an_encoded_memory_on_four_servers_is_the_oracle(store: type) -> None:
+    spread = type(f"{store.__name__}EncodedVerbs", (SpreadEncodedVerbs,), {"opened": store})
     run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
 
 

@@ -121,17 +121,11 @@ def test_memories_are_made_and_dropped_everywhere(servers: Servers, client: Clie
         lambda: client.mark("m"),
         lambda: client.snapshot("/nowhere"),
         lambda: client.restore("/nowhere"),
-        lambda: client.create("e", MemoryConfig(**encoded())),
         lambda: list(client.export("one")),
         lambda: client.memory("one").refresh(),
     ):
         with pytest.raises(Unsupported):
             refused()
-
-
-def encoded() -> dict[str, Any]:
-    encoding = memstore.EncodingConfig(key={"a": "one"})
-    return {"dim": WIDTH, "shards": 5, "records": {"a": "int64"}, "encoding": encoding}
 
 
 def test_what_was_half_made_is_made_anew_and_what_was_half_dropped_is_gone(

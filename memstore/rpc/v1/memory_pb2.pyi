@@ -595,7 +595,7 @@ class PrepareReply(_message.Message):
     def __init__(self, delay_s: _Optional[float] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("whole", "append", "write", "blend", "update", "touch", "allocate", "erase", "slots", "first", "evicted", "places")
+    __slots__ = ("whole", "append", "write", "blend", "update", "touch", "allocate", "erase", "slots", "first", "evicted", "places", "epoch")
     WHOLE_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     WRITE_FIELD_NUMBER: _ClassVar[int]
@@ -608,6 +608,7 @@ class ApplyRequest(_message.Message):
     FIRST_FIELD_NUMBER: _ClassVar[int]
     EVICTED_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     whole: Whole
     append: AppendRequest
     write: WriteRequest
@@ -620,7 +621,8 @@ class ApplyRequest(_message.Message):
     first: int
     evicted: Tensor
     places: Tensor
-    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., first: _Optional[int] = ..., evicted: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    epoch: int
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., first: _Optional[int] = ..., evicted: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class GiveRequest(_message.Message):
     __slots__ = ("whole",)
@@ -690,6 +692,54 @@ class WidenReply(_message.Message):
     versions: Tensor
     def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., tried: _Optional[_Union[Tensor, _Mapping]] = ..., standing: _Optional[_Union[Tensor, _Mapping]] = ..., versions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class EncodeRequest(_message.Message):
+    __slots__ = ("part", "memory", "question", "column", "slots", "after", "keys", "named", "travel", "epoch", "first", "drifts")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    NAMED_FIELD_NUMBER: _ClassVar[int]
+    TRAVEL_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    DRIFTS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    memory: str
+    question: str
+    column: str
+    slots: Tensor
+    after: int
+    keys: Tensor
+    named: Tensor
+    travel: Tensor
+    epoch: int
+    first: bool
+    drifts: bool
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., question: _Optional[str] = ..., column: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., after: _Optional[int] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., named: _Optional[_Union[Tensor, _Mapping]] = ..., travel: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ..., first: _Optional[bool] = ..., drifts: _Optional[bool] = ...) -> None: ...
+
+class EncodeReply(_message.Message):
+    __slots__ = ("epoch", "empty", "slots", "drift", "travel", "uses", "named", "done")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EMPTY_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    TRAVEL_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    NAMED_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    empty: bool
+    slots: Tensor
+    drift: Tensor
+    travel: Tensor
+    uses: Tensor
+    named: Tensor
+    done: int
+    def __init__(self, epoch: _Optional[int] = ..., empty: _Optional[bool] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., drift: _Optional[_Union[Tensor, _Mapping]] = ..., travel: _Optional[_Union[Tensor, _Mapping]] = ..., uses: _Optional[_Union[Tensor, _Mapping]] = ..., named: _Optional[_Union[Tensor, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
+
 class MakeRequest(_message.Message):
     __slots__ = ("part", "memory", "config")
     PART_FIELD_NUMBER: _ClassVar[int]
@@ -719,7 +769,7 @@ class UnmakeReply(_message.Message):
     def __init__(self, done: _Optional[bool] = ...) -> None: ...
 
 class LeadRequest(_message.Message):
-    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe")
+    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe", "refresh")
     PART_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_FIELD_NUMBER: _ClassVar[int]
@@ -727,6 +777,7 @@ class LeadRequest(_message.Message):
     DROP_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_FIELD_NUMBER: _ClassVar[int]
     part: Part
     append: AppendRequest
     allocate: AllocateRequest
@@ -734,21 +785,24 @@ class LeadRequest(_message.Message):
     drop: DropRequest
     list: ListRequest
     describe: DescribeRequest
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ...) -> None: ...
+    refresh: RefreshRequest
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ..., refresh: _Optional[_Union[RefreshRequest, _Mapping]] = ...) -> None: ...
 
 class LeadReply(_message.Message):
-    __slots__ = ("slots", "create", "drop", "list", "describe")
+    __slots__ = ("slots", "create", "drop", "list", "describe", "refresh")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     CREATE_FIELD_NUMBER: _ClassVar[int]
     DROP_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_FIELD_NUMBER: _ClassVar[int]
     slots: SlotsReply
     create: CreateReply
     drop: DropReply
     list: ListReply
     describe: DescribeReply
-    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ...) -> None: ...
+    refresh: RefreshReply
+    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., refresh: _Optional[_Union[RefreshReply, _Mapping]] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")
