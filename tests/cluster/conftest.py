@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +12,20 @@ import pytest
 NAMESPACE = "tests"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes() -> Iterator[Any]:
     """Starts it, and connects this process; skips where Ray is not installed."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: the extra cluster")
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 80 << 20}
+    # Short: there are sockets in it.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    head: dict[str, Any] = {
+        "num_cpus": 4,
+        "include_dashboard": False,
+        "object_store_memory": 80 << 20,
+    }
+    head["temp_dir"] = folder
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=4, object_store_memory=80 << 20)
@@ -25,3 +34,4 @@ def nodes() -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
