@@ -1,1 +1,1 @@
-"""Tests of a memory on Ray; but for those of the registry, on a Ray of several nodes on this machine."""
+"""Tests of a memory on Ray: on one of several nodes on this machine, where Ray is needed."""
