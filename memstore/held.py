@@ -16,7 +16,7 @@ import numpy as np
 from memstore.changes import NOTHING, Change, Outline
 from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
-from memstore.errors import InvalidArgument, MemoryInUse, ShardElsewhere, Unsupported
+from memstore.errors import InvalidArgument, MemoryInUse, Overloaded, ShardElsewhere, Unsupported
 from memstore.memory import NO_SLOT, Applied, Array, Description, SearchOptions, SearchResult, Slots
 from memstore.retries import Asked, Reply
 from memstore.shard.requests import Request
@@ -30,8 +30,9 @@ class Given:
     """Slots that were given out for a part of an `append` or `allocate`.
 
     of: rows of the whole call.  first: of an append, the first slot of the whole call.
-    places_B: of an allocate, where each row stands in the whole call.  evicted_E: slots that an
-    append erases to make room.  epoch: of sums, that in which they were begun.
+    places_B, generations_B: of an allocate, where each row stands in the whole call, and the
+    generation that its slot had when it was chosen.  evicted_E: slots that an append erases to make
+    room.  epoch: of sums, that in which they were begun.
     """
 
     of: int
@@ -39,6 +40,7 @@ class Given:
     places_B: Slots = field(default_factory=NOTHING.copy)
     evicted_E: Slots = field(default_factory=NOTHING.copy)
     epoch: int | None = None
+    generations_B: Slots = field(default_factory=NOTHING.copy)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class LeastUsed:
     """The least used slots of a part, and what it knows of the request that asks for them.
 
     live: rows that are there.  done: rows that the request changed before.  slots_L, priority_L: in
-    order of (priority, slot), of shards that do not know the request.  places_A, given_A: what
-    those that know it handed out.
+    order of (priority, slot), of shards that do not know the request, and generations_L.
+    places_A, given_A: what those that know it handed out.
     """
 
     live: int
@@ -56,6 +58,7 @@ class LeastUsed:
     priority_L: Array
     places_A: Slots = field(default_factory=NOTHING.copy)
     given_A: Slots = field(default_factory=NOTHING.copy)
+    generations_L: Slots = field(default_factory=NOTHING.copy)
 
 
 class HeldMemory(EmbeddedMemory):
@@ -183,13 +186,16 @@ class HeldMemory(EmbeddedMemory):
     def renew_given(
         self, change: Change, given: Given, asked: Asked, deadline: Deadline
     ) -> Applied:
-        """Does its part of an `allocate`."""
+        """Does its part of an `allocate`; raises `Overloaded` where others were given its slots
+        since they were chosen."""
         delay_s = self.admit(deadline)
         with self._mutating(deadline):
             known = self.known(asked)
             left = known.left(change.slots_B)
             change, places_B = change.taken(left), given.places_B[left]
             self.check_known(change.slots_B)
+            if len(given.generations_B):
+                self._check_tenants(change.slots_B, given.generations_B[left])
             records, step = change.rows["records"], change.facts["step"]
             self._renew(change.slots_B, places_B, records, step, asked, given.of)
         return Applied(applied=known.applied + len(change), delay_s=delay_s)
@@ -201,7 +207,24 @@ class HeldMemory(EmbeddedMemory):
             known = self.known(asked)
             slots_L, priority_L = self._by_use(min(count, self.live), known.shards)
             places_A, given_A = known.handed_out
-        return LeastUsed(self.live, known.applied, slots_L, priority_L, places_A, given_A)
+            generations_L = self._tenants(slots_L)
+        facts = slots_L, priority_L, places_A, given_A, generations_L
+        return LeastUsed(self.live, known.applied, *facts)
+
+    def _tenants(self, slots_B: Slots) -> Slots:
+        generations_B = np.empty(len(slots_B), np.int64)
+        for shard, at, rows in self._split(slots_B):
+            generations_B[at] = shard.generations(rows)
+        return generations_B
+
+    def _check_tenants(self, slots_B: Slots, chosen_B: Slots) -> None:
+        others = slots_B[self._tenants(slots_B) != chosen_B]
+        if len(others):
+            raise Overloaded(
+                "others were given the least used slots meanwhile; nothing was changed",
+                retry_after_s=0.0,
+                got=others[:5].tolist(),
+            )
 
     def _make_room(self, slots_B: Slots) -> None:
         """Raises where new rows have none, or where there are rows already."""

@@ -279,7 +279,9 @@ class SpreadMemory:
             rows = {"records": None if table is None else table.take(places)}
             change = Change("allocate", chosen, rows, change.facts)
             if len(chosen):
-                self._apply(change, asked, deadline, of=n, places_B=places)
+                tenants_B = _tenants(found, chosen)
+                given: dict[str, Any] = {"of": n, "places_B": places, "generations_B": tenants_B}
+                self._apply(change, asked, deadline, **given)
         return slots_B
 
     def erase(
@@ -393,11 +395,11 @@ class SpreadMemory:
         places_B: Slots = NOTHING,
         evicted_E: Slots = NOTHING,
         epochs: Sequence[int] = (),
+        generations_B: Slots = NOTHING,
     ) -> Applied:
         """Has each part do what is about its slots, once all have said that they can.
 
-        of: rows of the whole call.  first: of an append, its slots.  places_B, evicted_E: as in
-        `Given`.
+        of: rows of the whole call.  first: of an append, its slots.  The rest: as in `Given`.
         """
         of = len(change) if of is None else of
         first_slot = int(first[0]) if len(first) else NO_SLOT
@@ -413,6 +415,7 @@ class SpreadMemory:
                 places_B[at] if len(places_B) else NOTHING,
                 evicted_E[leaving[i]] if i in leaving else NOTHING,
                 epochs[i] if epochs else None,
+                generations_B[at] if len(generations_B) else NOTHING,
             )
         waited = [0.0]
         if len(split) > 1:
@@ -508,6 +511,14 @@ def _lost(errors: Sequence[MemstoreError]) -> MemstoreError:
 def _least_of(found: Sequence[LeastUsed], count: int) -> Slots:
     slots = [each.slots_L for each in found]
     return routing.least(slots, [each.priority_L for each in found], count)[0]
+
+
+def _tenants(found: Sequence[LeastUsed], chosen_B: Slots) -> Slots:
+    """The generations that slots had when they were found."""
+    slots_L = np.concatenate([each.slots_L for each in found])
+    order_L = np.argsort(slots_L)
+    generations_L: Slots = np.concatenate([each.generations_L for each in found])
+    return generations_L[order_L][np.searchsorted(slots_L[order_L], chosen_B)]
 
 
 def _rejoined(

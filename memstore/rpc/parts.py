@@ -148,6 +148,7 @@ class RemotePart:
             codec.received("priorities", reply.priorities),
             codec.received("places", reply.places),
             codec.received("given", reply.given),
+            codec.received("generations", reply.generations),
         )
 
     def ask_of_sums(self, question: str, **facts: Any) -> Any:
@@ -184,6 +185,7 @@ class RemotePart:
             rest["first"] = given.first
             rest["evicted"] = splice.tensor(given.evicted_E)
             rest["places"] = splice.tensor(given.places_B)
+            rest["generations"] = splice.tensor(given.generations_B)
         else:
             fields["slots"] = splice.tensor(change.slots_B)
         if change.verb == "allocate":
@@ -306,6 +308,7 @@ def to_least(found: LeastUsed) -> pb.LeastReply:
         priorities=codec.to_tensor(found.priority_L.astype(np.float64)),
         places=codec.to_tensor(found.places_A),
         given=codec.to_tensor(found.given_A),
+        generations=codec.to_tensor(found.generations_L),
     )
 
 

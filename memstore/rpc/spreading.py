@@ -30,7 +30,7 @@ from memstore.errors import (
 )
 from memstore.held import Given, HeldMemory
 from memstore.held_encoded import HeldEncodedMemory
-from memstore.memory import Refreshed, RequestId, Slots
+from memstore.memory import Array, Refreshed, RequestId, Slots
 from memstore.placement import Part, holders
 from memstore.retries import Asked
 from memstore.rpc import codec, splice
@@ -197,10 +197,13 @@ class Spreading:
         if verb in ("append", "allocate"):
             change = change.of(_slots("slots", asked.slots, change.facts["count"]))
             places_B = codec.to_array("places", asked.places)
+            generations_B = codec.to_array("generations", asked.generations)
             if verb == "allocate":
                 places_B = _slots("places", asked.places, len(change))
+                _check_rows("generations", generations_B, len(change))
             evicted_E = codec.to_array("evicted", asked.evicted)
             given = Given(asked.whole.rows, asked.first, places_B, evicted_E)
+            given = replace(given, generations_B=generations_B)
         given = replace(given, epoch=codec.optional(asked, "epoch"))
         done = held.apply(change, given, _request(asked.whole), Deadline(deadline_s))
         return pb.AppliedReply(applied=done.applied, skipped=done.skipped, delay_s=done.delay_s)
@@ -411,9 +414,13 @@ def _change(changes: Changes, verb: str, asked: Any) -> Change:
 def _slots(name: str, tensor: pb.Tensor, count: int) -> Slots:
     """As many slots as there are rows."""
     slots_B = checks.slots(codec.to_array(name, tensor), unique=True)
-    if len(slots_B) != count:
-        raise WrongShape(f"{name} have the wrong length", got=len(slots_B), expected=count)
+    _check_rows(name, slots_B, count)
     return slots_B
+
+
+def _check_rows(name: str, numbers_B: Array, count: int) -> None:
+    if len(numbers_B) != count:
+        raise WrongShape(f"{name} have the wrong length", got=len(numbers_B), expected=count)
 
 
 def _request(whole: pb.Whole) -> Asked:

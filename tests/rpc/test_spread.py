@@ -406,8 +406,8 @@ def test_long_calls_go_on_to_the_server_that_chooses(tmp_path: Path) -> None:
             memory = client.create("m", config)
             slots = memory.append(keys, records={"t": ["x"] * len(keys)})
             np.testing.assert_array_equal(memory.gather(slots[::99]).keys_BD, keys[::99])
-            told = {"t": ["y" * 99] * 4_000}
-            assert len(memory.allocate(4_000, records=told)) == 4_000
+            told = {"t": ["y" * 99] * 2_000}
+            assert len(memory.allocate(2_000, records=told)) == 2_000
     finally:
         servers.close()
 

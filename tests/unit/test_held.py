@@ -14,6 +14,7 @@ from memstore.changes import Change
 from memstore.deadline import NO_DEADLINE
 from memstore.errors import (
     InvalidArgument,
+    Overloaded,
     RequestConflict,
     ShardElsewhere,
     Unsupported,
@@ -221,3 +222,21 @@ def test_the_least_used_of_parts_are_those_of_the_whole(tmp_path: Path, stores: 
     assert rows.generations_B.tolist() == [1, 1]
     assert rows.records is not None
     assert rows.records["name"].to_pylist() == ["b", "d"]
+
+
+def test_slots_that_others_were_given_meanwhile_are_not_given_again(stores: Any) -> None:
+    """As where a call comes late, whose caller gave it up."""
+    parts = [held(store) for store in stores]
+    fill(parts)
+    change = parts[1].changes.allocate(2, 7, {"name": ["a", "b"]})
+    late, other = asked(3, change), asked(4, change)
+    found = parts[1].least(2, late, NO_DEADLINE)
+    assert found.generations_L.tolist() == [0, 0]
+    mine = Change("allocate", found.slots_L, change.rows, change.facts)
+    given = Given(2, places_B=np.arange(2), generations_B=found.generations_L)
+    parts[1].renew_given(mine, given, other, NO_DEADLINE)
+    with pytest.raises(Overloaded, match="given the least used"):
+        parts[1].renew_given(mine, given, late, NO_DEADLINE)
+    assert parts[1].gather(found.slots_L).generations_B.tolist() == [1, 1]
+    # Who did their part are told so all the same.
+    assert parts[1].renew_given(mine, given, other, NO_DEADLINE).applied == 2

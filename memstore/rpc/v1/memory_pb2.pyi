@@ -595,7 +595,7 @@ class PrepareReply(_message.Message):
     def __init__(self, delay_s: _Optional[float] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("whole", "append", "write", "blend", "update", "touch", "allocate", "erase", "slots", "first", "evicted", "places", "epoch")
+    __slots__ = ("whole", "append", "write", "blend", "update", "touch", "allocate", "erase", "slots", "first", "evicted", "places", "epoch", "generations")
     WHOLE_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     WRITE_FIELD_NUMBER: _ClassVar[int]
@@ -609,6 +609,7 @@ class ApplyRequest(_message.Message):
     EVICTED_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     whole: Whole
     append: AppendRequest
     write: WriteRequest
@@ -622,7 +623,8 @@ class ApplyRequest(_message.Message):
     evicted: Tensor
     places: Tensor
     epoch: int
-    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., first: _Optional[int] = ..., evicted: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ...) -> None: ...
+    generations: Tensor
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., write: _Optional[_Union[WriteRequest, _Mapping]] = ..., blend: _Optional[_Union[BlendRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., touch: _Optional[_Union[TouchRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., erase: _Optional[_Union[EraseRequest, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., first: _Optional[int] = ..., evicted: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class GiveRequest(_message.Message):
     __slots__ = ("whole",)
@@ -645,20 +647,22 @@ class LeastRequest(_message.Message):
     def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class LeastReply(_message.Message):
-    __slots__ = ("live", "done", "slots", "priorities", "places", "given")
+    __slots__ = ("live", "done", "slots", "priorities", "places", "given", "generations")
     LIVE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITIES_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
     GIVEN_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     live: int
     done: int
     slots: Tensor
     priorities: Tensor
     places: Tensor
     given: Tensor
-    def __init__(self, live: _Optional[int] = ..., done: _Optional[int] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., priorities: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., given: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    generations: Tensor
+    def __init__(self, live: _Optional[int] = ..., done: _Optional[int] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., priorities: _Optional[_Union[Tensor, _Mapping]] = ..., places: _Optional[_Union[Tensor, _Mapping]] = ..., given: _Optional[_Union[Tensor, _Mapping]] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class WidenRequest(_message.Message):
     __slots__ = ("part", "memory", "question", "queries", "k", "options", "slots")
