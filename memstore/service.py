@@ -60,9 +60,13 @@ def connect_async(
 ) -> AsyncClient:
     """As `connect`, for asyncio: returns a client whose verbs are awaited.
 
+    address: of one server, or of several that hold parts of the same memories, with commas
+    between: one is asked, which asks the others, and where it is not there the next.
+
     It may be made anywhere, and belongs to the event loop of its first call.
     """
     from memstore.rpc.async_client import AsyncClient
     from memstore.rpc.target import Target
 
-    return AsyncClient(Target(address, token, tls, deadline_s, message_bytes))
+    addresses = str(address).split(",")
+    return AsyncClient(*(Target(a, token, tls, deadline_s, message_bytes) for a in addresses))

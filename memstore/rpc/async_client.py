@@ -18,7 +18,7 @@ except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
 
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, MemstoreError, TooLong
+from memstore.errors import InvalidArgument, MemstoreError, StoreClosed, TooLong, Unreachable
 from memstore.memory import RequestId
 from memstore.rpc import administration, failures, splice
 from memstore.rpc.administration import StoreRequests
@@ -37,15 +37,21 @@ class AsyncClient:
 
     requests = StoreRequests()
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, *targets: Target) -> None:
+        """targets: servers of one topology, at least one: the next is asked where one is not
+        there."""
+        self._targets, self._at = targets, 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: Any = None
+        self._channels: dict[int, tuple[Any, Any]] = {}
         self._numbering = Numbering()
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._target.address}>"
+
+    @property
+    def _target(self) -> Target:
+        return self._targets[self._at]
 
     async def memory(self, name: str) -> AsyncRemoteMemory:
         """The memory of that name; raises `UnknownMemory`."""
@@ -70,10 +76,11 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends all calls, which then raise `StoreClosed`; a second call does nothing."""
-        if not self._closed and self._channel is not None:
+        if not self._closed and self._channels:
             self._open()
             self._closed = True
-            await self._channel.close()
+            for channel, _ in self._channels.values():
+                await channel.close()
         self._closed = True
 
     async def __aenter__(self) -> Self:
@@ -115,15 +122,17 @@ class AsyncClient:
                     return request.decode(parts.reply)
 
     async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
-        self._open()
+        at, target = self._at, self._target
+        _, calls = self._open()
         try:
-            return await self._stubs[service, verb](
-                message, timeout=left_s, metadata=self._target.metadata
-            )
+            return await calls[service, verb](message, timeout=left_s, metadata=target.metadata)
         except aio.AioRpcError as error:
             if self._closed:
-                raise self._target.closed() from error
-            raise failures.from_call(error, self._target.address) from error
+                raise target.closed() from error
+            failure = failures.from_call(error, target.address)
+            if isinstance(failure, Unreachable | StoreClosed) and at == self._at:
+                self._at = (at + 1) % len(self._targets)
+            raise failure from error
         except asyncio.CancelledError:
             # Closing cancels the calls under way, which is not the caller's own cancelling.
             task = asyncio.current_task()
@@ -132,19 +141,22 @@ class AsyncClient:
             raise
 
     def _stream(self, calls: Any) -> Any:
-        self._open()
-        return opener(self._channel, self._target.metadata)(calls)
+        channel, _ = self._open()
+        return opener(channel, self._target.metadata)(calls)
 
-    def _open(self) -> None:
-        """Opens the channel in the loop that runs, once; a channel works in no other."""
+    def _open(self) -> tuple[Any, Any]:
+        """The channel to the server that is asked, and its calls: opened in the loop that runs,
+        once; a channel works in no other."""
         if self._closed:
             raise self._target.closed()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._channel = self._target.channel(aio)
-            self._stubs = stubs(self._channel, self._target.message_bytes)
         elif self._loop is not loop:
             raise InvalidArgument(
                 "the client belongs to another event loop", hint="connect in this one too"
             )
+        if self._at not in self._channels:
+            channel = self._target.channel(aio)
+            self._channels[self._at] = channel, stubs(channel, self._target.message_bytes)
+        return self._channels[self._at]

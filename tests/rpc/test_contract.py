@@ -16,7 +16,7 @@ from memstore.memory import Memory
 from memstore.meter import VERBS as MEMORY_VERBS
 from memstore.rpc import failures
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, VERBS
+from memstore.rpc.verbs import ADMIN, ADMIN_SERVICE, MEMORY_SERVICE, SPREAD, SPREAD_SERVICE, VERBS
 
 ROOT = Path(__file__).parents[2]
 FROZEN = ROOT / "tests" / "vectors" / "memory-v1.binpb"
@@ -27,13 +27,14 @@ def test_the_services_have_exactly_the_verbs() -> None:
     services = pb.DESCRIPTOR.services_by_name
     of_memory = {method.name.lower() for method in services["MemoryService"].methods}
     of_admin = {method.name.lower() for method in services["AdminService"].methods}
+    assert {method.name.lower() for method in services["SpreadService"].methods} == set(SPREAD)
     streams = {"session", "assemble", "load", "export"}
     assert of_memory == VERBS.keys() | streams
     assert of_admin == set(ADMIN)
     assert (of_memory - streams) | {"reindex", "refresh"} == set(MEMORY_VERBS)
     public = {name for name, _ in inspect.getmembers(Memory, inspect.isfunction) if name[0] != "_"}
     assert public == set(MEMORY_VERBS)
-    for service in (MEMORY_SERVICE, ADMIN_SERVICE):
+    for service in (MEMORY_SERVICE, ADMIN_SERVICE, SPREAD_SERVICE):
         assert service.startswith("memstore.v1.")
 
 

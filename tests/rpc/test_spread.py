@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import socket
@@ -41,10 +42,12 @@ from memstore.rpc.security import Tokens, add_token
 from memstore.rpc.server import Server
 from memstore.rpc.spreading import Spreading
 from memstore.rpc.target import Target
+from memstore.rpc.tls import ClientTls, ServerTls
 from memstore.rpc.topology import Route, Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
 from tests.congruence.spread import Servers
+from tests.rpc import certificates
 
 WIDTH = 3
 CONFIG = MemoryConfig(dim=WIDTH, shards=5, index="exact", optimizer="sgd")
@@ -591,3 +594,56 @@ def _check_peers_alone(address: str, token: str) -> None:
                 message.append.CopyFrom(pb.AppendRequest())
             with pytest.raises(NotAllowed, match="expected role peer"):
                 client.send(Request(SPREAD_SERVICE, verb, message, lambda reply: reply))
+
+
+def test_servers_ask_each_other_over_tls(tmp_path: Path) -> None:
+    """Each shows who it is and asks the others for it, and a client of one alone has all."""
+    (tmp_path / "pem").mkdir()
+    pem = certificates.make(tmp_path / "pem")
+    peer = add_token(tmp_path / "tokens.json", "server", "peer")
+    admin = add_token(tmp_path / "tokens.json", "admin", "admin")
+    own = ServerTls(pem.certificate, pem.key, pem.authority)
+    mine = ClientTls(pem.authority, pem.client_certificate, pem.client_key)
+    stores = [memstore.open(tmp_path / str(i), part=Part(i, 2)) for i in range(2)]
+    settings: dict[str, Any] = {"tls": own, "tokens": Tokens(tmp_path / "tokens.json")}
+    servers = [
+        Server(store, peer_token=peer, peer_tls=mine, **settings).start() for store in stores
+    ]
+    plain = Server(stores[1], peer_token=peer, peer_tls=ClientTls(pem.authority), **settings)
+    servers.append(plain.start())
+    try:
+        topology = Topology(1, tuple(server.address for server in servers[:2]))
+        for server in servers:
+            server.route(topology)
+        for number, fan_out in enumerate((True, False)):
+            how: Any = {"token": admin, "tls": mine, "fan_out": fan_out}
+            with memstore.connect(servers[1].address, **how) as client:
+                memory = client.create(f"m{number}", CONFIG)
+                assert memory.append(rows(20)).tolist() == list(range(20))
+                assert memory.search(rows(2), 20, EXACT).counts_Q.tolist() == [20, 20]
+        # One without a certificate of its own is not let in by the others.
+        how = {"token": admin, "tls": mine, "fan_out": False, "deadline_s": 3.0}
+        with memstore.connect(plain.address, **how) as client, pytest.raises(Unreachable):
+            client.memory("m0").search(rows(2), 20, EXACT)
+    finally:
+        for server in servers:
+            server.close()
+        for store in stores:
+            store.close()
+
+
+def test_an_asyncio_client_asks_the_next_server_where_one_is_not_there(servers: Servers) -> None:
+    async def ask() -> None:
+        addresses = [server.address for server in servers.servers]
+        async with memstore.connect_async(",".join(addresses), deadline_s=20.0) as client:
+            memory = await client.create("m", MemoryConfig(dim=WIDTH, shards=5, index="exact"))
+            assert len(await memory.append(rows(20))) == 20
+            await asyncio.to_thread(down, servers, 0)
+            at = np.flatnonzero(np.arange(20) % 5 % COUNT != 0)
+            assert len((await memory.gather(at)).slots_B) == len(at)
+            assert (await memory.touch(at, 1)).applied == len(at)
+            await asyncio.to_thread(down, servers, 1)
+            with pytest.raises(ShardUnavailable):
+                await memory.gather(at)
+
+    asyncio.run(ask())
