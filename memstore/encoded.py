@@ -112,14 +112,16 @@ class EncodedMemory(SummedMemory):
         return worst(rows, {c: drift[c][rows[c]] for c in drift}, uses, limit)
 
     def uses(self, rows: Mapping[str, Slots]) -> dict[str, Slots]:
-        """Of how many slots each of some part rows is a part, by key column."""
-        lengths = {column: int(rows_P.max(initial=-1)) + 1 for column, rows_P in rows.items()}
-        uses = {column: np.zeros(length, np.int64) for column, length in lengths.items()}
+        """Of how many slots each of some part rows, rising, is a part, by key column."""
+        uses = {column: np.zeros(len(rows_P), np.int64) for column, rows_P in rows.items()}
         for _, records in self._blocks(self.base.live_slots()):
-            for column, length in lengths.items():
+            for column, rows_P in rows.items():
                 named = records[column].to_numpy()
-                uses[column] += np.bincount(named[named < length], minlength=length)
-        return {column: uses[column][rows_P] for column, rows_P in rows.items()}
+                at = np.minimum(np.searchsorted(rows_P, named), max(len(rows_P) - 1, 0))
+                if len(rows_P):
+                    at = at[rows_P[at] == named]
+                    uses[column] += np.bincount(at, minlength=len(rows_P))
+        return uses
 
     def _slots_of(self, chosen: Mapping[str, Slots]) -> Slots:
         """The slots that any of the chosen part rows is a part of, rising."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory, fitted
-from memstore.errors import Unsupported
+from memstore.errors import UnknownSlot, Unsupported
 from memstore.held import HeldMemory
 from memstore.memory import Array, Description, Refreshed, Slots
 from memstore.meter import metered
@@ -123,7 +123,7 @@ class HeldEncodedMemory(EncodedMemory):
         live, found = self.base.live_slots(), 0
         for slots_B, records in self._blocks(live[live > after]):
             named_BC = np.stack([records[c].to_numpy() for c in self._encoding.key], axis=1)
-            hit_B = np.isin(records[column].to_numpy(), rows_P, kind="table")
+            hit_B = np.isin(records[column].to_numpy(), rows_P)
             slots.append(slots_B[hit_B])
             named.append(named_BC[hit_B])
             found += len(slots[-1])
@@ -152,6 +152,8 @@ class HeldEncodedMemory(EncodedMemory):
 
     def note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
         """Part rows are summed anew as they were when they had gone so far."""
+        if column not in self._parts or (rows_P >= self._parts[column].next_slot).any():
+            raise UnknownSlot(f"no such part rows of column {column!r} are here")
         encoded_at = self.encoded_at[column]
         length = max(len(encoded_at), int(rows_P.max(initial=-1)) + 1)
         encoded_at = fitted(encoded_at, length)

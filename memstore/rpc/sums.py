@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from memstore import checks
 from memstore.dtypes import storage
 from memstore.errors import InvalidArgument, WrongShape
@@ -74,6 +76,8 @@ def summed(held: HeldEncodedMemory, asked: Any) -> Any:
         arrays = {"slots": found.slots_P, "drift": found.drift_P, "travel": found.travel_P}
         return _reply(**arrays)
     rows_P = checks.slots(codec.to_array("slots", asked.slots), unique=True)
+    if len(rows_P) and (np.diff(rows_P, prepend=-1) <= 0).any():
+        raise InvalidArgument("part rows are to rise, from 0 on")
     if question == "used":
         return _reply(uses=held.used(asked.column, rows_P))
     if question == "naming":

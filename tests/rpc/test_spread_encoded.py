@@ -11,19 +11,25 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, Memory, MemoryConfig, RequestId, SearchOptions
+from memstore.changes import Changes
+from memstore.deadline import Deadline
 from memstore.errors import (
     InvalidArgument,
     MemoryInUse,
+    MemstoreError,
     RequestConflict,
     ShardUnavailable,
     UnknownMemory,
     UnknownSlot,
     Unsupported,
 )
+from memstore.held import Given
 from memstore.memory import Array
 from memstore.placement import Part
+from memstore.retries import Asked
 from memstore.rpc.client import Client
 from memstore.rpc.server import Server
+from memstore.rpc.sums import RemoteSums
 from memstore.rpc.topology import Topology
 from memstore.spread_encoded import SpreadEncodedMemory
 from tests.congruence.spread import Servers
@@ -324,3 +330,38 @@ def test_a_training_step_is_that_of_one_embedded(tmp_path: Path, client: Client,
             read.append(seen)
         for one, other in zip(*read, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_questions_about_sums_are_checked(servers: Servers) -> None:
+    """By whoever they are asked: nothing is made for rows that are not there."""
+    with memstore.connect(servers.servers[0].address, deadline_s=20.0) as client:
+        made(client)
+        memory: Any = client.memory("facts")
+        plain: Any = client.memory("ones")
+        memory.append(records=facts_of(9))
+        sums = RemoteSums(memory._parts[1])
+        far = np.array([1, 2**60])
+        assert sums.used("a", far)[1] == 0
+        assert sums.naming("a", far[1:], -1)[1].shape == (0, 2)
+        for wrong in (
+            lambda: sums.note("a", far, np.zeros(2)),
+            lambda: sums.note("a", np.array([1]), np.zeros(2)),
+            lambda: sums.used("a", far[::-1]),
+            lambda: sums.used("c", far),
+            lambda: sums.drifted("no", -1),
+            lambda: sums.put_again(np.array([1]), rows(1), np.zeros((1, 3), np.int64), 0, False),
+            lambda: sums.put_again(np.array([1]), rows(1), np.zeros((1, 2), np.int64), 0, False),
+            lambda: memory._parts[1].ask_of_sums("?", column="a"),
+            lambda: RemoteSums(plain._parts[1]).begin(False),
+        ):
+            with pytest.raises(MemstoreError):
+                wrong()
+        # Nor are keys put that nobody has summed.
+        change = Changes("facts", FACTS).write([1], rows(1), None, facts_of(1), None)
+        asked: Any = Asked.of(RequestId("tests", 1), *change.content)
+        with pytest.raises(MemoryInUse):
+            memory._parts[1].apply(change, Given(1), asked, Deadline(5.0))
+        change = Changes("facts", FACTS).update([1], rows(1), None, None, None)
+        with pytest.raises(Unsupported):
+            memory._parts[1].apply(change, Given(1), asked, Deadline(5.0))
+        assert memory.describe().drift == 0.0
