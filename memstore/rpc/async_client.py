@@ -18,7 +18,14 @@ except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
 
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, MemstoreError, StoreClosed, TooLong, Unreachable
+from memstore.errors import (
+    InvalidArgument,
+    MemstoreError,
+    ShardUnavailable,
+    StoreClosed,
+    TooLong,
+    Unreachable,
+)
 from memstore.memory import RequestId
 from memstore.rpc import administration, failures, splice
 from memstore.rpc.administration import StoreRequests
@@ -130,7 +137,8 @@ class AsyncClient:
             if self._closed:
                 raise target.closed() from error
             failure = failures.from_call(error, target.address)
-            if isinstance(failure, Unreachable | StoreClosed) and at == self._at:
+            gone = isinstance(failure, Unreachable | StoreClosed)
+            if gone and not isinstance(failure, ShardUnavailable) and at == self._at:
                 self._at = (at + 1) % len(self._targets)
             raise failure from error
         except asyncio.CancelledError:

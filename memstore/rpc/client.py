@@ -25,7 +25,14 @@ except ImportError as error:
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
-from memstore.errors import MemstoreError, StoreClosed, TooLong, Unreachable, Unsupported
+from memstore.errors import (
+    MemstoreError,
+    ShardUnavailable,
+    StoreClosed,
+    TooLong,
+    Unreachable,
+    Unsupported,
+)
 from memstore.memory import Memory, RequestId, SlotsLike
 from memstore.placement import Part, holders
 from memstore.rpc import administration, bulk
@@ -198,6 +205,8 @@ class Client:
         way = self._ways.any()
         try:
             return way.sent(service, verb, message, left_s)
+        except ShardUnavailable:
+            raise  # It is there, others are not.
         except (Unreachable, StoreClosed):
             self._ways.pass_over(way)
             raise
