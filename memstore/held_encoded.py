@@ -147,7 +147,9 @@ class HeldEncodedMemory(EncodedMemory):
             same = alive[(now_BC == named_BC[alive]).all(axis=1)]
             self.base.put(slots_B[same], keys_BD[same], None, None, drifts=drifts)
         for shard in self.base.shards:
-            shard.commit()
+            # It is noted on other servers, and must not be lost where that is not.
+            if shard.journal is not None:
+                shard.journal.log.sync()
         return len(same)
 
     def note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
