@@ -37,9 +37,9 @@ MOST = 2**63 - 1
 class RequestId:
     """Who asks, and under which number: with it a mutation may be sent again and is done once.
 
-    client: 1 to 255 bytes of UTF-8, a name that nobody else uses.  number: ≥ 1; a client numbers
-    its requests rising and each once, and sends a retry under the number, and with the content,
-    of the first time. The replies to its last 4,096 are kept.
+    client: 1 to 255 bytes of UTF-8 without NUL, a name that nobody else uses.  number: ≥ 1; a
+    client numbers its requests rising and each once, and sends a retry under the number, and with
+    the content, of the first time. The replies to its last 4,096 are kept.
     """
 
     client: str
@@ -47,9 +47,11 @@ class RequestId:
 
     def __post_init__(self) -> None:
         client: object = self.client
-        if not (isinstance(client, str) and 1 <= _utf8_bytes(client) <= 255):
+        if not (isinstance(client, str) and 1 <= _utf8_bytes(client) <= 255 and "\0" not in client):
             raise InvalidArgument(
-                "not the name of a client", got=repr(client), expected="1 to 255 bytes of UTF-8"
+                "not the name of a client",
+                got=repr(client),
+                expected="1 to 255 bytes of UTF-8 without NUL",
             )
         number: object = self.number
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
