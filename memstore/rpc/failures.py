@@ -66,6 +66,7 @@ _CLASSES = {kind.__name__: kind for kind in CODES}
 
 _WITHOUT = {
     grpc.StatusCode.UNAVAILABLE: errors.Unreachable,
+    grpc.StatusCode.CANCELLED: errors.Unreachable,  # by a server that ends
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,

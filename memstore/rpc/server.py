@@ -77,6 +77,9 @@ END_S = 1.0
 
 SERVICES = (MEMORY_SERVICE, ADMIN_SERVICE, SPREAD_SERVICE)
 
+TAKEN_BACK_S = 10.0
+"""For a load that is cut off to be taken back; most take milliseconds."""
+
 logger = logging.getLogger(__name__)
 audit = logging.getLogger("memstore.audit")
 """Who called what of the administration, and what became of it."""
@@ -242,7 +245,8 @@ class Server:
     async def _stop(self, grace_s: float) -> None:
         await self._health.end()
         await self._server.stop(grace_s)
-        await self._transfers.ended(grace_s)
+        # What was loaded is taken back, however little grace there is.
+        await self._transfers.ended(grace_s + TAKEN_BACK_S)
 
     def _handlers(self) -> Iterable[grpc.GenericRpcHandler]:
         memory = {name.capitalize(): self._unary(name) for name in VERBS}
