@@ -17,7 +17,7 @@ from memstore.kernels.select import best_found
 from memstore.memory import SearchOptions
 
 FEW, ROWS = 64, 512
-"""Rows that are multiplied as they are, and so many that matrix units are asked, if there are."""
+"""Rows that are multiplied as they are, and so many that bfloat16 is asked for, if there is."""
 
 
 def warm(configs: Iterable[MemoryConfig]) -> None:

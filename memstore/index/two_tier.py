@@ -24,7 +24,7 @@ from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
-from memstore.kernels.near import has_matrix_units
+from memstore.kernels.near import halving_units
 from memstore.memory import Array, SearchOptions, Slots
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,10 @@ with 10^6 rows of 64 it is about 20 for one query and 2 for each of a batch of 6
 the scan; between them, the scan is preferred, since it loses no row."""
 
 
-LISTED_NS, READ_NS, MULTIPLIED_NS = 22.0, 145.0, (6.0, 0.7)
+LISTED_NS, READ_NS = 22.0, 145.0
+MULTIPLIED_NS = {None: 6.0, "avx512_bf16": 2.2, "amx_bf16": 0.7}
 """What a row of 128 costs a query that meets it in a list; to be read for an exact search of any
-number of queries; and to be multiplied with each of them, without matrix units and with them."""
+number of queries; and to be multiplied with each of them, by what multiplies in bfloat16."""
 
 USUAL_PROBE = 64
 """Lists that a search visits at most where rows are clustered as they should be."""
@@ -340,7 +341,7 @@ def _listed_ns(queries: int, probe: int, version: Version) -> float:
 
 def _all_ns(queries: int) -> float:
     """What so many queries cost a row that are asked of all rows."""
-    return READ_NS + MULTIPLIED_NS[has_matrix_units()] * queries
+    return READ_NS + MULTIPLIED_NS[halving_units()] * queries
 
 
 def _float32(keys_RD: Array) -> Array:

@@ -137,7 +137,7 @@ def test_a_write_that_fails_takes_no_row_out(monkeypatch: pytest.MonkeyPatch) ->
     assert fresh.rows_F.tolist() == [*range(10), 20]
 
 
-@pytest.mark.skipif(not near.has_matrix_units(), reason="no matrix units, or no torch")
+@pytest.mark.skipif(near.halving_units() is None, reason="no bfloat16, or no torch")
 def test_copies_are_half_as_wide_where_the_processor_multiplies_those() -> None:
     keys = np.ones((ROWS, WIDTH), np.float32)
     fresh = Queue(lambda rows: keys[rows]).joined(Fresh(), np.arange(5))
