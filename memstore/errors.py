@@ -24,6 +24,7 @@ MemstoreError
 │   ├── Unreachable                  it is not there, or was lost in the middle of a call
 │   │   └── ShardUnavailable         of several servers, those of some shards
 │   ├── ShardElsewhere               the server does not hold the shard that it was asked for
+│   │   └── ForeignPart              it is of another cluster, or has a copy of the part's folder
 │   ├── HalfDone                     some shards did their part; sent again it is done whole
 │   └── ServerFailed                 it failed for a reason that it does not tell
 └── StoreError                       the directory, not the call, is at fault
@@ -180,6 +181,11 @@ class ShardElsewhere(ServiceError):
     retryable = True
 
 
+class ForeignPart(ShardElsewhere):
+    """The server is of another cluster than it is taken for, or has a copy of the part's folder
+    that went another way; nothing was changed."""
+
+
 class HalfDone(ServiceError):
     """Some shards of several servers did their part of a mutation, others not.
 
@@ -202,7 +208,8 @@ class NotAStore(StoreError):
 
 
 class WrongPart(StoreError):
-    """The store is another part of its memories than that it was opened as, or the whole."""
+    """The store is another part of its memories than that it was opened as, or the whole, or is of
+    another cluster."""
 
 
 class StoreLocked(StoreError):

@@ -17,6 +17,9 @@ NAME = "memstore.json"
 MEMORIES, LOGS, MARKS = "memories", "logs", "marks"
 """The folders of a store."""
 
+FACTS = ("cluster", "openings")
+"""What a part may have besides."""
+
 Body = dict[str, Any]
 
 

@@ -11,11 +11,13 @@ import logging
 import secrets
 from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 from memstore import files, manifest
 from memstore.checkpoints import Entry
 from memstore.disk import Disk
 from memstore.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from memstore.openings import Openings
 from memstore.placement import WHOLE, Part
 
 logger = logging.getLogger(__name__)
@@ -51,15 +53,30 @@ class Manifests:
                 logger.warning("a mark is not to be read: %s", error)
         return self.body
 
+    @property
+    def cluster(self) -> str:
+        """That of a part; empty where it is not known yet."""
+        found: str = self.body.get("cluster", "")
+        return found
+
+    @property
+    def openings(self) -> Openings:
+        """Of a part."""
+        return Openings.of(self.body["openings"]) if "openings" in self.body else Openings()
+
     def number(self) -> int:
         """A number for a checkpoint, higher than that of any before, failed ones included."""
         self._number = max(self._number, self.body["number"]) + 1
         return self._number
 
-    def write(self, number: int, entries: dict[str, Entry | None]) -> None:
-        """Makes these the memories that are found; raises `DiskFailed` and `StorageFull`."""
+    def write(self, number: int, entries: dict[str, Entry | None], **facts: Any) -> None:
+        """Makes these the memories that are found; raises `DiskFailed` and `StorageFull`.
+
+        facts: of a part, what changes besides: `cluster`, `openings`.
+        """
         before, path = self.body, self._folder / manifest.NAME
         body = manifest.head(self.part) | {"store": before["store"], "number": number}
+        body |= {fact: before[fact] for fact in manifest.FACTS if fact in before} | facts
         body["memories"] = entries
         self._doubtful.append(body)
         try:

@@ -7,6 +7,7 @@ memory, and so gives out slots, and says which memories there are.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,9 @@ from memstore.memory import Slots
 
 MOST_PARTS = 4_096
 """Servers that a memory may lie on."""
+
+CLUSTER = re.compile(r"[0-9a-f]{16}")
+"""The id of a cluster, which is the servers of all parts: drawn once, when part 0 is made."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Part:
 
 
 WHOLE = Part(0, 1)
+
+
+def check_cluster(cluster: object) -> None:
+    """Raises `InvalidArgument` on what is no id of a cluster."""
+    if not (isinstance(cluster, str) and CLUSTER.fullmatch(cluster)):
+        raise InvalidArgument(
+            "not the id of a cluster", got=repr(cluster)[:64], expected="16 hexadecimal digits"
+        )
 
 
 def holders(shards: int, parts: int) -> int:

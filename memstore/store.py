@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, get_args
+from typing import IO, Any, Self, get_args
 
 import numpy as np
 from pyarrow import fs
@@ -52,8 +52,9 @@ from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import devices
 from memstore.manifests import Manifests
 from memstore.memory import Memory
+from memstore.openings import Openings
 from memstore.place import Place
-from memstore.placement import WHOLE, Part, holders
+from memstore.placement import WHOLE, Part, check_cluster, holders
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
@@ -83,6 +84,7 @@ class Store:
         log_bytes: int = LOG_BYTES,
         read_only: bool = False,
         part: Part | None = None,
+        cluster: str | None = None,
         disk: Disk = DISK,
     ) -> None:
         """Opens the store at `path`, or makes one where there is nothing yet.
@@ -96,11 +98,13 @@ class Store:
         part: of its memories the store holds these shards alone, and others lie elsewhere: see
         `memstore.placement`. It stays the part that it was made as. None is the whole, or, where
         it is read alone, what it is.
+        cluster: of a part, the id of the servers that it belongs to, which it keeps from then on.
+        None is what it has; part 0 draws one, others learn it (`join`).
         disk: what does all that durability rests on; tests give a worse one.
 
         Raises `NotAStore` where something else is, `StoreLocked` where another process has it,
         `UnsupportedVersion` and `CorruptFile` where its files are not to be read, `WrongPart`
-        where it is another part.
+        where it is another part, or one of another cluster.
         """
         self.path = Path(path)
         if fsync not in get_args(Fsync):
@@ -123,15 +127,23 @@ class Store:
         self._ended = threading.Event()
         self._tender: threading.Thread | None = None
         self._refusal = ReadOnly(f"{self.path} was opened read-only") if read_only else None
+        if cluster is not None:
+            check_cluster(cluster)
+            if part is None or part == WHOLE or read_only:
+                raise InvalidArgument("a cluster is of parts that are opened to write", got=part)
         self._lock = self._take()
         try:
             if self._is_there():
                 body = self._manifests.read()
                 if not (read_only and part is None):
                     self._check_part(WHOLE if part is None else part)
+                if cluster is not None:
+                    self._check_cluster(cluster)
                 self._load(body)
+                if self.part != WHOLE and not read_only:
+                    self._write(self._checkpoints, [], **self._opened(cluster))
             else:
-                self.checkpoint()
+                self._write({}, [], **self._opened(cluster))
         except BaseException:
             with self._lock:
                 for memory in self._memories.values():
@@ -199,6 +211,27 @@ class Store:
     def part(self) -> Part:
         """Which shards of its memories it holds."""
         return self._manifests.part
+
+    @property
+    def cluster(self) -> str:
+        """The id of the servers that a part belongs to; empty where it is not known yet."""
+        return self._manifests.cluster
+
+    @property
+    def openings(self) -> Openings:
+        """How often a part was opened to write."""
+        return self._manifests.openings
+
+    def join(self, cluster: str) -> None:
+        """Makes a part belong to a cluster for good; raises `WrongPart` where it is of another."""
+        check_cluster(cluster)
+        with self._mutex:
+            self._check_writing()
+            if self.part == WHOLE:
+                raise InvalidArgument(f"{self.path} is no part", hint="it has whole memories")
+            self._check_cluster(cluster)
+            if not self.cluster:
+                self._write(self._checkpoints, [], cluster=cluster)
 
     def check_free(self, names: Iterable[str]) -> None:
         """Raises `MemoryExists` where one of the names is taken."""
@@ -439,6 +472,24 @@ class Store:
                 hint="each server has the directory of its own part",
             )
 
+    def _check_cluster(self, cluster: str) -> None:
+        if self.cluster and self.cluster != cluster:
+            raise WrongPart(
+                f"{self.path} belongs to another cluster",
+                got=f"cluster {cluster}",
+                expected=f"cluster {self.cluster}",
+                hint="each part has a directory of its own, and is no copy of another cluster's",
+            )
+
+    def _opened(self, cluster: str | None) -> dict[str, Any]:
+        """What a part notes when it is opened to write."""
+        if self.part == WHOLE:
+            return {}
+        if cluster is None and not self.part.number and not self.cluster:
+            cluster = secrets.token_hex(8)
+        facts = {} if cluster is None else {"cluster": cluster}
+        return {**facts, "openings": self.openings.another().kept}
+
     def _empty(
         self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
     ) -> EmbeddedMemory:
@@ -480,8 +531,13 @@ class Store:
             if isinstance(memory, HeldEncodedMemory):
                 memory.lost_steps()
 
-    def _write(self, made: dict[str, MemoryCheckpoints], names: Sequence[str]) -> None:
-        """Makes these the memories that whoever opens the directory finds, those named as now."""
+    def _write(
+        self, made: dict[str, MemoryCheckpoints], names: Sequence[str], **facts: Any
+    ) -> None:
+        """Makes these the memories that whoever opens the directory finds, those named as now.
+
+        facts: as in `Manifests.write`.
+        """
         number = self._manifests.number()
         moments: dict[str, Moment] = {}
         try:
@@ -497,7 +553,7 @@ class Store:
                 drafts = {name: made[name].write(moments[name], number) for name in moments}
             entries = {name: each.entry for name, each in made.items()}
             entries |= {name: draft.entry for name, draft in drafts.items()}
-            self._manifests.write(number, entries)
+            self._manifests.write(number, entries, **facts)
         except BaseException:
             for name, moment in moments.items():
                 made[name].abandon(moment)
@@ -675,6 +731,8 @@ def open(  # noqa: A001
     log_bytes: int = LOG_BYTES,
     read_only: bool = False,
     part: Part | None = None,
+    cluster: str | None = None,
 ) -> Store:
     """Opens the store at `path`, or makes one where there is nothing yet: see `Store`."""
-    return Store(path, fsync=fsync, log_bytes=log_bytes, read_only=read_only, part=part)
+    how: dict[str, Any] = {"read_only": read_only, "part": part, "cluster": cluster}
+    return Store(path, fsync=fsync, log_bytes=log_bytes, **how)

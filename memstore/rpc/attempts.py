@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 from memstore.deadline import Deadline
-from memstore.errors import DeadlineExceeded, MemstoreError
+from memstore.errors import DeadlineExceeded, ForeignPart, MemstoreError
 from memstore.rpc.calls import Request
 from memstore.rpc.target import LONGEST_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
+
+FOREIGN_S = 2.0
+"""For a server that moved to be told of, where one of another cluster has its address by now."""
 
 
 class Attempts:
@@ -27,6 +31,7 @@ class Attempts:
         self._again = request.again
         self._longest_s = FIRST_PAUSE_S
         self._failure: MemstoreError | None = None
+        self._begun = time.monotonic()
 
     def left_s(self) -> float:
         """Seconds for the next attempt; where there are none raises what the last failed with, or
@@ -41,6 +46,8 @@ class Attempts:
         if isinstance(error, DeadlineExceeded) and self._failure is not None:
             # What kept it so long tells more than that it took so long.
             raise self._failure from error
+        if isinstance(error, ForeignPart) and time.monotonic() - self._begun > FOREIGN_S:
+            raise error
         told_s: float = getattr(error, "retry_after_s", 0.0)
         pause_s = told_s + random.uniform(0, self._longest_s)
         if not (self._again and error.retryable) or pause_s >= self._deadline.left_s:

@@ -185,12 +185,12 @@ def serve(options: argparse.Namespace) -> int:
         "insecure": options.insecure,
         "limits": Limits(**{name: getattr(options, name) for name in LIMITS}),
     }
-    part = None
+    store_options: dict[str, Any] = {"fsync": options.fsync, "log_bytes": options.log_bytes}
     if options.part is not None:
-        part = Part.parsed(options.part)
         server_options |= _peers(options)
+        store_options |= {"part": Part.parsed(options.part), "cluster": _cluster(options)}
     with (
-        Store(options.path, fsync=options.fsync, log_bytes=options.log_bytes, part=part) as store,
+        Store(options.path, **store_options) as store,
         Server(store, options.listen, **server_options) as server,
     ):
         if options.servers is not None:
@@ -241,6 +241,12 @@ def _peers(options: argparse.Namespace) -> dict[str, Any]:
         own = (options.tls_certificate, options.tls_key) if options.tls_clients else (None, None)
         tls = ClientTls(options.peer_authority, *own)
     return {"topology": options.topology, "peer_token": token, "peer_tls": tls}
+
+
+def _cluster(options: argparse.Namespace) -> str | None:
+    """What the topology says of it, if it is there yet and says so."""
+    file = options.topology
+    return Topology.read(file).cluster or None if file is not None and file.exists() else None
 
 
 def _tls(options: argparse.Namespace) -> ServerTls | None:

@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.errors import (
+    ForeignPart,
     MemstoreError,
     ShardUnavailable,
     StoreClosed,
@@ -42,12 +43,13 @@ from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
 from memstore.rpc.cutting import Parts
 from memstore.rpc.fleet import Fleet
+from memstore.rpc.membership import CLUSTER
 from memstore.rpc.parts import RemotePart
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
-from memstore.rpc.ways import Way, Ways
+from memstore.rpc.ways import Pair, Way, Ways
 from memstore.spread import SpreadMemory
 from memstore.spread_encoded import AskingMemory
 
@@ -99,7 +101,7 @@ class Client:
 
     def session(self) -> Session:
         """A stream over which calls need not wait for each other."""
-        return Session(_Opener(self._ways), self, self._target)
+        return Session(_Opener(self._ways, lambda: self._told), self, self._target)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
@@ -204,10 +206,10 @@ class Client:
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         way = self._ways.any()
         try:
-            return way.sent(service, verb, message, left_s)
+            return way.sent(service, verb, message, left_s, self._told)
         except ShardUnavailable:
             raise  # It is there, others are not.
-        except (Unreachable, StoreClosed):
+        except (Unreachable, StoreClosed, ForeignPart):
             self._ways.pass_over(way)
             raise
 
@@ -224,14 +226,23 @@ class Client:
                     self._fleet = Fleet(self._ways, self._known, self._renew)
         return self._fleet
 
+    @property
+    def _told(self) -> Sequence[Pair]:
+        """What goes with every call, once it is known."""
+        known = self._topology
+        return [(CLUSTER, known.cluster)] if known is not None and known.cluster else []
+
     def _known(self) -> Topology:
         return cast(Topology, self._topology)
 
     def _take(self, told: Topology | None) -> None:
         known = self._topology
-        if told is not None and (known is None or told.version > known.version):
-            self._topology = told
-            self._ways.learn(told.servers)
+        if told is None or (known is not None and told.version <= known.version):
+            return
+        if known is not None and known.cluster not in ("", told.cluster):
+            return  # Another cluster's server has the address of one of these by now.
+        self._topology = told
+        self._ways.learn(told.servers)
 
     def _renew(self, known: Topology) -> None:
         """Asks the servers for a topology that is newer than one that led nowhere."""
@@ -251,12 +262,12 @@ class Client:
 class _Opener:
     """Opens the streams of one session: where one broke, the next to the next server."""
 
-    def __init__(self, ways: Ways) -> None:
-        self._ways = ways
+    def __init__(self, ways: Ways, told: Callable[[], Sequence[Pair]]) -> None:
+        self._ways, self._told = ways, told
         self._last: Way | None = None
 
     def __call__(self, calls: Any) -> Any:
         if self._last is not None:
             self._ways.pass_over(self._last)
         self._last = self._ways.any()
-        return self._last.opened(calls)
+        return self._last.opened(calls, self._told())

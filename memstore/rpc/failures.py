@@ -47,6 +47,7 @@ CODES: dict[type[MemstoreError], grpc.StatusCode] = {
     errors.Unreachable: grpc.StatusCode.UNAVAILABLE,
     errors.ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.ShardElsewhere: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ForeignPart: grpc.StatusCode.FAILED_PRECONDITION,
     errors.HalfDone: grpc.StatusCode.ABORTED,
     errors.ServerFailed: grpc.StatusCode.INTERNAL,
     errors.WrongPart: grpc.StatusCode.FAILED_PRECONDITION,

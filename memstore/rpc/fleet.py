@@ -14,6 +14,7 @@ from memstore.errors import MemstoreError, ShardElsewhere, StoreClosed, TooLong,
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Request
 from memstore.rpc.cutting import Parts
+from memstore.rpc.membership import CLUSTER, OPENING, told
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Ways
 
@@ -38,6 +39,7 @@ class Fleet:
         is as long as the call has time."""
         self._ways, self._topology, self._renew = ways, topology, renew
         self._patience_s = patience_s
+        self._openings: dict[int, str] = {}
         self._pool = ThreadPoolExecutor(THREADS, "memstore-fan")
         self._own = threading.local()
 
@@ -72,7 +74,12 @@ class Fleet:
             try:
                 left_s = attempts.left_s()
                 way = self._ways.to(address)
-                reply = way.sent(request.service, request.verb, parts.message, left_s)
+                also = self._also(topology, number)
+                verb = request.service, request.verb
+                reply, behind = way.answered(*verb, parts.message, left_s, also)
+                opening = told(behind, OPENING)
+                if opening:
+                    self._openings[number] = opening
                 if parts.take(reply):
                     return request.decode(parts.reply)
                 continue
@@ -90,6 +97,14 @@ class Fleet:
                     self._renew(topology)
                 pause_s = attempts.pause_s(failure)
             time.sleep(pause_s)
+
+    def _also(self, topology: Topology, number: int) -> list[tuple[str, str]]:
+        """What a part is told of whom it is taken for."""
+        if not topology.cluster:
+            return []
+        opening = self._openings.get(number)
+        own = [(CLUSTER, topology.cluster)]
+        return own if opening is None else [*own, (OPENING, opening)]
 
     def fan(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Does several calls at once: what each returned, or the `MemstoreError` that it raised.

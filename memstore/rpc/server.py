@@ -34,7 +34,7 @@ from memstore.errors import (
 )
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.placement import WHOLE
-from memstore.rpc import codec, failures, sizes
+from memstore.rpc import codec, failures, membership, sizes
 from memstore.rpc.alone import Alone
 from memstore.rpc.assembling import Assembler
 from memstore.rpc.batching import Coalescer
@@ -125,7 +125,8 @@ class Server:
         self._spreading: Spreading | None = None
         if store.part != WHOLE:
             peer = Target("localhost:1", peer_token, peer_tls, message_bytes=limits.message_bytes)
-            self._spreading = Spreading(store, Route(store.part, topology), peer)
+            route = Route(store.part, topology, lambda: store.cluster)
+            self._spreading = Spreading(store, route, peer)
         self.gate = self._gate = Gate(limits, shared=tokens is None)
         self._health = Health(self._gate, ("", *SERVICES))
         self._reflection = Reflection(self._gate, self._guard, SERVICES)
@@ -140,7 +141,7 @@ class Server:
     def route(self, topology: Topology) -> None:
         """Says where the other parts are, from now on; an older topology than it has is left out.
 
-        Raises `InvalidArgument` where it has another number of parts.
+        Raises `InvalidArgument` where it is of another cluster, or has another number of parts.
         """
         if self._spreading is None:
             raise InvalidArgument("the store has whole memories", expected="part 0/2, or another")
@@ -345,7 +346,9 @@ class Server:
 
     def _entered(self, context: Any) -> tuple[Caller, Held]:
         """Who makes a call, which counts as under way until its reply is sent, however slowly."""
-        caller = self._guard.caller(context.invocation_metadata())
+        metadata = context.invocation_metadata()
+        caller = self._guard.caller(metadata)
+        membership.check(self._store, metadata)
         held = self._gate.call(caller)
         context.add_done_callback(held.leave)
         return caller, held
@@ -360,10 +363,22 @@ class Server:
     async def _answered(self, work: Callable[[], Awaitable[Any]], context: Any) -> Any:
         """What the work gives; where it fails, the call is ended with the status that this has."""
         try:
+            await self._joined(context)
             return await typed(work())
         except MemstoreError as error:
             await failures.abort(context, error)
             raise
+
+    async def _joined(self, context: Any) -> None:
+        """Has a part learn its cluster before it says whether a call is for that; tells a caller
+        that knows one which opening of the part answers."""
+        metadata = context.invocation_metadata()
+        if self._spreading is None or not membership.told(metadata, membership.CLUSTER):
+            return
+        if not self._store.cluster:
+            self._guard.caller(metadata)
+            await self._in(self._forwards, self._spreading.membership.joined)
+        context.set_trailing_metadata(((membership.OPENING, self._store.openings.newest),))
 
     async def call(
         self, name: str, message: Any, caller: Caller, held: Held, deadline_s: float | None
@@ -445,7 +460,9 @@ class Server:
     async def _session(self, calls: AsyncIterator[bytes], context: Any) -> None:
         metadata = context.invocation_metadata()
         try:
+            await self._joined(context)
             leave = self._gate.stream(self._guard.caller(metadata))
+            membership.check(self._store, metadata)
         except MemstoreError as error:
             await failures.abort(context, error)
             raise

@@ -36,6 +36,7 @@ from memstore.retries import Asked
 from memstore.rpc import codec, splice
 from memstore.rpc.calls import Numbering, Request
 from memstore.rpc.fleet import Fleet
+from memstore.rpc.membership import Membership
 from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
 from memstore.rpc.requests import MemoryRequests, refreshed
 from memstore.rpc.sums import RemoteSums, summed
@@ -59,7 +60,9 @@ class Spreading:
     def __init__(self, store: Store, route: Route, target: Target) -> None:
         """target: how other servers are reached, whatever its address."""
         self.store, self.route = store, route
-        self._fleet = Fleet(Ways([target]), lambda: route.now, _nothing, PATIENCE_S)
+        ways = Ways([target])
+        self.membership = Membership(store, route, ways)
+        self._fleet = Fleet(ways, lambda: self.membership.topology, _nothing, PATIENCE_S)
         self._numbering, self._message_bytes = Numbering(), target.message_bytes
         self._memories: dict[str, tuple[HeldMemory, SpreadMemory | SpreadEncodedMemory]] = {}
         # Memories are made and dropped one at a time, and found by one thread at a time: of each
@@ -154,8 +157,9 @@ class Spreading:
         raise self._not_at_once()
 
     def topology(self) -> pb.TopologyReply:
-        now = self.route.now
-        return pb.TopologyReply(version=now.version, servers=now.servers, part=to_part(self.part))
+        now, part = self.membership.topology, to_part(self.part)
+        servers, cluster = now.servers, now.cluster
+        return pb.TopologyReply(version=now.version, servers=servers, part=part, cluster=cluster)
 
     # What other servers, and callers that know the topology, ask of this part.
 

@@ -118,19 +118,37 @@ def _of_any_length(channel: Any, verb: str, field: str, whole: Any, most_bytes: 
         lambda data: getattr(splice.opened(pb.Reply, data), field),
     )
 
-    def call(message: Any, **told: Any) -> Any:
-        if message.ByteSize() <= most_bytes:
-            return whole(message, **told)
-        return assemble(cutting.pieces(verb, message.SerializeToString(), most_bytes), **told)
+    return AnyLength(whole, assemble, verb, most_bytes)
 
-    return call
+
+class AnyLength:
+    """Calls a verb as what it is made of does."""
+
+    def __init__(self, whole: Any, assemble: Any, verb: str, most_bytes: int) -> None:
+        self._whole, self._assemble = whole, assemble
+        self._verb, self._most_bytes = verb, most_bytes
+
+    def __call__(self, message: Any, **told: Any) -> Any:
+        stub, asked = self._chosen(message)
+        return stub(asked, **told)
+
+    def with_call(self, message: Any, **told: Any) -> Any:
+        stub, asked = self._chosen(message)
+        return stub.with_call(asked, **told)
+
+    def _chosen(self, message: Any) -> tuple[Any, Any]:
+        if message.ByteSize() <= self._most_bytes:
+            return self._whole, message
+        data = message.SerializeToString()
+        return self._assemble, cutting.pieces(self._verb, data, self._most_bytes)
 
 
 def opener(channel: Any, metadata: list[tuple[str, str]]) -> Any:
-    """What opens sessions over a channel of either kind: takes the calls, gives their replies."""
+    """What opens sessions over a channel of either kind: takes the calls, and metadata that go with
+    them beside those of all; gives the replies."""
     stub = channel.stream_stream(
         path_of(MEMORY_SERVICE, "session"),
         lambda call: call.SerializeToString(),
         partial(splice.opened, pb.Reply),
     )
-    return lambda calls: stub(calls, metadata=metadata)
+    return lambda calls, also=(): stub(calls, metadata=[*metadata, *also])

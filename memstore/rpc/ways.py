@@ -21,6 +21,9 @@ FIND_PAUSE_S = 1.0
 
 T = TypeVar("T")
 
+Pair = tuple[str, str]
+"""A name and a value of metadata."""
+
 
 class Way:
     """A channel to one server; any thread may use it."""
@@ -36,13 +39,22 @@ class Way:
         """Sends a request once, and returns what its verb does; raises a `MemstoreError`."""
         return request.decode(self.sent(request.service, request.verb, request.message, left_s))
 
-    def sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
-        """Sends a message once, and returns the reply."""
+    def sent(
+        self, service: str, verb: str, message: Any, left_s: float, also: Sequence[Pair] = ()
+    ) -> Any:
+        """Sends a message once, and returns the reply.  also: metadata that go with it."""
+        return self.answered(service, verb, message, left_s, also)[0]
+
+    def answered(
+        self, service: str, verb: str, message: Any, left_s: float, also: Sequence[Pair] = ()
+    ) -> tuple[Any, Any]:
+        """The same, with the metadata that came behind the reply."""
         self._check()
         try:
-            return self._stubs[service, verb](
-                message, timeout=left_s, metadata=self.target.metadata
+            reply, call = self._stubs[service, verb].with_call(
+                message, timeout=left_s, metadata=[*self.target.metadata, *also]
             )
+            return reply, call.trailing_metadata()
         except grpc.RpcError as error:
             self._check()
             raise failures.from_call(error, self.target.address) from error

@@ -40,7 +40,7 @@ def test_the_newest_term_of_a_part_alone_enters(tmp_path: Path) -> None:
     assert registry.topology is None
     assert registry.access.servers == ("10.0.0.1:2",)
     registry.enter(1, registry.begin(1, "10.0.0.2").term, "10.0.0.2:3")
-    assert registry.topology == Topology(2, ("10.0.0.1:2", "10.0.0.2:3"))
+    assert registry.topology == Topology(2, ("10.0.0.1:2", "10.0.0.2:3"), registry.id)
     registry.close()
 
 

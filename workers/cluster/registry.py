@@ -145,7 +145,7 @@ class Registry:
     def topology(self) -> Topology | None:
         """Where all parts are; None as long as one has never been served."""
         servers = tuple(entry.address for entry in self._entries)
-        return Topology(self._version, servers) if all(servers) else None
+        return Topology(self._version, servers, self.id) if all(servers) else None
 
     @property
     def access(self) -> Access:

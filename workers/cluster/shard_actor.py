@@ -116,7 +116,9 @@ class ShardActor:
             folder, disk = self._home / "store", DISK
         else:
             folder, disk = self._shared(lease)
-        store = Store(folder, part=self._part, fsync=self._spec.fsync or "always", disk=disk)
+        cluster = None if self._part == WHOLE else lease.cluster
+        how: dict[str, Any] = {"fsync": self._spec.fsync or "always", "disk": disk}
+        store = Store(folder, part=self._part, cluster=cluster, **how)
         with self._mutex:
             self._store = store
         server = Server(store, f"{self._host}:0", **self._secured(lease)).start()

@@ -565,14 +565,16 @@ class TopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TopologyReply(_message.Message):
-    __slots__ = ("version", "servers", "part")
+    __slots__ = ("version", "servers", "part", "cluster")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVERS_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
     version: int
     servers: _containers.RepeatedScalarFieldContainer[str]
     part: Part
-    def __init__(self, version: _Optional[int] = ..., servers: _Optional[_Iterable[str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+    cluster: str
+    def __init__(self, version: _Optional[int] = ..., servers: _Optional[_Iterable[str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., cluster: _Optional[str] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
     __slots__ = ("whole", "verb", "slots", "freshens", "reach")
