@@ -7,15 +7,14 @@ import fcntl
 import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng.zlib_ng import crc32, crc32_combine
 
-from memstore.checksums import crc_of_both
 from memstore.disk import DISK, FULL, Bytes, Disk
 from memstore.errors import CorruptFile, DiskFailed, StorageFull, StoreLocked
 
@@ -45,14 +44,14 @@ class Counted(io.RawIOBase):
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         self._file.write([view])
-        self._crc, self._bytes = zlib.crc32(view, self._crc), self._bytes + len(view)
+        self._crc, self._bytes = crc32(view, self._crc), self._bytes + len(view)
         return len(view)
 
     def put(self, parts: Sequence[Bytes], crcs: Iterable[int]) -> None:
         """Writes parts at once whose CRCs are known."""
         self._file.write(parts)
         for part, crc in zip(parts, crcs, strict=True):
-            self._crc = crc_of_both(self._crc, crc, len(part))
+            self._crc = crc32_combine(self._crc, crc, len(part))
             self._bytes += len(part)
 
     def sync(self) -> Fingerprint:
@@ -173,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def to_json(value: dict[str, Any]) -> bytes:
     """JSON with its checksum."""
     body = json.dumps(value, indent=1)
-    return json.dumps({"crc32": zlib.crc32(body.encode()), "body": body}).encode()
+    return json.dumps({"crc32": crc32(body.encode()), "body": body}).encode()
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     try:
         outer = json.loads(data)
         body, expected = outer["body"], outer["crc32"]
-        if zlib.crc32(body.encode()) != expected:
+        if crc32(body.encode()) != expected:
             raise CorruptFile(f"{name} was altered", got="another checksum than it names")
         value: dict[str, Any] = json.loads(body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -218,12 +217,12 @@ def lock(path: Path, *, shared: bool = False) -> IO[str]:
 
 
 def fingerprint_of(data: bytes) -> Fingerprint:
-    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+    return {"bytes": len(data), "crc32": crc32(data)}
 
 
 def fingerprint(path: Path) -> Fingerprint:
     crc, size = 0, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+            crc, size = crc32(chunk, crc), size + len(chunk)
     return {"bytes": size, "crc32": crc}

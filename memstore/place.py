@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
+from zlib_ng.zlib_ng import crc32
 
 from memstore import files
 from memstore.disk import DISK
@@ -138,7 +138,7 @@ def _checked(chunks: Iterable[bytes], expected: files.Fingerprint, name: str) ->
     """The same bytes; raises `CorruptFile` behind the last of them if they are not as expected."""
     size = crc = 0
     for chunk in chunks:
-        size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+        size, crc = size + len(chunk), crc32(chunk, crc)
         yield chunk
     found = {"bytes": size, "crc32": crc}
     if found != expected:

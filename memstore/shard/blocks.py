@@ -9,7 +9,6 @@ no more than `WASTE` times what is wanted, and one checkpoint more. A block of z
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from memstore.disk import DISK, Disk
 from memstore.errors import CorruptFile
@@ -116,7 +116,7 @@ def write(
     with making(folder / name_of(number), disk) as file:
         for name, block, rows in changed:
             data = packed(np.ascontiguousarray(rows)).reshape(-1).view(np.uint8).data
-            stored, crc = after[name], zlib.crc32(data)
+            stored, crc = after[name], crc32(data)
             if crc == _crc_of_zeros(len(data)) and not np.frombuffer(data, np.uint8).any():
                 stored.files_K[block] = ZEROS
                 continue
@@ -134,7 +134,7 @@ def write(
 
 @functools.lru_cache(maxsize=64)
 def _crc_of_zeros(length: int) -> int:
-    return zlib.crc32(bytes(length))
+    return crc32(bytes(length))
 
 
 def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK) -> None:
@@ -150,7 +150,7 @@ def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK)
         for block in blocks_K.tolist():
             begin, size, start = int(stored.offsets_K[block]), int(sizes_K[block]), starts_K[block]
             part = data[begin : begin + size]
-            if len(part) != size or zlib.crc32(part) != stored.crcs_K[block]:
+            if len(part) != size or crc32(part) != stored.crcs_K[block]:
                 raise CorruptFile(
                     f"{path} was altered at byte {begin}",
                     got=f"{len(part)} bytes with another checksum",

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from zlib_ng.zlib_ng import crc32
 
 from memstore.errors import CorruptFile
 
@@ -125,7 +126,7 @@ def encode(changes: Sequence[Change]) -> bytes:
     told = [[change.kind, *change.facts, len(change.data)] for change in changes]
     text = json.dumps(told).encode()
     body = b"".join([text, *(change.data for change in changes)])
-    return HEAD.pack(len(text), zlib.crc32(body)) + body
+    return HEAD.pack(len(text), crc32(body)) + body
 
 
 def decode(data: bytes, name: str) -> Iterator[Change]:
@@ -134,7 +135,7 @@ def decode(data: bytes, name: str) -> Iterator[Change]:
         raise CorruptFile(f"{name} is torn", got=f"{len(data)} bytes")
     size, crc = HEAD.unpack_from(data)
     body = memoryview(data)[HEAD.size :]
-    if zlib.crc32(body) != crc:
+    if crc32(body) != crc:
         raise CorruptFile(f"{name} was altered", got="another checksum than it names")
     at = size
     for kind, *facts, count in json.loads(bytes(body[:size])):
