@@ -88,7 +88,7 @@ class Journal:
         request: Request | None = None,
     ) -> dict[str, Array]:
         """Writes what the draft is now of keys, values or both; returns it, by name."""
-        image = self._draft.image(np.arange(len(rows_U)), parts)
+        image = self._draft.image(slice(len(rows_U)), parts)
         self._append(kind, {"rows": rows_U, **image, "priority": priority_U}, request)
         return image
 

@@ -226,14 +226,14 @@ class RowTable:
         """Makes the state that blending needs; raises `StorageFull`, with nothing changed."""
         self._make("key", self._keeping("key"))
 
-    def image(self, rows_B: Slots, parts: Sequence[str]) -> dict[str, Array]:
-        """What the rows are of "keys", "values" or both, with the state that belongs to it."""
+    def image(self, rows: Slots | slice, parts: Sequence[str]) -> dict[str, Array]:
+        """What rows are of "keys", "values" or both, with the state of it; views for a slice."""
         view = self.view
         tables = {"keys": view.keys_ND, "values": view.values_NV}
-        image = {part: tables[part][rows_B] for part in parts}
+        image = {part: tables[part][rows] for part in parts}
         for name, state in self.state.items():
             if name.split("_")[0] + "s" in parts:
-                image[STATE + name] = state[rows_B]
+                image[STATE + name] = state[rows]
         return image
 
     def adopt(self, rows_B: Slots, image: Mapping[str, Array]) -> None:
