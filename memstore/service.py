@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from memstore.finding import finder
@@ -11,6 +12,7 @@ from memstore.rpc.tls import ClientTls
 if TYPE_CHECKING:
     from memstore.rpc.async_client import AsyncClient
     from memstore.rpc.client import Client
+    from memstore.rpc.target import Target
 
 
 def connect(
@@ -36,17 +38,8 @@ def connect(
     Raises `InvalidArgument`, and `ImportError` without the extra `rpc`.
     """
     from memstore.rpc.client import Client
-    from memstore.rpc.target import Target
 
-    look, addresses = finder(str(address)), str(address).split(",")
-    if look is not None:
-        found = look()
-        token = found.token if token is None else token
-        if tls is None and found.authority is not None:
-            tls = ClientTls(found.authority.encode())
-        addresses = [*found.servers]
-    targets = [Target(each, token, tls, deadline_s, message_bytes) for each in addresses]
-    find = None if look is None else lambda: look().servers
+    targets, find = _servers(address, token, tls, deadline_s, message_bytes)
     return Client(*targets, fan_out=fan_out, find=find)
 
 
@@ -57,16 +50,37 @@ def connect_async(
     tls: ClientTls | bool | None = None,
     deadline_s: float = DEADLINE_S,
     message_bytes: int = MESSAGE_BYTES,
+    fan_out: bool = True,
 ) -> AsyncClient:
     """As `connect`, for asyncio: returns a client whose verbs are awaited.
 
-    address: of one server, or of several that hold parts of the same memories, with commas
-    between: one is asked, which asks the others, and where it is not there the next.
+    fan_out: threads ask several servers, each for its own part; False asks one alone, and the next
+    where it is not there, and has it ask the others.
 
     It may be made anywhere, and belongs to the event loop of its first call.
     """
     from memstore.rpc.async_client import AsyncClient
+
+    targets, find = _servers(address, token, tls, deadline_s, message_bytes)
+    return AsyncClient(*targets, fan_out=fan_out, find=find)
+
+
+def _servers(
+    address: str,
+    token: str | None,
+    tls: ClientTls | bool | None,
+    deadline_s: float,
+    message_bytes: int,
+) -> tuple[list[Target], Callable[[], Sequence[str]] | None]:
+    """The servers of an address, and what looks up where they are now."""
     from memstore.rpc.target import Target
 
-    addresses = str(address).split(",")
-    return AsyncClient(*(Target(a, token, tls, deadline_s, message_bytes) for a in addresses))
+    look, addresses = finder(str(address)), str(address).split(",")
+    if look is not None:
+        found = look()
+        token = found.token if token is None else token
+        if tls is None and found.authority is not None:
+            tls = ClientTls(found.authority.encode())
+        addresses = [*found.servers]
+    targets = [Target(each, token, tls, deadline_s, message_bytes) for each in addresses]
+    return targets, None if look is None else lambda: look().servers

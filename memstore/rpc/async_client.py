@@ -8,14 +8,19 @@ async with memstore.connect_async("127.0.0.1:7437", token="…") as client:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 try:
     from grpc import aio
 except ImportError as error:
     raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
+
+import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.errors import (
@@ -25,29 +30,44 @@ from memstore.errors import (
     StoreClosed,
     TooLong,
     Unreachable,
+    Unsupported,
 )
-from memstore.memory import RequestId
-from memstore.rpc import administration, failures, splice
+from memstore.memory import RequestId, SlotsLike
+from memstore.rpc import administration, async_bulk, bulk, columns, failures, splice
 from memstore.rpc.administration import StoreRequests
+from memstore.rpc.async_bulk import AsyncBatches
 from memstore.rpc.async_remote import AsyncRemoteMemory
+from memstore.rpc.async_spread import AsyncSpreadMemory, Threads
 from memstore.rpc.async_streaming import AsyncSession
 from memstore.rpc.attempts import Attempts
+from memstore.rpc.bulk import Loaded
 from memstore.rpc.calls import Numbering, Request, awaited
+from memstore.rpc.client import Client
 from memstore.rpc.cutting import Parts
 from memstore.rpc.target import Target, opener, stubs
+
+AsyncMemory: TypeAlias = AsyncRemoteMemory | AsyncSpreadMemory
 
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """The memories of a server, for one event loop: that of its first call."""
+    """The memories of a server, or of several, for one event loop: that of its first call."""
 
     requests = StoreRequests()
 
-    def __init__(self, *targets: Target) -> None:
+    def __init__(
+        self,
+        *targets: Target,
+        fan_out: bool = True,
+        find: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         """targets: servers of one topology, at least one: the next is asked where one is not
-        there."""
+        there.  fan_out, find: as those of `Client`, which asks where there are several."""
         self._targets, self._at = targets, 0
+        self._client = Client(*targets, fan_out=fan_out, find=find)
+        self._threads = Threads(targets[0].deadline_s)
+        self._fans_out = None if fan_out else False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[int, tuple[Any, Any]] = {}
         self._numbering = Numbering()
@@ -60,18 +80,20 @@ class AsyncClient:
     def _target(self) -> Target:
         return self._targets[self._at]
 
-    async def memory(self, name: str) -> AsyncRemoteMemory:
+    async def memory(self, name: str) -> AsyncMemory:
         """The memory of that name; raises `UnknownMemory`."""
+        if await self._of_several():
+            return AsyncSpreadMemory(await self.run(partial(self._client.memory, name)), self)
         return AsyncRemoteMemory(self, name, await self.send(administration.config(name)))
 
     def session(self) -> AsyncSession:
         """A stream over which calls need not wait for each other."""
         return AsyncSession(self._stream, self, self._target)
 
-    async def create(self, name: str, config: MemoryConfig) -> AsyncRemoteMemory:
+    async def create(self, name: str, config: MemoryConfig) -> AsyncMemory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
         await self.send(self.requests.create(name, config))
-        return AsyncRemoteMemory(self, name, config)
+        return await self.memory(name)
 
     list = awaited(StoreRequests.list)
     drop = awaited(StoreRequests.drop)
@@ -81,17 +103,67 @@ class AsyncClient:
     snapshot = awaited(StoreRequests.snapshot)
     restore = awaited(StoreRequests.restore)
 
+    async def load(
+        self,
+        memory: str,
+        batches: AsyncBatches,
+        *,
+        step: int | None = None,
+        request_id: RequestId | None = None,
+        deadline_s: float | None = None,
+    ) -> Loaded:
+        """As `Client.load`; batches may come asynchronously too, as `export` gives them.
+
+        Those that do not are taken in another thread. Cancelled, it takes back what was loaded.
+        """
+        config = await self.send(administration.config(memory))
+
+        def messages(batches: bulk.Batches) -> Iterator[bytes]:
+            return bulk.messages(memory, config, batches, step, request_id)
+
+        with self._typed(self._target):
+            return await async_bulk.load(self._client.bulk(), messages, batches, deadline_s)
+
+    def export(
+        self,
+        memory: str,
+        slots: SlotsLike | None = None,
+        *,
+        vectors: bool = True,
+        columns: Sequence[str] | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """As `Client.export`: batch by batch, `async for`."""
+        message = bulk.request(administration.text("memory", memory), slots, vectors, columns)
+        return self._exported(message, bulk.timeout_s(deadline_s))
+
+    async def _exported(self, message: Any, timeout_s: float) -> AsyncIterator[pa.RecordBatch]:
+        target, (channel, _) = self._target, self._open()
+        with self._typed(target):
+            call = bulk.exporter(channel)(message, timeout=timeout_s, metadata=target.metadata)
+            try:
+                async for reply in call:
+                    yield columns.whole_batch(columns.from_batch(reply.batch))
+            finally:
+                call.cancel()
+
     async def close(self) -> None:
         """Ends all calls, which then raise `StoreClosed`; a second call does nothing."""
-        if not self._closed and self._channels:
-            self._open()
-            self._closed = True
-            for channel, _ in self._channels.values():
-                await channel.close()
+        if self._closed:
+            return
+        if self._loop is not None:
+            self._here()
         self._closed = True
+        for channel, _ in self._channels.values():
+            await channel.close()
+        await asyncio.to_thread(self._ended)
+
+    def _ended(self) -> None:
+        self._client.close()
+        self._threads.close()
 
     async def __aenter__(self) -> Self:
-        self._open()
+        self._here()
         return self
 
     async def __aexit__(
@@ -105,11 +177,19 @@ class AsyncClient:
     def next_request(self) -> RequestId:
         return self._numbering.next()
 
+    async def run(self, work: Callable[[], T], deadline_s: float | None = None) -> T:
+        """As `Threads.run`, in the loop of the client."""
+        self._here()
+        with self._typed(self._target):
+            return await self._threads.run(work, deadline_s)
+
     async def send(self, request: Request[T]) -> T:
         """Sends a request, again where that may help, and returns what its verb does.
 
         A read whose reply is longer than a message is cut into several.
         """
+        if self._fans_out:
+            return await self.run(partial(self._client.send, request), request.deadline_s)
         attempts = Attempts(request, self._target.deadline_s)
         if isinstance(request.message, splice.Message):
             # Others go on before it is sent.
@@ -132,15 +212,28 @@ class AsyncClient:
         at, target = self._at, self._target
         _, calls = self._open()
         try:
-            return await calls[service, verb](message, timeout=left_s, metadata=target.metadata)
+            with self._typed(target):
+                return await calls[service, verb](message, timeout=left_s, metadata=target.metadata)
+        except ShardUnavailable:
+            raise  # It is there, others are not.
+        except (Unreachable, StoreClosed):
+            if at == self._at:
+                self._at = (at + 1) % len(self._targets)
+            raise
+
+    @contextlib.contextmanager
+    def _typed(self, target: Target) -> Iterator[None]:
+        """Raises a `MemstoreError` for what a call raises: `StoreClosed` once the client was."""
+        try:
+            yield
         except aio.AioRpcError as error:
             if self._closed:
                 raise target.closed() from error
-            failure = failures.from_call(error, target.address)
-            gone = isinstance(failure, Unreachable | StoreClosed)
-            if gone and not isinstance(failure, ShardUnavailable) and at == self._at:
-                self._at = (at + 1) % len(self._targets)
-            raise failure from error
+            raise failures.from_call(error, target.address) from error
+        except (Unreachable, RuntimeError) as error:
+            if self._closed:
+                raise target.closed() from error
+            raise
         except asyncio.CancelledError:
             # Closing cancels the calls under way, which is not the caller's own cancelling.
             task = asyncio.current_task()
@@ -148,13 +241,29 @@ class AsyncClient:
                 raise self._target.closed() from None
             raise
 
+    async def _of_several(self) -> bool:
+        """Whether memories lie on several servers, and each is to be asked for its own part."""
+        if self._fans_out is None:
+            topology = None
+            with contextlib.suppress(Unsupported):  # of a server of before there were several
+                topology = await self.send(administration.topology())
+            self._fans_out = topology is not None
+        return self._fans_out
+
     def _stream(self, calls: Any) -> Any:
         channel, _ = self._open()
         return opener(channel, self._target.metadata)(calls)
 
     def _open(self) -> tuple[Any, Any]:
-        """The channel to the server that is asked, and its calls: opened in the loop that runs,
-        once; a channel works in no other."""
+        """The channel to the server that is asked, and its calls."""
+        self._here()
+        if self._at not in self._channels:
+            channel = self._target.channel(aio)
+            self._channels[self._at] = channel, stubs(channel, self._target.message_bytes)
+        return self._channels[self._at]
+
+    def _here(self) -> None:
+        """Belongs to the loop that runs from now on: a channel works in no other."""
         if self._closed:
             raise self._target.closed()
         loop = asyncio.get_running_loop()
@@ -164,7 +273,3 @@ class AsyncClient:
             raise InvalidArgument(
                 "the client belongs to another event loop", hint="connect in this one too"
             )
-        if self._at not in self._channels:
-            channel = self._target.channel(aio)
-            self._channels[self._at] = channel, stubs(channel, self._target.message_bytes)
-        return self._channels[self._at]

@@ -43,6 +43,24 @@ class Loaded:
     last: int
 
 
+class Loading:
+    """A load that is under way: threads of gRPC make its messages and send them."""
+
+    def __init__(self, load: Any, messages: Iterator[bytes], told: dict[str, Any]) -> None:
+        self.failed: list[BaseException] = []
+        """What making a message raised."""
+        self.call = load.future(self._sound(messages), **told)
+
+    def _sound(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        # gRPC's thread would log what is raised there, and tell nobody.
+        try:
+            yield from messages
+        except GeneratorExit:  # nobody takes the rest
+            raise
+        except BaseException as error:  # noqa: BLE001 - the caller is told
+            self.failed.append(error)
+
+
 class Bulk:
     """The long streams of one client. Any thread may use it."""
 
@@ -51,42 +69,35 @@ class Bulk:
         self._load = channel.stream_unary(
             path_of(MEMORY_SERVICE, "load"), None, pb.LoadReply.FromString
         )
-        self._export = channel.unary_stream(
-            path_of(MEMORY_SERVICE, "export"),
-            lambda message: message.SerializeToString(),
-            pb.ExportReply.FromString,
-        )
+        self._export = exporter(channel)
 
-    def load(self, requests: Iterator[bytes], deadline_s: float | None) -> Loaded:
-        """Sends the messages of a load; raises what making one of them raises."""
-        failed: list[BaseException] = []
+    def begin(self, messages: Iterator[bytes], deadline_s: float | None) -> Loading:
+        """Begins a load, which `end` waits for."""
+        with self._typed():
+            return Loading(self._load, messages, self._told(deadline_s))
 
-        def sound() -> Iterator[bytes]:
-            # gRPC's thread would log what is raised there, and tell nobody.
-            try:
-                yield from requests
-            except BaseException as error:  # noqa: BLE001 - the caller is told
-                failed.append(error)
-
+    def end(self, loading: Loading) -> Loaded:
+        """Waits for the end of a load; raises what making one of its messages raised."""
         try:
             with self._typed():
-                reply = self._load(
-                    sound(), timeout=_timeout(deadline_s), metadata=self._target.metadata
-                )
+                reply = loading.call.result()
         except MemstoreError:
-            if failed:
-                raise failed[0] from None
+            if loading.failed:
+                raise loading.failed[0] from None
             raise
+        finally:
+            loading.call.cancel()
         return Loaded(rows=reply.rows, first=reply.first, last=reply.last)
+
+    def _told(self, deadline_s: float | None) -> dict[str, Any]:
+        return {"timeout": timeout_s(deadline_s), "metadata": self._target.metadata}
 
     def export(
         self, message: pb.ExportRequest, deadline_s: float | None
     ) -> Iterator[pa.RecordBatch]:
         """The batches, as they come; where nobody goes on reading them the call is ended."""
         with self._typed():
-            call = self._export(
-                message, timeout=_timeout(deadline_s), metadata=self._target.metadata
-            )
+            call = self._export(message, **self._told(deadline_s))
         try:
             with self._typed():
                 for reply in call:
@@ -106,7 +117,17 @@ class Bulk:
             raise self._target.closed() from error
 
 
-def _timeout(deadline_s: float | None) -> float:
+def exporter(channel: Any) -> Any:
+    """What begins exports, over a channel of either kind."""
+    return channel.unary_stream(
+        path_of(MEMORY_SERVICE, "export"),
+        lambda message: message.SerializeToString(),
+        pb.ExportReply.FromString,
+    )
+
+
+def timeout_s(deadline_s: float | None) -> float:
+    """Of a stream, in seconds; raises `InvalidArgument`."""
     left_s = Deadline(LONG_DEADLINE_S if deadline_s is None else deadline_s).left_s
     return min(left_s, LONGEST_S)
 

@@ -140,7 +140,8 @@ class Client:
         """
         config = self.send(administration.config(memory))
         requests = bulk.messages(memory, config, batches, step, request_id)
-        return self._bulk().load(requests, deadline_s)
+        bulk_streams = self.bulk()
+        return bulk_streams.end(bulk_streams.begin(requests, deadline_s))
 
     def export(
         self,
@@ -160,7 +161,7 @@ class Client:
         appended after the beginning too. Errors are raised when the first batch is asked for.
         """
         message = bulk.request(administration.text("memory", memory), slots, vectors, columns)
-        return self._bulk().export(message, deadline_s)
+        return self.bulk().export(message, deadline_s)
 
     def close(self) -> None:
         """Ends all calls; a second call does nothing."""
@@ -255,7 +256,8 @@ class Client:
             if self._topology is known:
                 self._ways.find()
 
-    def _bulk(self) -> Bulk:
+    def bulk(self) -> Bulk:
+        """The long streams to a server."""
         return Bulk(self._ways.any().channel, self._target)
 
 

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import memstore
 from memstore import Memory, MemoryConfig
-from memstore.rpc.async_client import AsyncClient
-from memstore.rpc.async_remote import AsyncRemoteMemory
+from memstore.rpc.async_client import AsyncClient, AsyncMemory
 from memstore.rpc.calls import Calls
 from memstore.rpc.client import Client
 from memstore.rpc.remote import RemoteMemory
@@ -104,7 +103,7 @@ class AsyncServedStore:
     def memory(self, name: str) -> Memory:
         return driven(self.runner, self.awaited(name), self.store.memory(name))
 
-    def awaited(self, name: str) -> AsyncRemoteMemory:
+    def awaited(self, name: str) -> AsyncMemory:
         return self.runner.run(self.client.memory(name))
 
     def close(self) -> None:
@@ -129,7 +128,7 @@ class AsyncSessionStore(AsyncServedStore):
         super().__init__(path)
         self.session = self.client.session()
 
-    def awaited(self, name: str) -> AsyncRemoteMemory:
+    def awaited(self, name: str) -> AsyncMemory:
         return self.runner.run(self.session.memory(name))
 
     def close(self) -> None:
@@ -140,7 +139,7 @@ class AsyncSessionStore(AsyncServedStore):
 class Driven:
     """A memory whose verbs are awaited, as one whose verbs are called."""
 
-    def __init__(self, runner: asyncio.Runner, memory: AsyncRemoteMemory, embedded: Any) -> None:
+    def __init__(self, runner: asyncio.Runner, memory: AsyncMemory, embedded: Any) -> None:
         self._runner, self._memory = runner, memory
         self.name, self.config = memory.name, memory.config
         self.base = getattr(embedded, "base", embedded)
@@ -150,5 +149,5 @@ class Driven:
         return lambda *args, **kwargs: self._runner.run(made(*args, **kwargs))
 
 
-def driven(runner: asyncio.Runner, memory: AsyncRemoteMemory, embedded: Any) -> Memory:
+def driven(runner: asyncio.Runner, memory: AsyncMemory, embedded: Any) -> Memory:
     return cast(Memory, Driven(runner, memory, embedded))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from memstore.placement import Part
 from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
 from memstore.rpc.topology import Topology
-from tests.congruence.served import DEADLINE_S
+from tests.congruence.served import DEADLINE_S, driven
 
 SERVERS = 4
 
@@ -99,3 +100,26 @@ class SpreadSessionStore(SpreadStore):
     def close(self) -> None:
         self.session.close()
         super().close()
+
+
+class AsyncSpreadStore:
+    """Awaits what threads ask each server for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.servers = Servers(path)
+        self.runner = asyncio.Runner()
+        address = self.servers.servers[2].address
+        self.client = memstore.connect_async(address, deadline_s=DEADLINE_S)
+
+    def create(self, name: str, config: MemoryConfig) -> Memory:
+        self.runner.run(self.client.create(name, config))
+        return self.memory(name)
+
+    def memory(self, name: str) -> Memory:
+        found = self.runner.run(self.client.memory(name))
+        return driven(self.runner, found, Base(self.servers.held(name)))
+
+    def close(self) -> None:
+        self.runner.run(self.client.close())
+        self.runner.close()
+        self.servers.close()

@@ -58,7 +58,12 @@ from tests.congruence.served import (
     ServedStore,
     SessionStore,
 )
-from tests.congruence.spread import ForwardedStore, SpreadSessionStore, SpreadStore
+from tests.congruence.spread import (
+    AsyncSpreadStore,
+    ForwardedStore,
+    SpreadSessionStore,
+    SpreadStore,
+)
 from tests.congruence.widened import check_widened
 
 RUNS = settings(
@@ -702,6 +707,9 @@ def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMa
     run_state_machine_as_test(served, settings=settings(RUNS, max_examples=10))
 
 
+SPREAD = [SpreadStore, ForwardedStore, SpreadSessionStore, AsyncSpreadStore]
+
+
 class SpreadVerbs(Verbs):
     """The same over four servers, with more shards than these, and fewer."""
 
@@ -710,7 +718,7 @@ class SpreadVerbs(Verbs):
         super().make(MemoryConfig.from_dict(config.to_dict() | {"shards": shards}))
 
 
-@pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])
+@pytest.mark.parametrize("store", SPREAD)
 def test_a_memory_on_four_servers_is_the_oracle(store: type) -> None:
     spread = type(f"{store.__name__}Verbs", (SpreadVerbs,), {"opened": store})
     run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
@@ -724,7 +732,7 @@ class SpreadEncodedVerbs(EncodedVerbs):
         return shards + 2
 
 
-@pytest.mark.parametrize("store", [SpreadStore, ForwardedStore, SpreadSessionStore])
+@pytest.mark.parametrize("store", SPREAD)
 def test_an_encoded_memory_on_four_servers_is_the_oracle(store: type) -> None:
     spread = type(f"{store.__name__}EncodedVerbs", (SpreadEncodedVerbs,), {"opened": store})
     run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import socket
@@ -630,20 +629,3 @@ def test_servers_ask_each_other_over_tls(tmp_path: Path) -> None:
             server.close()
         for store in stores:
             store.close()
-
-
-def test_an_asyncio_client_asks_the_next_server_where_one_is_not_there(servers: Servers) -> None:
-    async def ask() -> None:
-        addresses = [server.address for server in servers.servers]
-        async with memstore.connect_async(",".join(addresses), deadline_s=20.0) as client:
-            memory = await client.create("m", MemoryConfig(dim=WIDTH, shards=5, index="exact"))
-            assert len(await memory.append(rows(20))) == 20
-            await asyncio.to_thread(down, servers, 0)
-            at = np.flatnonzero(np.arange(20) % 5 % COUNT != 0)
-            assert len((await memory.gather(at)).slots_B) == len(at)
-            assert (await memory.touch(at, 1)).applied == len(at)
-            await asyncio.to_thread(down, servers, 1)
-            with pytest.raises(ShardUnavailable):
-                await memory.gather(at)
-
-    asyncio.run(ask())

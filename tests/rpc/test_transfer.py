@@ -46,6 +46,7 @@ from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import MEMORY_SERVICE, path_of
 from tests.faults.changes import died
+from tests.rpc.awaited import AwaitedTransfers
 from tests.rpc.conftest import CONFIG, WIDTH
 
 RECORDS = {"name": "string", "year": "int32", "tags": "list<string>"}
@@ -78,6 +79,12 @@ def rows_of(store: Store, name: str) -> int:
 
 def read(batches: Iterator[pa.RecordBatch]) -> pa.Table:
     return pa.Table.from_batches(list(batches))
+
+
+@pytest.fixture(params=[memstore.connect, AwaitedTransfers], ids=["called", "awaited"])
+def client(server: Server, request: Any) -> Iterator[Client]:
+    with request.param(server.address) as client:
+        yield client
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
