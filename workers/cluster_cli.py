@@ -36,7 +36,9 @@ def _add_spec(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--gpus", type=float, default=0.0, help="kept for each part (0)")
     sub.add_argument("--memory-bytes", type=int, default=0, help="kept for each part")
     sub.add_argument(
-        "--shared", metavar="DIR", help="mounted by all nodes: rows are there, on any node"
+        "--shared",
+        metavar="WHERE",
+        help="a folder that all nodes mount, or as s3://bucket/prefix: rows are there, on any node",
     )
     sub.add_argument("--fsync", choices=get_args(Fsync), help="on the disk of a node (interval)")
     sub.add_argument("--timeout-s", type=float, default=120.0, help="for all to be served (120)")

@@ -89,6 +89,11 @@ class SharedDisk:
         """Whether a newer term has begun: then what is served here may be old."""
         return isinstance(self._failure, Superseded) or self._stream.sealed
 
+    @property
+    def failure(self) -> OSError | None:
+        """What ended its shipping, if that has ended."""
+        return self._failure
+
     def make(self, folder: Path) -> None:
         with self._noting:
             DISK.make(folder)

@@ -1,78 +1,89 @@
-"""Shelf: objects by name, in a folder that several machines share. An object is put once, whole.
+"""Shelf: objects by name on storage that several machines share. An object is put once, whole.
 
 That it is put *if absent* is what everything else rests on: of two who put the same name one does,
-and the other is told. `pyarrow.fs` has no such call, nor has it one for object stores; a folder has
-`link`, which every file system that is shared by POSIX rules does at one moment.
+and the other is told, however often the storage was asked meanwhile.
+
+    folder.py    in a folder that all machines mount
+    objects.py   in an object store: s3://, gs://, az://
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
-from memstore import files
-from memstore.disk import DISK
-from memstore.errors import InvalidArgument, Unsupported
+from memstore.errors import Unsupported
+from memstore.shared.folder import FolderShelf
 
 
-class Shelf:
-    """Objects in one folder; a name may have folders in it. Errors of the storage are `OSError`."""
-
-    def __init__(self, uri: str | Path) -> None:
-        """uri: an absolute path, or `file://` before it; raises `InvalidArgument`."""
-        scheme, _, rest = str(uri).rpartition("://")
-        if scheme not in ("", "file"):
-            raise Unsupported(
-                "objects cannot be put there if they are absent",
-                got=str(uri),
-                expected="a folder that all machines mount",
-            )
-        self._folder = Path(rest)
-        if not self._folder.is_absolute():
-            raise InvalidArgument("not a shared folder", got=str(uri), expected="an absolute path")
+class Shelf(Protocol):
+    """Objects under one address; a name may have folders in it. Errors of the storage are
+    `OSError`. Any thread may call."""
 
     def within(self, name: str) -> Shelf:
         """The objects whose names begin with a folder."""
-        return Shelf(self._folder / name)
 
     def keep_private(self) -> None:
-        """Makes the folder, if it is not there, one that its owner alone may read."""
-        files.make_folder(self._folder)
-        self._folder.chmod(0o700)
+        """Makes the place, if it is not there, one that its owner alone may read, as far as that
+        is up to who writes there."""
 
     def put(self, name: str, data: bytes) -> bool:
-        """Puts an object, durably, unless there is one of that name; returns whether it did."""
-        path = self._folder / name
-        files.make_folder(path.parent)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        files.make(draft, lambda file: file.write(data))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
-        DISK.sync_folder(path.parent)
-        return True
+        """Puts an object, durably, unless there is one of that name; returns whether it did.
+
+        Where it raises nobody knows whether the object is there, or will be.
+        """
 
     def get(self, name: str) -> bytes | None:
         """An object; None where there is none of that name."""
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
 
     def names(self, folder: str) -> list[str]:
         """The names of the objects in a folder, rising, without it; none where there is none."""
-        try:
-            found = [path.name for path in (self._folder / folder).iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in found if not name.startswith("."))
 
     def remove(self, names: Iterable[str]) -> None:
         """Takes objects away that nobody reads any more; those that are gone already as well."""
-        for name in names:
-            (self._folder / name).unlink(missing_ok=True)
+
+
+def open_shelf(uri: str | Path) -> Shelf:
+    """The shelf at an address; nothing is asked of the storage yet.
+
+    uri: an absolute path, `file://` before one, or as `ObjectShelf` takes it. Raises
+    `InvalidArgument` where it is none of these, and `Unsupported` where objects cannot be put there
+    if absent, or the extra `cloud` is not installed.
+    """
+    scheme = str(uri).partition("://")[0] if "://" in str(uri) else ""
+    if scheme in ("", "file"):
+        return FolderShelf(uri)
+    try:
+        from memstore.shared.objects import SCHEMES, ObjectShelf
+    except ImportError as error:
+        raise Unsupported(
+            "object stores need a library that is not installed",
+            got=str(error),
+            hint="pip install 'memstore[cloud]'",
+        ) from error
+    if scheme not in SCHEMES:
+        raise Unsupported(
+            "objects cannot be put there if they are absent",
+            got=f"{scheme}://",
+            expected="a folder that all machines mount, or one of "
+            + ", ".join(f"{known}://" for known in SCHEMES),
+        )
+    return ObjectShelf(str(uri))
+
+
+def check(shelf: Shelf) -> None:
+    """Raises `Unsupported` where the storage puts an object although there is one of its name."""
+    name = f"check/{secrets.token_hex(8)}"
+    first = shelf.put(name, b"first")
+    second = shelf.put(name, b"second")
+    found = shelf.get(name)
+    shelf.remove([name])
+    if (first, second, found) != (True, False, b"first"):
+        raise Unsupported(
+            "the storage does not keep to putting an object only if it is absent",
+            got=f"{found!r} of two objects of one name, of which {first + second} were put",
+            expected="the first of them",
+            hint="take storage that does: two owners of a part would both write",
+        )

@@ -6,7 +6,7 @@
 An owner puts its objects at 1, 2, 3 …, each if absent. Who opens the store under a higher term
 reads up to the end, and puts a seal there, if absent, that names its own term: what follows is its
 own 1, 2, 3 … From then on the owner before finds the seal where it would put its next object, and
-puts nothing more, whenever it wakes up. Term 0 is nobody's, and empty.
+puts nothing more, whenever it wakes up: a seal is never taken away. Term 0 is nobody's, and empty.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class Stream:
     def put(self, data: bytes) -> None:
         """Puts the next object; raises `Superseded` where a newer term has begun, and another
         `OSError` where nobody knows whether it is there."""
-        name = _op(self.term, self.sequence + 1)
-        # Where the storage asks itself again, it may find what it has put before.
-        if not self._shelf.put(name, data) and self._shelf.get(name) != data:
+        if not self._shelf.put(_op(self.term, self.sequence + 1), data):
             raise Superseded(f"a newer term than {self.term} has begun")
         self.sequence += 1
 
@@ -88,7 +86,7 @@ class Stream:
             self._shelf.put(f"{name}.{count:08d}", data)
         if self.sealed or not self._shelf.put(name + WHOLE, str(count).encode()):
             return
-        old = [name for name in self._shelf.names(OPS) if _position(name) <= at]
+        old = _behind(self._shelf.names(OPS), at)
         self._shelf.remove(f"{OPS}/{name}" for name in old)
         # `whole` is the last of the names: without it the others are not a base.
         old = [name for name in self._shelf.names(BASES) if _position(name) < at]
@@ -116,6 +114,17 @@ def _sealed_by(
         else:
             take(data, name)
             sequence += 1
+
+
+def _behind(names: list[str], at: Position) -> list[str]:
+    """Of rising names, those that a base at a position stands for: all up to it but the seals, each
+    the last of a term before."""
+    following = [_position(name) for name in names[1:]] + [at]
+    return [
+        name
+        for name, (term, _) in zip(names, following, strict=True)
+        if _position(name) <= at and _position(name)[0] in (term, at[0])
+    ]
 
 
 def _is_end(shelf: Shelf, end: Position) -> bool:

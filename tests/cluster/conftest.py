@@ -1,4 +1,4 @@
-"""One Ray of two nodes on this machine, for all tests here."""
+"""One Ray of two nodes on this machine, and one S3 server, for all tests here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import CREDENTIALS, S3Server, s3_server
+
 NAMESPACE = "tests"
+
+
+@pytest.fixture(scope="package")
+def objects() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="package")
@@ -26,6 +34,9 @@ def nodes() -> Iterator[Any]:
         "object_store_memory": 80 << 20,
     }
     head["temp_dir"] = folder
+    credentials = pytest.MonkeyPatch()
+    for name, value in CREDENTIALS.items():
+        credentials.setenv(name, value)  # its nodes have them from here
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=4, object_store_memory=80 << 20)
@@ -34,4 +45,5 @@ def nodes() -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        credentials.undo()
         shutil.rmtree(folder, ignore_errors=True)

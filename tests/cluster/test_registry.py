@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from memstore import files
 from memstore.errors import InvalidArgument, ShardElsewhere, StoreLocked, UnsupportedVersion
 from memstore.rpc.security import Tokens
 from memstore.rpc.topology import Topology
+from tests.s3 import CREDENTIALS, S3Server
 from workers.cluster.authority import Authority
 from workers.cluster.notes import check_shelf
 from workers.cluster.placing import Node, plan
@@ -60,8 +62,23 @@ def test_what_was_told_is_known_to_the_next_process(tmp_path: Path) -> None:
     again.close()
 
 
-def test_of_two_registries_on_shared_storage_one_goes_on(tmp_path: Path) -> None:
-    spec = spec_in(tmp_path / "disk", shared=str(tmp_path / "shared"))
+@pytest.fixture(params=["folder", "s3"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
+    """The address of a place of shared storage."""
+    if request.param == "folder":
+        return lambda name: str(tmp_path / name)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    server: S3Server = request.getfixturevalue("objects")
+    return lambda name: server.uri("registry", str(tmp_path / name).strip("/"))
+
+
+def test_of_two_registries_on_shared_storage_one_goes_on(
+    tmp_path: Path, shared: Callable[[str], str]
+) -> None:
+    spec = spec_in(tmp_path / "disk", shared=shared("here"))
     first = Registry(spec)
     first.enter(0, first.begin(0, "10.0.0.1").term, "10.0.0.1:1")
     second = Registry(replace(spec, folder=tmp_path / "other"))
@@ -71,24 +88,35 @@ def test_of_two_registries_on_shared_storage_one_goes_on(tmp_path: Path) -> None
     lease = second.begin(0, "10.0.0.2")
     assert (lease.term, lease.known) == (2, True)
     second.enter(0, lease.term, "10.0.0.2:5")
-    assert Registry(spec).describe()["parts"][0] == {
-        "term": 2,
-        "address": "10.0.0.2:5",
-        "host": "",
-    }
+    # Its place has become free: what it writes there is not the last that was written.
+    assert second._notes._number > first._notes._number + 1  # type: ignore[attr-defined]
+    with pytest.raises(StoreLocked, match="another registry has written"):
+        first.begin(1, "10.0.0.1")
+    assert Registry(spec).describe()["parts"] == [
+        {"term": 2, "address": "10.0.0.2:5", "host": ""},
+        {"term": 0, "address": "", "host": ""},
+    ]
 
 
-def test_storage_that_a_node_does_not_share_is_found_out(tmp_path: Path) -> None:
+def test_what_is_shared_is_private(tmp_path: Path) -> None:
     spec = spec_in(tmp_path / "disk", shared=str(tmp_path / "shared"))
+    Registry(spec).close()
+    assert (tmp_path / "shared" / spec.namespace / spec.name).stat().st_mode & 0o077 == 0
+
+
+def test_storage_that_a_node_does_not_share_is_found_out(
+    tmp_path: Path, shared: Callable[[str], str]
+) -> None:
+    spec = spec_in(tmp_path / "disk", shared=shared("here"))
     registry = Registry(spec)
     check_shelf(spec, registry.id)
-    assert (tmp_path / "shared" / spec.namespace / spec.name).stat().st_mode & 0o077 == 0
     with pytest.raises(InvalidArgument, match="do not share the storage"):
-        check_shelf(replace(spec, shared=str(tmp_path / "elsewhere")), registry.id)
+        check_shelf(replace(spec, shared=shared("elsewhere")), registry.id)
     with pytest.raises(InvalidArgument, match="belongs to another cluster"):
         check_shelf(spec, "another")
-    (note,) = (tmp_path / "shared").glob("**/notes/*")
-    note.unlink()
+    notes = spec.shelf("registry/notes")
+    assert len(notes.names("")) == 1
+    notes.remove(notes.names(""))
     with pytest.raises(InvalidArgument, match="belongs to another cluster"):
         Registry(spec)
 
@@ -198,7 +226,8 @@ def test_a_part_whose_node_is_not_there_is_not_placed(tmp_path: Path) -> None:
         {"memory_bytes": -1},
         {"fsync": "sometimes"},
         {"shared": "here"},
-        {"shared": "s3://bucket/x"},
+        {"shared": "hdfs://host/x"},
+        {"shared": "s3://key:secret@bucket/x"},
         {"shared": "/mnt", "fsync": "interval"},
     ],
 )

@@ -1,11 +1,12 @@
 """A part on storage that nodes share: it starts again on another node, and an actor that is woken
 up after another owner came writes nothing.
 
-A folder of this machine is what the nodes mount.
+A folder of this machine is what the nodes mount, and an S3 server of this process what they reach.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -17,10 +18,11 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig
-from memstore.errors import ShardElsewhere, Unreachable
+from memstore.errors import MemstoreError, ShardElsewhere, Unreachable
 from memstore.memory import Array
 from memstore.shared.disk import SharedDisk
 from tests.cluster.conftest import NAMESPACE
+from tests.s3 import S3Server
 
 pytest.importorskip("ray", reason="Ray is not installed: the extra cluster")
 
@@ -34,14 +36,22 @@ def rows(count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).integers(-9, 10, (count, WIDTH)).astype(np.float32)
 
 
+@pytest.fixture(params=["folder", "s3"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "shared")
+    server: S3Server = request.getfixturevalue("objects")
+    return server.uri("cluster", str(tmp_path).strip("/"))
+
+
 def test_a_part_goes_to_another_node_with_all_that_was_acknowledged(
-    nodes: Any, tmp_path: Path
+    nodes: Any, tmp_path: Path, shared: str
 ) -> None:
     spec = ClusterSpec(
         folder=tmp_path / "disk",
         name="moving",
         namespace=NAMESPACE,
-        shared=str(tmp_path / "shared"),
+        shared=shared,
         cpus=5.0,  # as only the nodes have that are added here
     )
     added = [nodes.add_node(num_cpus=5, object_store_memory=80 << 20) for _ in range(2)]
@@ -61,7 +71,8 @@ def test_a_part_goes_to_another_node_with_all_that_was_acknowledged(
             while after.term == before.term or after.state != "serving":
                 assert time.monotonic() < ends, after
                 time.sleep(0.1)
-                [after] = status(spec.name, NAMESPACE).parts
+                with contextlib.suppress(Unreachable):  # the registry may have been there too
+                    [after] = status(spec.name, NAMESPACE).parts
             assert after.node == added[0].node_id
             found = memory.gather(range(21)).keys_BD
             learnt = rows(20) - 0.5 * rows(20, 1)
@@ -73,13 +84,13 @@ def test_a_part_goes_to_another_node_with_all_that_was_acknowledged(
 
 
 def test_an_actor_that_was_stopped_and_wakes_up_writes_nothing_and_says_so(
-    nodes: Any, tmp_path: Path
+    nodes: Any, tmp_path: Path, shared: str
 ) -> None:
     spec = ClusterSpec(
         folder=tmp_path / "disk",
         name="stopped",
         namespace=NAMESPACE,
-        shared=str(tmp_path / "shared"),
+        shared=shared,
         cpus=0.5,
     )
     [part] = up(spec, LONG_S).parts
@@ -118,3 +129,54 @@ def test_an_actor_that_was_stopped_and_wakes_up_writes_nothing_and_says_so(
             np.concatenate([rows(20), rows(3, 1), rows(1)]),
         )
     down(spec.name, NAMESPACE)
+
+
+def test_a_part_is_opened_anew_when_storage_that_failed_is_back(
+    nodes: Any, objects: S3Server, tmp_path: Path
+) -> None:
+    spec = ClusterSpec(
+        folder=tmp_path / "disk",
+        name="failing",
+        namespace=NAMESPACE,
+        shared=objects.uri("cluster", str(tmp_path).strip("/")),
+        cpus=0.5,
+    )
+    [before] = up(spec, LONG_S).parts
+    with memstore.connect(spec.address, deadline_s=LONG_S) as client:
+        memory = client.create("m", CONFIG)
+        memory.append(rows(3))
+
+        def deny(method: str, path: str) -> str | None:
+            return "denied" if method == "PUT" and "/failing/part-0/" in path else None
+
+        objects.trouble = deny
+        try:
+            with pytest.raises(MemstoreError):
+                memory.append(rows(1), deadline_s=5.0)
+            after, ends = before, time.monotonic() + LONG_S
+            while after.term == before.term and "does not take" not in after.why:
+                assert time.monotonic() < ends, after
+                time.sleep(0.1)
+                [after] = status(spec.name, NAMESPACE).parts
+        finally:
+            objects.trouble = lambda method, path: None
+        assert memory.append(rows(1, 1)).tolist() == [3]
+        np.testing.assert_array_equal(
+            memory.gather(range(4)).keys_BD, np.concatenate([rows(3), rows(1, 1)])
+        )
+        [after] = status(spec.name, NAMESPACE).parts
+        assert (after.state, after.term > before.term) == ("serving", True)
+    down(spec.name, NAMESPACE)
+
+
+def test_a_bucket_that_is_not_there_is_told(nodes: Any, objects: S3Server, tmp_path: Path) -> None:
+    spec = ClusterSpec(
+        folder=tmp_path / "disk",
+        name="nowhere",
+        namespace=NAMESPACE,
+        shared=objects.uri("cluster", "x").replace("s3://cluster", "s3://another"),
+    )
+    with pytest.raises(Unreachable, match="NoSuchBucket"):
+        up(spec, LONG_S)
+    with pytest.raises(Unreachable):
+        status(spec.name, NAMESPACE)

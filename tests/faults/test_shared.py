@@ -1,6 +1,7 @@
 """Stores on storage that machines share: what the next owner finds, and what the last can still do.
 
-A folder of this machine stands for the storage, and another for the disk of each owner.
+The storage is a folder of this machine, and an S3 server of this process; a folder is the disk of
+each owner.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,15 @@ from memstore.errors import (
     MemstoreError,
     ShardElsewhere,
     StoreLocked,
-    Unsupported,
 )
 from memstore.memory import Array
 from memstore.shared import disk as shared_disk
 from memstore.shared import replica
 from memstore.shared.disk import SharedDisk
 from memstore.shared.replica import Change, Replica
-from memstore.shared.shelf import Shelf
+from memstore.shared.shelf import Shelf, open_shelf
 from memstore.shared.stream import Stream
+from tests.s3 import CREDENTIALS, S3Server, s3_server
 
 WIDTH = 3
 CONFIG = MemoryConfig(dim=WIDTH, shards=2, index="exact", optimizer="sgd", updates="logged")
@@ -43,12 +46,62 @@ def rows(count: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
 
 
+Place = Callable[[Path], str]
+"""The address of storage that goes by a path, of its own for each."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as made:
+        yield made
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    if request.param == "folder":
+        return str
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    made: S3Server = request.getfixturevalue("server")
+    return lambda path: made.uri("bucket", str(path).strip("/"))
+
+
+@pytest.fixture
+def shelf(place: Place, tmp_path: Path) -> Shelf:
+    return open_shelf(place(tmp_path / "shelf"))
+
+
+class Between:
+    """A shelf that others are made of, which do something else at times."""
+
+    def __init__(self, inner: Shelf) -> None:
+        self.inner = inner
+
+    def within(self, name: str) -> Shelf:
+        raise NotImplementedError
+
+    def keep_private(self) -> None:
+        self.inner.keep_private()
+
+    def put(self, name: str, data: bytes) -> bool:
+        return self.inner.put(name, data)
+
+    def get(self, name: str) -> bytes | None:
+        return self.inner.get(name)
+
+    def names(self, folder: str) -> list[str]:
+        return self.inner.names(folder)
+
+    def remove(self, names: Iterable[str]) -> None:
+        self.inner.remove(names)
+
+
 class Owners:
     """One owner of a store after another, each on a disk of its own; none ends in good order."""
 
-    def __init__(self, tmp_path: Path, shelf: Shelf | None = None) -> None:
+    def __init__(self, tmp_path: Path, shelf: Shelf) -> None:
         self.path = tmp_path
-        self.shelf = Shelf(tmp_path / "shelf") if shelf is None else shelf
+        self.shelf = shelf
         self.term = 0
         self.stores: list[Store] = []
 
@@ -69,8 +122,8 @@ class Owners:
 
 
 @pytest.fixture
-def owners(tmp_path: Path) -> Any:
-    made = Owners(tmp_path)
+def owners(tmp_path: Path, shelf: Shelf) -> Any:
+    made = Owners(tmp_path, shelf)
     yield made
     made.close()
 
@@ -146,11 +199,11 @@ def test_a_term_that_is_not_newer_opens_nothing(owners: Owners) -> None:
     assert memory.append(rows(1)).tolist() == [0]
 
 
-class Cut(Shelf):
+class Cut(Between):
     """A shelf that fails once, before a put or behind it."""
 
-    def __init__(self, path: Path, at: int, *, behind: bool) -> None:
-        super().__init__(path)
+    def __init__(self, inner: Shelf, at: int, *, behind: bool) -> None:
+        super().__init__(inner)
         self.at, self.behind = at, behind
 
     def put(self, name: str, data: bytes) -> bool:
@@ -165,14 +218,15 @@ class Cut(Shelf):
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_what_was_not_acknowledged_is_there_or_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: bool
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch, behind: bool
 ) -> None:
     """The storage fails at each put in turn."""
     monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 6)
     for at in range(2, 40, 3):
-        owners = Owners(tmp_path / str(at))
+        shelf = open_shelf(place(tmp_path / str(at) / "shelf"))
+        owners = Owners(tmp_path / str(at), shelf)
         owners.next().create("m", CONFIG)
-        owners.shelf = Cut(tmp_path / str(at) / "shelf", at, behind=behind)
+        owners.shelf = Cut(shelf, at, behind=behind)
         done, failed = 0, False
         try:
             memory = owners.next().memory("m")
@@ -184,7 +238,7 @@ def test_what_was_not_acknowledged_is_there_or_not_whole(
                     owners.stores[-1].checkpoint()
         except (MemstoreError, OSError):
             failed = True
-        owners.shelf, owners.term = Shelf(tmp_path / str(at) / "shelf"), owners.term + 1
+        owners.shelf, owners.term = shelf, owners.term + 1
         found = owners.next().memory("m")
         there = found.describe().next_slot
         assert done <= there <= done + failed
@@ -194,12 +248,12 @@ def test_what_was_not_acknowledged_is_there_or_not_whole(
         owners.close()
 
 
-def test_an_opening_begins_again_where_a_base_took_away_what_it_reads(tmp_path: Path) -> None:
-    first = Stream.open(Shelf(tmp_path), 1, lambda: lambda data, name: None)
+def test_an_opening_begins_again_where_a_base_took_away_what_it_reads(shelf: Shelf) -> None:
+    first = Stream.open(shelf, 1, lambda: lambda data, name: None)
     for number in range(6):
         first.put(f"{number}".encode())
 
-    class Late(Shelf):
+    class Late(Between):
         """While it is read at one place, the owner takes it away there."""
 
         done = False
@@ -217,23 +271,22 @@ def test_an_opening_begins_again_where_a_base_took_away_what_it_reads(tmp_path: 
         taken.clear()
         return lambda data, name: taken.append(data)
 
-    second = Stream.open(Late(tmp_path), 2, begin)
+    second = Stream.open(Late(shelf), 2, begin)
     assert taken == [b"all", b"6"]
     with pytest.raises(Superseded):
         first.put(b"7")
     second.put(b"8")
-    Stream.open(Shelf(tmp_path), 3, begin)
+    Stream.open(shelf, 3, begin)
     assert taken == [b"all", b"6", b"8"]
 
 
-def test_of_two_who_open_at_once_the_newer_has_the_store(tmp_path: Path) -> None:
+def test_of_two_who_open_at_once_the_newer_has_the_store(shelf: Shelf) -> None:
     def nothing() -> Any:
         return lambda data, name: None
 
-    shelf = Shelf(tmp_path)
     Stream.open(shelf, 1, nothing).put(b"1")
 
-    class Raced(Shelf):
+    class Raced(Between):
         """Another opens the store between a look and a put."""
 
         done = False
@@ -246,26 +299,27 @@ def test_of_two_who_open_at_once_the_newer_has_the_store(tmp_path: Path) -> None
 
         other = 0
 
-    raced = Raced(tmp_path)
+    raced = Raced(shelf)
     raced.other = 3
     with pytest.raises(StoreLocked):
         Stream.open(raced, 2, nothing)
-    raced = Raced(tmp_path)
+    raced = Raced(shelf)
     raced.other = 4
     last = Stream.open(raced, 5, nothing)
     last.put(b"5")
 
 
-def test_objects_that_were_altered_are_refused(owners: Owners, tmp_path: Path) -> None:
+def test_objects_that_were_altered_are_refused(owners: Owners) -> None:
     owners.next().create("m", CONFIG)
-    name = owners.shelf.names("ops")[2]
-    path = tmp_path / "shelf" / "ops" / name
-    data = bytearray(path.read_bytes())
+    name = "ops/" + owners.shelf.names("ops")[2]
+    data = bytearray(owners.shelf.get(name) or b"")
     data[-1] ^= 1
-    path.write_bytes(data)
+    owners.shelf.remove([name])
+    assert owners.shelf.put(name, bytes(data))
     with pytest.raises(CorruptFile, match=name):
         owners.next()
-    path.write_bytes(b"")
+    owners.shelf.remove([name])
+    assert owners.shelf.put(name, b"")
     with pytest.raises(CorruptFile, match="torn"):
         owners.next(9)
 
@@ -273,7 +327,7 @@ def test_objects_that_were_altered_are_refused(owners: Owners, tmp_path: Path) -
 def test_a_replica_is_what_it_was_made_of(tmp_path: Path) -> None:
     """Changes drawn at random, made on a shared disk, and from what that shipped."""
     rng = np.random.default_rng(7)
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = open_shelf(tmp_path / "shelf")
     disk = SharedDisk.open(tmp_path / "a", shelf, 1)
     folders, opened = [tmp_path / "a"], dict[Path, Any]()
     for number in range(400):
@@ -307,7 +361,7 @@ def test_a_replica_is_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 def _copied(shelf: Shelf, to: Path) -> Shelf:
-    copied = Shelf(to)
+    copied = open_shelf(to)
     for name in shelf.names("ops"):
         copied.put(f"ops/{name}", shelf.get(f"ops/{name}") or b"")
     return copied
@@ -338,20 +392,6 @@ def test_writing_to_a_file_without_a_name_is_no_change(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_object_is_put_once(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    assert shelf.put("a/b", b"1")
-    assert not shelf.put("a/b", b"2")
-    assert shelf.get("a/b") == b"1"
-    assert (shelf.get("a/c"), shelf.names("a"), shelf.names("z")) == (None, ["b"], [])
-    shelf.remove(["a/b", "a/c"])
-    assert shelf.names("a") == []
-    with pytest.raises(InvalidArgument):
-        Shelf("here")
-    with pytest.raises(Unsupported, match="a folder that all machines mount"):
-        Shelf("s3://bucket/folder")
-
-
 OWNER = """
     import sys
     from pathlib import Path
@@ -359,10 +399,10 @@ OWNER = """
     from memstore import Store
     from memstore.errors import MemstoreError
     from memstore.shared.disk import SharedDisk
-    from memstore.shared.shelf import Shelf
+    from memstore.shared.shelf import open_shelf
 
     folder = Path(sys.argv[1])
-    store = Store(folder, fsync="always", disk=SharedDisk.open(folder, Shelf(sys.argv[2]), 2))
+    store = Store(folder, fsync="always", disk=SharedDisk.open(folder, open_shelf(sys.argv[2]), 2))
     memory = store.memory("m")
     try:
         while True:
@@ -374,11 +414,11 @@ OWNER = """
 
 
 def test_an_owner_that_was_stopped_and_wakes_up_writes_nothing(
-    owners: Owners, tmp_path: Path
+    owners: Owners, tmp_path: Path, place: Place
 ) -> None:
     owners.next().create("m", CONFIG)
-    paths = [str(tmp_path / name) for name in ("other", "shelf")]
-    command = [sys.executable, "-c", textwrap.dedent(OWNER), *paths]
+    places = [str(tmp_path / "other"), place(tmp_path / "shelf")]
+    command = [sys.executable, "-c", textwrap.dedent(OWNER), *places]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(20):
@@ -408,3 +448,55 @@ def test_who_asks_the_owner_before_is_told_to_ask_another(owners: Owners) -> Non
     owners.next()
     with pytest.raises(ShardElsewhere, match="a newer term than 1 has begun"):
         memory.append(rows(1))
+
+
+def test_the_owner_before_writes_nothing_more_though_a_base_took_its_objects_away(
+    owners: Owners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = owners.next().create("m", CONFIG)
+    memory.append(rows(3))
+    disk = owners.disk
+    monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 2)
+    second = owners.next().memory("m")
+    for number in range(8):
+        second.append(rows(1, number))
+        owners.disk.settle()
+    assert owners.shelf.names("base")
+    (seal,) = [name for name in owners.shelf.names("ops") if name.startswith("0000000001")]
+    assert (owners.shelf.get(f"ops/{seal}") or b"").startswith(b"seal ")
+    assert disk.sealed
+    with pytest.raises(ShardElsewhere, match="a newer term than 1 has begun"):
+        memory.append(rows(1))
+    third = owners.next().memory("m")
+    assert third.describe().next_slot == 11
+
+
+def test_commits_that_wait_for_slow_storage_go_there_together(
+    tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many writers as wait, about two objects in the time of one round trip of each."""
+    writers, each = 16, 4
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    owners = Owners(tmp_path, open_shelf(server.uri("bucket", str(tmp_path).strip("/"))))
+    memory = owners.next().create("m", CONFIG)
+    before = owners.disk._stream.sequence
+    server.delay_s = 0.1
+
+    def append(seed: int) -> None:
+        for _ in range(each):
+            memory.append(rows(1, seed))
+
+    try:
+        threads = [threading.Thread(target=append, args=(seed,)) for seed in range(writers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        server.delay_s = 0.0
+    assert owners.disk._stream.sequence - before < writers * each / 2
+    found = np.asarray(owners.next().memory("m").gather(range(writers * each)).keys_BD)
+    expected = np.repeat(np.concatenate([rows(1, seed) for seed in range(writers)]), each, axis=0)
+    assert {*map(bytes, found)} == {*map(bytes, expected)}
+    owners.close()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from memstore import files
 from memstore.errors import InvalidArgument, StoreLocked
+from memstore.shared.shelf import check
 from workers.cluster.spec import ClusterSpec
 
 Body = dict[str, Any]
@@ -49,19 +50,23 @@ class LocalNotes:
 
 class SharedNotes:
     """Numbered objects of a shelf, each put if absent, of which the last counts: of two registries
-    one writes the next, and the other knows by it that it is none any more."""
+    one writes the next, and the other knows by it that it is none any more. One that writes late
+    may find its place free again, and a later note beyond it."""
 
     def __init__(self, spec: ClusterSpec) -> None:
-        spec.shelf("").keep_private()  # there are keys in it, and all rows
+        with files.typed("the registry"):
+            spec.shelf("").keep_private()  # there are keys in it, and all rows
+            check(spec.shelf(""))
         self._shelf = spec.shelf("registry")
         self._number = 0
 
     def read(self) -> Body | None:
         for _ in range(TRIES):
-            names = self._shelf.names(NAMES)
-            if not names:
-                return None
-            data = self._shelf.get(f"{NAMES}/{names[-1]}")
+            with files.typed("the registry"):
+                names = self._shelf.names(NAMES)
+                if not names:
+                    return None
+                data = self._shelf.get(f"{NAMES}/{names[-1]}")
             if data is not None:
                 self._number = int(names[-1])
                 return files.parse_json(data, names[-1])
@@ -69,8 +74,9 @@ class SharedNotes:
 
     def write(self, body: Body) -> None:
         with files.typed("the registry"):
-            put = self._shelf.put(f"{NAMES}/{self._number + 1:012d}", files.to_json(body))
-            if not put:
+            name = f"{self._number + 1:012d}"
+            put = self._shelf.put(f"{NAMES}/{name}", files.to_json(body))
+            if not put or self._shelf.names(NAMES)[-1] > name:
                 raise StoreLocked("another registry has written since", hint="read it again")
             self._shelf.remove([f"{NAMES}/{self._number:012d}"])
         self._number += 1
@@ -81,20 +87,22 @@ class SharedNotes:
 
 def name_shelf(spec: ClusterSpec, cluster: str) -> None:
     """Writes on a shelf whose it is; raises as `check_shelf`."""
-    shelf = spec.shelf("")
-    if not shelf.put("cluster", cluster.encode()):
+    with files.typed("the registry"):
+        put = spec.shelf("").put("cluster", cluster.encode())
+    if not put:
         check_shelf(spec, cluster)
 
 
 def check_shelf(spec: ClusterSpec, cluster: str) -> None:
     """Raises `InvalidArgument` where a node does not see the shelf that the registry sees."""
-    found = spec.shelf("").get("cluster")
+    with files.typed("a look at the shared storage"):
+        found = spec.shelf("").get("cluster")
     if found is None:
         raise InvalidArgument(
             "the nodes do not share the storage of the cluster",
             got=f"nothing in {spec.shared} on this node",
             expected=f"what the registry of cluster {cluster} has written there",
-            hint="mount one file system there on all nodes",
+            hint="mount one file system there on all nodes, or give all the same bucket",
         )
     if found.decode() != cluster:
         raise InvalidArgument(

@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from memstore.errors import StoreLocked, Unreachable
+import ray
+
+from memstore.errors import MemstoreError, StoreLocked, Unreachable
 from workers.cluster import control
 from workers.cluster.registry import Access, Lease, Registry
 from workers.cluster.spec import ClusterSpec
 
-LOCKED_S = 60.0
-"""For the process before to be gone, which Ray ends first."""
+BEGIN_S = 60.0
+"""For the process before to be gone, which Ray ends first, and for storage to answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +27,23 @@ class RegistryActor:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = ClusterSpec.from_dict(spec)
-        ends = time.monotonic() + LOCKED_S
+        ends = time.monotonic() + BEGIN_S
         while True:
             try:
                 self._registry = Registry(self._spec)
                 break
-            except StoreLocked:
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.2)
+            except MemstoreError as error:
+                # Storage that is not there, or does not know this node, is not waited for.
+                never = isinstance(error.__cause__, FileNotFoundError | PermissionError)
+                again = isinstance(error, StoreLocked) or (error.retryable and not never)
+                if again and time.monotonic() < ends:
+                    time.sleep(0.2)
+                    continue
+                if (again or never) and ray.get_runtime_context().was_current_actor_reconstructed:
+                    # A process that ends is started again; an actor that cannot be made is not.
+                    logger.error("%s", error)
+                    os._exit(1)
+                raise
         self._tell()
 
     def begin(self, part: int, host: str) -> Lease:

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from memstore import ClientTls, Store, files
 from memstore.disk import DISK
-from memstore.errors import InvalidArgument, MemstoreError
+from memstore.errors import DiskFailed, InvalidArgument, MemstoreError
 from memstore.placement import WHOLE, Part
 from memstore.rpc.security import Tokens
 from memstore.rpc.server import Server
@@ -154,12 +154,21 @@ class ShardActor:
         return folder, disk
 
     def _watch(self, disk: SharedDisk) -> None:
-        """Ends serving when another has opened the part: what is read here may be old."""
+        """Ends serving when another has opened the part: what is read here may be old.
+
+        Raises `DiskFailed` where the storage failed what was shipped, and is back.
+        """
         while not self._ended.wait(WATCH_S):
             try:
                 sealed = disk.sealed
             except OSError:
                 continue  # The storage is away: what ships will say so.
+            if disk.failure is not None and not sealed:
+                raise DiskFailed(
+                    "the shared storage failed what was shipped",
+                    got=str(disk.failure),
+                    hint="the part is opened anew, with what is there",
+                )
             if sealed:
                 self._end("refused", "the part was opened anew, under a newer term")
                 return

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from memstore.errors import InvalidArgument
 from memstore.placement import Part
 from memstore.shard.log import Fsync
-from memstore.shared.shelf import Shelf
+from memstore.shared.shelf import Shelf, open_shelf
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 NAMESPACE = "memstore"
@@ -21,9 +21,9 @@ class ClusterSpec:
     """What a cluster is to be; raises `InvalidArgument`.
 
     folder: on the disk of each node, absolute; every part has one of its own in it.
-    shared: of storage that all nodes share, a folder that all of them mount: logs and checkpoints
-    are there, and a part starts again on any node. None is that they are on the disk of the node
-    that a part was first placed on, to which it is pinned.
+    shared: of storage that all nodes share, a folder that all of them mount or `s3://BUCKET/PREFIX`
+    (gs://, az://): logs and checkpoints are there, and a part starts again on any node. None is
+    that they are on the disk of the node that a part was first placed on, to which it is pinned.
     parts: servers, one actor each: a memory of n shards lies on the first n of them.
     cpus, gpus, memory_bytes: of each part, kept for it by Ray.
     fsync: as of a `Store`; None is "always" where storage is shared, which takes no other, and
@@ -63,7 +63,7 @@ class ClusterSpec:
         if self.fsync is None:
             object.__setattr__(self, "fsync", "interval" if self.shared is None else "always")
         if self.shared is not None:
-            Shelf(self.shared)
+            open_shelf(self.shared)
             if self.fsync != "always":
                 raise InvalidArgument(
                     "another node would lack what was acknowledged",
@@ -123,7 +123,7 @@ class ClusterSpec:
     def shelf(self, what: str) -> Shelf:
         """What the nodes share of the cluster."""
         assert self.shared is not None
-        return Shelf(self.shared).within(f"{self.namespace}/{self.name}/{what}")
+        return open_shelf(self.shared).within(f"{self.namespace}/{self.name}/{what}")
 
     def bundle(self) -> dict[str, float]:
         """What Ray keeps for a part."""
