@@ -65,6 +65,10 @@ Fan = Callable[[Sequence[Callable[[], Any]]], list[Any]]
 """Does several calls at once; gives what each returned, or the `MemstoreError` that it raised."""
 
 
+SearchAll = Callable[[Array, int, SearchOptions], list[Any]]
+"""Searches all parts at once; gives what each found, or the `MemstoreError` that it raised."""
+
+
 class MemoryPart(Protocol):
     """A part of a memory, as `HeldMemory` says it."""
 
@@ -119,12 +123,15 @@ class SpreadMemory:
         *,
         appends: Memory | None = None,
         allocates: Memory | None = None,
+        search_all: SearchAll | None = None,
     ) -> None:
         """appends, allocates: who appends, and who does what takes the least used of all parts;
-        None does so here: of all servers, one may do the second."""
+        None does so here: of all servers, one may do the second.  search_all: a shorter way than
+        to have each part searched by itself."""
         self._name, self._config, self._parts = name, config, parts
         self.fan, self._next_request = fan, next_request
         self._appends, self._allocates = appends, allocates
+        self._search_all = search_all or self._search_each
         self._changes = Changes(name, config)
         self._choosing = threading.RLock()
 
@@ -298,7 +305,7 @@ class SpreadMemory:
     ) -> SearchResult:
         if options.widens:
             return self._widened(queries, k, options)
-        found = self.fan([partial(part.search, queries, k, options) for part in self._parts])
+        found = self._search_all(queries, k, options)
         errors = [each for each in found if isinstance(each, MemstoreError)]
         lost = [error for error in errors if isinstance(error, Unreachable)]
         if len(lost) < len(errors):
@@ -310,6 +317,9 @@ class SpreadMemory:
             # Nobody else knows how much the memory ever held.
             raise _lost(lost)
         return results[0] if len(found) == 1 else routing.joined_results(results, k)
+
+    def _search_each(self, queries: Array, k: int, options: SearchOptions) -> list[Any]:
+        return self.fan([partial(part.search, queries, k, options) for part in self._parts])
 
     def _widened(self, queries: Array, k: int, options: SearchOptions) -> SearchResult:
         """What is found, and what training adds, of all parts."""

@@ -330,9 +330,9 @@ def _all_naming(column: str, rows_P: Slots, _: int, side: EncodedPart) -> list[t
 class AskingMemory(SpreadMemory):
     """An encoded memory as clients see it: who sums is a server, what is read is asked of each."""
 
-    def __init__(self, *args: Any, server: Memory) -> None:
+    def __init__(self, *args: Any, server: Memory, **given: Any) -> None:
         """server: does what takes sums, and refuses what encoded memories do not have."""
-        super().__init__(*args)
+        super().__init__(*args, **given)
         self._server = server
 
     def append(self, *args: Any, **kwargs: Any) -> Slots:

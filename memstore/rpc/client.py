@@ -44,7 +44,7 @@ from memstore.rpc.calls import Numbering, Request, sent
 from memstore.rpc.cutting import Parts
 from memstore.rpc.fleet import Fleet
 from memstore.rpc.membership import CLUSTER
-from memstore.rpc.parts import RemotePart
+from memstore.rpc.parts import RemotePart, search_all
 from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target
@@ -93,11 +93,12 @@ class Client:
         of = len(self._topology.servers)
         numbers = range(holders(config.shards, of))
         parts = [RemotePart(fleet, Part(i, of), name, config) for i in numbers]
+        whole: Any = (name, config, parts, fleet.fan, self.next_request)
+        given: Any = {"search_all": search_all(parts, fleet.fan)}
         if config.encoding is not None:
-            return AskingMemory(name, config, parts, fleet.fan, self.next_request, server=remote)
+            return AskingMemory(*whole, server=remote, **given)
         # Slots are given out by servers alone.
-        given: Any = {"appends": remote, "allocates": remote}
-        return SpreadMemory(name, config, parts, fleet.fan, self.next_request, **given)
+        return SpreadMemory(*whole, appends=remote, allocates=remote, **given)
 
     def session(self) -> Session:
         """A stream over which calls need not wait for each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -42,6 +43,7 @@ from memstore.rpc.calls import Request
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
+from memstore.spread import Fan, SearchAll
 
 T = TypeVar("T")
 
@@ -79,13 +81,7 @@ class RemotePart:
     def search(
         self, queries: Array, k: int, options: SearchOptions = SearchOptions()
     ) -> SearchResult:
-        request = self._requests.search(queries, k, options)
-        if not options.partial:
-            return self._read(request)
-        try:
-            return self._read(replace(request, again=False, share=PARTIAL_SHARE))
-        except DeadlineExceeded as error:
-            raise self._missing(error) from error
+        return self._searched(self._requests.search(queries, k, options), options.partial)
 
     def gather(
         self,
@@ -204,6 +200,15 @@ class RemotePart:
             rows=rows,
         )
 
+    def _searched(self, request: Request[T], partial: bool) -> T:
+        """Sends a search.  partial: the others may do without this one."""
+        if not partial:
+            return self._read(request)
+        try:
+            return self._read(replace(request, again=False, share=PARTIAL_SHARE))
+        except DeadlineExceeded as error:
+            raise self._missing(error) from error
+
     def _read(self, request: Request[T]) -> T:
         request.message.part.CopyFrom(to_part(self._part))
         return self._send(request)
@@ -228,6 +233,25 @@ class RemotePart:
             got=f"shards {', '.join(map(str, shards))}: {error.got or error.problem}",
             hint="try again, or search with SearchOptions(partial=True)",
         )
+
+
+def search_all(parts: Sequence[RemotePart], fan: Fan) -> SearchAll:
+    """Searches all parts, whose request is made once, and whose replies are read one after the
+    other: threads that do this side by side take turns, and each turn costs more than what is done.
+    """
+
+    def search(queries: Array, k: int, options: SearchOptions) -> list[Any]:
+        request = parts[0]._requests.search(queries, k, options)
+        calls = []
+        for part in parts:
+            own = replace(request, message=splice.copied(request.message), decode=_itself)
+            calls.append(functools.partial(part._searched, own, options.partial))
+        return [
+            reply if isinstance(reply, MemstoreError) else request.decode(reply)
+            for reply in fan(calls)
+        ]
+
+    return search
 
 
 class RemoteCandidates:

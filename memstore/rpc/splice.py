@@ -113,6 +113,13 @@ def bare(message: Any) -> Any:
     return message._bare if isinstance(message, Message) else message
 
 
+def copied(message: Any) -> Any:
+    """Another message of the same fields, to be changed on its own; what is large is shared."""
+    own = type(bare(message))()
+    own.CopyFrom(bare(message))
+    return Message(own, message._parts) if isinstance(message, Message) else own
+
+
 def opened(kind: Any, data: bytes) -> Any:
     """The message of its bytes, whose large tensors are views of these.
 

@@ -32,7 +32,10 @@ from pathlib import Path
 from models.tasks.data import DataMissing
 
 PACKAGE = "tests.benchmarks"
-HELPERS = ("__main__", "alone", "bare", "data", "echo", "plots", "runner", "served", "sweeps")
+HELPERS = (
+    *("__main__", "alone", "bare", "data", "echo", "link", "parted", "plots", "runner"),
+    *("served", "sweeps"),
+)
 """Modules of the package that are no benchmark."""
 OURS = ("memstore", "models", "workers", "tests")
 REPORTED = ("memstore", "numpy", "numba", "pyarrow", "torch", "faiss-cpu", "faiss-gpu", "ray")

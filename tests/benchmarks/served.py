@@ -22,7 +22,24 @@ def served(
 
     options: of `memstore serve`.  variables: of its environment, beyond ours.
     """
-    command = [sys.executable, "-m", "memstore.cli", "serve", str(folder)]
+    with begun(folder, *options, variables=variables) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def begun(
+    folder: str | Path,
+    *options: str,
+    variables: Mapping[str, str] | None = None,
+    core: int | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """As `served`; gives the process, which says its address when it listens.
+
+    core: the only one that it may run on.
+    """
+    pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
+    command = [*pinned, sys.executable, "-m", "memstore.cli", "serve", str(folder)]
     with subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", *options],
         cwd=ROOT,
@@ -32,8 +49,7 @@ def served(
         text=True,
     ) as process:
         try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            yield process
         finally:
             process.terminate()
             process.wait()

@@ -1,0 +1,109 @@
+"""Servers of the parts of memories, in processes of their own, and what they use; no benchmark.
+
+A server has one thread to search with, as a part of a cluster has a core, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.alone import ONE_THREAD
+from tests.benchmarks.link import linked
+from tests.benchmarks.served import begun
+
+CORES = sorted(os.sched_getaffinity(0))
+TICKS = os.sysconf("SC_CLK_TCK")
+TCP_BYTES = 120
+"""Where `tcp_info` of Linux has the bytes that the other side acknowledged, then those received."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """addresses, pids: of the server of each part, in their order.
+
+    late: where they are beyond a `link`, and that has ended: answers too late for it, and all.
+    """
+
+    addresses: tuple[str, ...]
+    pids: tuple[int, ...]
+    late: Sequence[int] = ()
+
+    @property
+    def connected(self) -> str:
+        """What `memstore.connect` takes."""
+        return ",".join(self.addresses)
+
+    def used_s(self) -> float:
+        """Seconds of processor that the servers have taken, all together."""
+        return sum(map(used_s, self.pids))
+
+
+@contextlib.contextmanager
+def parted(
+    folder: str | Path,
+    parts: int,
+    *options: str,
+    link_s: float | None = None,
+    apart: bool = False,
+) -> Iterator[Parts]:
+    """Serves parts on loopback, each from a folder of its own in `folder`.
+
+    options: of `memstore serve`.  link_s: there and back, where they are to be beyond a `link`.
+    apart: each on a core of its own, as far as there are cores.
+    One part is a store of whole memories, as without a cluster.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    topology = folder / "topology.json"
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number in range(parts):
+            own = ["--part", f"{number}/{parts}", "--topology", str(topology)] if parts > 1 else []
+            home, core = folder / f"part-{number}", CORES[number % len(CORES)] if apart else None
+            served = begun(home, *own, *options, variables=ONE_THREAD, core=core)
+            processes.append(stack.enter_context(served))
+        # They start side by side: each says where it listens when it does.
+        addresses = [server.stdout.readline().strip() for server in processes if server.stdout]
+        late: list[int] = []
+        if link_s is not None:
+            addresses, late = stack.enter_context(linked(addresses, link_s))
+        draft = topology.with_suffix(".new")
+        draft.write_text(json.dumps({"version": 1, "servers": addresses}), encoding="utf-8")
+        draft.rename(topology)
+        yield Parts(tuple(addresses), tuple(server.pid for server in processes), late)
+
+
+def used_s(pid: int) -> float:
+    """Seconds of processor that a process has taken, in its own code and the kernel's."""
+    # The fields behind the name, which may hold spaces; user and system are 14 and 15.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def crossed(addresses: Sequence[str]) -> tuple[int, int]:
+    """Bytes that this process has sent to servers and got from them, as the kernel counts them.
+
+    Of the connections that are open now; what TCP itself adds, 40 bytes a packet, is left out.
+    """
+    ports = {int(address.rpartition(":")[2]) for address in addresses}
+    sent = got = 0
+    for each in Path("/proc/self/fd").iterdir():
+        try:
+            with socket.socket(fileno=os.dup(int(each.name))) as peer:
+                if peer.family not in (socket.AF_INET, socket.AF_INET6):
+                    continue
+                if peer.getpeername()[1] not in ports:
+                    continue
+                told = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES + 16)
+        except OSError:
+            continue  # no socket, or not connected
+        more_sent, more_got = struct.unpack_from("=QQ", told, TCP_BYTES)
+        sent, got = sent + more_sent, got + more_got
+    return sent, got
