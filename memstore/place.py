@@ -91,6 +91,11 @@ class Place:
                     self._fs.delete_file(self._path(name))
                 raise
 
+    def remove(self, name: str) -> None:
+        """Takes a file away; one that is not there is no error."""
+        with self._typed("does not let go of it"), contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(self._path(name))
+
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a file; raises `CorruptFile` where it is missing."""
         with self._typed("is not read"):

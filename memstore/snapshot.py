@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,26 @@ def take(
     data = files.to_json(inside)
     place.put(name, [data], files.fingerprint_of(data), name)
     return Snapshot(uri=place.uri, number=number, bytes=whole, copied=copied)
+
+
+def prune(place: Place, kept: Collection[int]) -> None:
+    """Takes away all snapshots at a place but those of some numbers, and the files that only they
+    had; also what was left of one that was cut off. None is being taken there meanwhile.
+    """
+    names = {name: _number(name) for name in _names(place)}
+    bodies = [read(place, number)["manifest"] for number in {*names.values()} & {*kept}]
+    wanted = {
+        key_of(body["store"], path, fingerprint)
+        for body in bodies
+        for path, fingerprint in manifest.files_of(body).items()
+    }
+    # What a snapshot lists is there as long as the list is.
+    for name, number in names.items():
+        if number not in kept:
+            place.remove(name)
+    for name in place.sizes("files"):
+        if name not in wanted:
+            place.remove(name)
 
 
 def copy_all(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from memstore.memory import Slots
@@ -46,7 +47,7 @@ class Trainer:
         self.entities = self.memories.entities.describe().next_slot
         self.done = 0
 
-    def run(self, questions: Questions, right_QA: Slots) -> Iterator[Step]:
+    def run(self, questions: Questions, right_QA: Slots) -> Generator[Step, None, None]:
         """Takes the steps that are left of the recipe.
 
         right_QA: the right answers of each question, `NO_SLOT` padded.
@@ -84,29 +85,26 @@ class Trainer:
             optimizer.step()
         return float(loss.detach()), hits
 
-    def save(self, path: Path) -> None:
-        """Writes the dense weights, their optimizer and the step number."""
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The dense weights, their optimizer and the step number, by name."""
         arrays = {f"weight/{n}": p.detach().numpy() for n, p in self.network.named_parameters()}
         for number, state in self.dense.state_dict()["state"].items():
             arrays |= {f"adam/{number}/{name}": value.numpy() for name, value in state.items()}
-        draft = path.with_suffix(".new.npz")
-        np.savez(draft, allow_pickle=False, done=np.array(self.done), **arrays)
-        draft.replace(path)
+        return arrays | {"done": np.array(self.done)}
 
-    def load(self, path: Path) -> None:
-        """Takes over what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            names = [name for name, _ in self.network.named_parameters()]
-            weights = {name: torch.from_numpy(arrays[f"weight/{name}"]) for name in names}
-            self.network.load_state_dict(weights)
-            state: dict[int, dict[str, torch.Tensor]] = {}
-            for key in arrays.files:
-                if key.startswith("adam/"):
-                    _, number, name = key.split("/")
-                    state.setdefault(int(number), {})[name] = torch.from_numpy(arrays[key])
-            groups = self.dense.state_dict()["param_groups"]
-            self.dense.load_state_dict({"state": state, "param_groups": groups})
-            self.done = int(arrays["done"])
+    def take(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from what `arrays` gave."""
+        names = [name for name, _ in self.network.named_parameters()]
+        weights = {name: torch.from_numpy(arrays[f"weight/{name}"]) for name in names}
+        self.network.load_state_dict(weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, array in arrays.items():
+            if key.startswith("adam/"):
+                _, number, name = key.split("/")
+                state.setdefault(int(number), {})[name] = torch.from_numpy(array)
+        groups = self.dense.state_dict()["param_groups"]
+        self.dense.load_state_dict({"state": state, "param_groups": groups})
+        self.done = int(arrays["done"])
 
 
 def as_columns(steps: list[Step]) -> dict[str, list[float]]:

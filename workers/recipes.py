@@ -1,14 +1,29 @@
-"""Recipes: what a run is, as a function that returns its whole configuration."""
+"""Recipes: what a run is, as a function that returns its whole configuration.
+
+memtrain fit --recipe geography --set batch=128 --set searched_steps=900
+memtrain fit --recipe my_recipes:small          # a function of your own, in my_recipes.py
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from memstore import checks
+from memstore.errors import InvalidArgument
+from workers import named
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run: the memory it builds, the network, how it is trained and tested.
 
+    Raises `InvalidArgument` on numbers out of range.
+
+    task: what it learns about: a name of `workers.tasks`, or `module:function`, which returns one.
+    seed: of all that is drawn.  dim: numbers a row.  shards: of each memory.  hops: readings.
     places: keep the base to the most populous so many; None takes all.
     k: facts that inner product search proposes; probe: lists it visits.
     key_limit: facts that key hashing proposes at most for an entity.
@@ -42,6 +57,18 @@ class Recipe:
     questions: int = 40_000
     test_questions: int = 4_000
 
+    def __post_init__(self) -> None:
+        for name, kinds in KINDS.items():
+            value = getattr(self, name)
+            fits = type(value) in kinds or (type(value) is int and float in kinds)
+            if fits and isinstance(value, int | float):
+                # NaN fails every comparison.
+                fits = LEAST.get(name, 1) <= value <= checks.LARGEST
+            if not fits:
+                raise InvalidArgument(
+                    f"{name} is out of range", got=repr(value), expected=_expected(name)
+                )
+
     @property
     def steps(self) -> int:
         return self.hashed_steps + self.searched_steps
@@ -54,6 +81,18 @@ class Recipe:
         """Whether the facts are encoded anew before a step."""
         after = step - self.hashed_steps
         return self.searched_steps > 0 and after >= 0 and after % self.refresh_steps == 0
+
+
+KINDS: dict[str, tuple[Any, ...]] = {
+    name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()
+}
+"""By setting, the types that it may have."""
+
+
+LEAST: dict[str, int] = dict.fromkeys(
+    ("seed", "hashed_steps", "searched_steps", "row_lr", "entity_lr", "dense_lr"), 0
+)
+"""By setting, the smallest value; 1 for all others."""
 
 
 def geography(*, quick: bool = False) -> Recipe:
@@ -69,3 +108,51 @@ def geography(*, quick: bool = False) -> Recipe:
         questions=8_000,
         test_questions=1_000,
     )
+
+
+NAMES: dict[str, Callable[[], Recipe]] = {
+    "geography": geography,
+    "geography-quick": lambda: geography(quick=True),
+}
+
+
+def recipe_of(name: str, settings: Iterable[str] = ()) -> Recipe:
+    """The recipe of a name, or what `module:function` returns, with settings of its own.
+
+    settings: each as `key=value`. Raises `InvalidArgument`, which names settings that are near.
+    """
+    make = named.find("recipe", name, NAMES)
+    made = make() if callable(make) else make
+    if not isinstance(made, Recipe):
+        raise InvalidArgument(
+            f"recipe {name!r} is none", got=type(made).__name__, expected="a workers.recipes.Recipe"
+        )
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InvalidArgument("not a setting", got=repr(setting), expected="key=value")
+        if key not in KINDS:
+            raise named.unknown("setting", key, KINDS)
+        changes[key] = _value(key, text)
+    return replace(made, **changes)
+
+
+def _value(key: str, text: str) -> Any:
+    kinds = KINDS[key]
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    for kind in (int, float, str):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    raise InvalidArgument(f"{key} cannot be that", got=repr(text), expected=_expected(key))
+
+
+def _expected(key: str) -> str:
+    kinds = KINDS[key]
+    words = {int: "an integer", float: "a number", str: "a text", NoneType: "none"}
+    least = "" if str in kinds else f" ≥ {LEAST.get(key, 1)}"
+    return " or ".join(words[k] + ("" if k is NoneType else least) for k in kinds)

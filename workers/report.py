@@ -1,4 +1,4 @@
-"""Plots of a run and one page that shows them: report.html and PNG files beside it."""
+"""Plots of what there is of a run, and one page that shows them: report.html and PNG files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 
 
 def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: list[Reply]) -> Path:
-    """Writes the report into `folder`; returns the page."""
+    """Writes the report into `folder`; returns the page. Each part may be empty."""
     replies = [reply for reply in replies if reply.facts]
-    pictures = {
-        "training.png": (_training(steps), "Training: loss and hits@1 among sampled answers"),
-        "attention.png": (_attention(replies), "Attention over facts, hop by hop"),
-        "confusion.png": (_confusion(figures[0]), "Relation asked for and relation read"),
-    }
+    pictures: dict[str, tuple[Figure, str]] = {}
+    if steps:
+        title = "Training: loss and hits@1 among sampled answers"
+        pictures["training.png"] = _training(steps), title
+    if replies:
+        pictures["attention.png"] = _attention(replies), "Attention over facts, hop by hop"
+    if figures:
+        title = "Relation asked for and relation read"
+        pictures["confusion.png"] = _confusion(figures[0]), title
     for name, (figure, _) in pictures.items():
         figure.savefig(folder / name, dpi=110, bbox_inches="tight")
     sections = [
@@ -34,7 +38,8 @@ def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: l
         for name, (_, title) in pictures.items()
     ]
     page = folder / "report.html"
-    page.write_text(PAGE.format(figures=_table(figures), sections="\n".join(sections)))
+    told = _table(figures) if figures else "<p>Not evaluated yet.</p>"
+    page.write_text(PAGE.format(figures=told, sections="\n".join(sections)))
     return page
 
 

@@ -1,61 +1,86 @@
-"""A run folder: the store, the alias dictionary, the network's weights and the figures.
+"""A run folder: what a run is, its memories, its checkpoints and what was seen of it.
 
-store/          the memories          aliases/        the dictionary of names
-recipe.json     the configuration     network.npz     weights, optimizer, step
-steps.parquet   the training curve    figures.json    the evaluations
+recipe.json     the configuration           aliases/       the dictionary of names
+store/          the memories as they are    checkpoints/   network and memories, step by step
+metrics/        the training curve          tensorboard/   the same, live
+figures.json    the evaluation              report.html    plots and figures
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Generator
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import memstore
-from memstore import IndexConfig, SearchOptions
+from memstore import IndexConfig, SearchOptions, checks
 from memstore.torch import RowTable, SparseReader
 from models.kv_memnn import KVMemNN
 from models.tasks import answers, memories
-from models.tasks.asking import QuestionReader
-from models.tasks.geography import load_geography
-from models.tasks.geography_questions import questions, vocabulary
+from models.tasks.asking import QuestionReader, Questions
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from models.tasks.linking import AliasIndex
+from workers.checkpoints import Checkpoints, Holder
 from workers.evaluate import Evaluation, evaluate
-from workers.loop import Step, Trainer, as_columns
+from workers.loop import Step, Trainer
+from workers.metrics import Board, Metrics
 from workers.recipes import Recipe
+from workers.tasks import task_of
 
-SAVE_STEPS = 200
-"""Steps between saves while it trains: what a killed process loses at most."""
+FORMAT = 2
+"""Of recipe.json."""
+
+SHARE = 0.05
+"""Of the time of a run that checkpoints may take, unless it is told after how many steps."""
 
 
 class Run:
-    """One run in its folder, built once, opened after that."""
+    """One run in its folder, built once, opened after that as it was at its last checkpoint."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens a run that `build` made; raises `TaskDataError` where there is none."""
+    def __init__(
+        self, folder: Path, holder: Holder | None = None, *, step: int | None = None
+    ) -> None:
+        """Opens a run that `build` made; raises `TaskDataError` where there is none.
+
+        holder: what has its memories, if not the store in the folder; the caller closes it.
+        step: that of a checkpoint other than the newest.
+        """
         if not is_built(folder):
             raise TaskDataError(
                 f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`"
             )
         self.folder = folder
         self.recipe = recipe_of(folder)
-        self.store = memstore.open(folder / "store")
+        self.task = task_of(self.recipe.task)
+        self.checkpoints = Checkpoints(folder / "checkpoints", asdict(self.recipe))
+        self._metrics = Metrics(folder / "metrics")
+        of_step = "" if step is None else f"-{step:08d}"
+        self._figures = folder / f"figures{of_step}.json"
+        self._own = holder is None
+        self.holder: Holder = memstore.open(folder / "store") if holder is None else holder
         try:
-            self.memories = memories.KnowledgeMemories.of(self.store)
-            aliases = AliasIndex.load(folder / "aliases")
+            self._open(step)
         except BaseException:
-            self.store.close()
+            self.close()
             raise
-        self.reader = QuestionReader(self.memories, aliases)
+
+    def _open(self, step: int | None) -> None:
+        # Before the first step there is none: then the memories are as they were built.
+        found = None
+        if step is not None or self.checkpoints.steps():
+            found = self.checkpoints.restore(self.holder, step)
+        self.memories = memories.KnowledgeMemories.of(self.holder)
+        self.reader = QuestionReader(self.memories, AliasIndex.load(self.folder / "aliases"))
         entities, relations = RowTable(self.memories.entities), RowTable(self.memories.relations)
         facts = SparseReader(
             self.memories.facts,
@@ -68,29 +93,44 @@ class Run:
         self.network = KVMemNN(words, entities, facts, hops=self.recipe.hops)
         self.trainer = Trainer(self.network, self.reader, self.recipe)
         self.steps: list[Step] = []
-        if (folder / "network.npz").exists():
-            try:
-                self.trainer.load(folder / "network.npz")
-                rows = pq.read_table(folder / "steps.parquet").to_pylist()
-                self.steps = [Step(**row) for row in rows if row["number"] < self.trainer.done]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.store.close()
-                raise _unreadable(folder / "network.npz", error) from error
+        if found is not None:
+            self.trainer.take(found.arrays())
+            facts.searches = found.position["searches"]
+            self.steps = self._metrics.read(found.step)
+
+    @classmethod
+    @contextlib.contextmanager
+    def at(cls, folder: Path, step: int) -> Iterator[Self]:
+        """Opens a copy of a run as it was at the checkpoint of a step, beside the run itself."""
+        with (
+            tempfile.TemporaryDirectory(prefix="step-", dir=folder) as scratch,
+            memstore.open(Path(scratch) / "store") as store,
+            cls(folder, store, step=step) as run,
+        ):
+            yield run
 
     @staticmethod
     def build(
-        folder: Path, recipe: Recipe, base: KnowledgeBase, progress: memories.Progress
+        folder: Path,
+        recipe: Recipe,
+        base: KnowledgeBase,
+        progress: memories.Progress,
+        holder: Holder | None = None,
     ) -> None:
         """Builds the memories and the alias dictionary; recipe.json, written last, says done."""
-        shutil.rmtree(folder / "store", ignore_errors=True)
-        for left in ("recipe.json", "network.npz", "steps.parquet", "figures.json"):
-            (folder / left).unlink(missing_ok=True)
+        (folder / "recipe.json").unlink(missing_ok=True)
+        for left in ("store", "checkpoints", "metrics", "tensorboard"):
+            shutil.rmtree(folder / left, ignore_errors=True)
+        for path in (*folder.glob("figures*.json"), folder / "report.html"):
+            path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with memstore.open(folder / "store") as store:
+        with contextlib.ExitStack() as stack:
+            if holder is None:
+                holder = stack.enter_context(memstore.open(folder / "store"))
             memories.build(
-                store,
+                holder,
                 base,
-                vocabulary(),
+                task_of(recipe.task).vocabulary(),
                 dim=recipe.dim,
                 shards=recipe.shards,
                 # A seed gives the same run only where the index is kept by the calls themselves.
@@ -100,16 +140,57 @@ class Run:
             )
         AliasIndex.build(base.aliases, base.weights).save(folder / "aliases")
         draft = folder / "recipe.new"
-        draft.write_text(json.dumps(asdict(recipe), indent=1))
+        draft.write_text(json.dumps({"format": FORMAT, "recipe": asdict(recipe)}, indent=1))
         draft.replace(folder / "recipe.json")
 
     @property
     def trained(self) -> bool:
         return self.trainer.done >= self.recipe.steps
 
-    def train(self, base: KnowledgeBase) -> Generator[Step, None, None]:
-        """Takes the steps that are left; whatever ends it, the run is saved as it then is."""
-        asked = questions(
+    def train(
+        self, base: KnowledgeBase, checkpoint_steps: int | None = None
+    ) -> Generator[Step, None, None]:
+        """Takes the steps that are left; ended between two of them, it makes a checkpoint.
+
+        checkpoint_steps: from one to the next; None lets them take a twentieth of the time.
+        """
+        if checkpoint_steps is not None:
+            checks.positive("checkpoint_steps", checkpoint_steps)
+        if not self.checkpoints.steps():
+            self.save()
+        asked, right_QA = self._asked(base)
+        done = self.trainer.done
+        self._metrics.cut(done)
+        board = Board(self.folder / "tensorboard", done)
+        with closing(board), closing(self.trainer.run(asked, right_QA)) as steps:
+            last, cost_s = time.perf_counter(), 0.0
+            try:
+                for step in steps:
+                    self.steps.append(step)
+                    board.add(step, self.recipe.batch)
+                    yield step
+                    now = time.perf_counter()
+                    due = (
+                        self.trainer.done % checkpoint_steps == 0
+                        if checkpoint_steps
+                        else now - last >= max(cost_s, 0.5) / SHARE
+                    )
+                    if due and not self.trained:
+                        self.save()
+                        last, cost_s = time.perf_counter(), time.perf_counter() - now
+                        board.put(step.number, {"speed/checkpoint_s": cost_s})
+            except GeneratorExit:
+                # In the middle of a step it stays as it was: network and rows are not of one step.
+                if not self.trained:
+                    self.save()
+                raise
+            # So that who reads it finds facts by the keys that were learnt.
+            self.memories.facts.refresh()
+            self.save()
+
+    def _asked(self, base: KnowledgeBase) -> tuple[Questions, memstore.memory.Slots]:
+        """The questions to train on, and the right answers of each."""
+        asked = self.task.questions(
             base,
             split="train",
             count=self.recipe.questions,
@@ -122,31 +203,32 @@ class Run:
         linked = np.flatnonzero(read.entity_Q == subject_Q)
         right = [asked[i].answers[: self.recipe.list_limit] for i in linked]
         right_QA = answers.ragged(np.concatenate(right), np.array([len(r) for r in right]))
-        try:
-            for step in self.trainer.run(read.take(linked), right_QA):
-                self.steps.append(step)
-                if step.number % SAVE_STEPS == SAVE_STEPS - 1:
-                    self.save()
-                yield step
-        finally:
-            self.save()
+        return read.take(linked), right_QA
 
     def save(self) -> None:
-        """Makes the memories and the network durable.
-
-        The memories first: whoever stops in between goes on from the older step of the network.
-        """
-        self.store.checkpoint()
-        draft = self.folder / "steps.new"
-        pq.write_table(pa.table(as_columns(self.steps)), draft)
-        draft.replace(self.folder / "steps.parquet")
-        self.trainer.save(self.folder / "network.npz")
+        """Makes a checkpoint of the network and the memories, unless there is one of this step."""
+        done = self.trainer.done
+        saved = self.checkpoints.steps()
+        if done in saved:
+            return
+        first = max((step for step in saved if step < done), default=0)
+        self._metrics.add([step for step in self.steps if step.number >= first])
+        position = {"seed": self.recipe.seed, "searches": self.network.reader.searches}
+        self.checkpoints.save(self.holder, done, self.trainer.arrays(), position)
 
     def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
-        """Tests on held-out wordings of held-out entities, both ways of proposing facts."""
-        self.memories.facts.refresh()
-        asked = questions(
-            base, split="test", count=self.recipe.test_questions, seed=self.recipe.seed + 2
+        """Tests on held-out wordings of held-out entities, both ways of proposing facts.
+
+        Where training is not over, its memories are put back when the run is opened next.
+        """
+        if not self.trained:
+            self.memories.facts.refresh()
+        asked = self.task.questions(
+            base,
+            split="test",
+            count=self.recipe.test_questions,
+            seed=self.recipe.seed + 2,
+            popular_share=0.0,
         )
         found = [
             evaluate(
@@ -158,23 +240,23 @@ class Run:
             )
             for key_limit in (self.recipe.key_limit, None)
         ]
-        figures = json.dumps([asdict(each) for each in found])
-        (self.folder / "figures.json").write_text(figures)
+        self._figures.write_text(json.dumps([asdict(each) for each in found]))
         return found
 
     @property
     def figures(self) -> list[Evaluation]:
         """The evaluations of last time; empty where there was none."""
-        path = self.folder / "figures.json"
-        saved: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        there = self._figures.exists()
+        saved: list[dict[str, Any]] = json.loads(self._figures.read_text()) if there else []
         return [Evaluation(**each) for each in saved]
 
     def base(self) -> KnowledgeBase:
         """The knowledge base that the memories were built from, read anew."""
-        return load_geography(limit=self.recipe.places)
+        return self.task.base(self.recipe.places)
 
     def close(self) -> None:
-        self.store.close()
+        if self._own:
+            self.holder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -192,13 +274,14 @@ def recipe_of(folder: Path) -> Recipe:
     """The recipe that a run was built by; raises `TaskDataError` if it cannot be read."""
     path = folder / "recipe.json"
     try:
-        return Recipe(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> TaskDataError:
-    return TaskDataError(f"{path}: {error}", "a file of this version", "delete the run, fit anew")
+        body = json.loads(path.read_text())
+        if body.pop("format", None) != FORMAT:
+            raise ValueError("of another version")
+        return Recipe(**body["recipe"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise TaskDataError(
+            f"{path}: {error}", "a file of this version", "delete the run, fit anew"
+        ) from error
 
 
 def is_built(folder: Path) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from memstore import EncodingConfig, IndexConfig, Memory, MemoryConfig, OptimizerConfig, Store
+from memstore import EncodingConfig, IndexConfig, Memory, MemoryConfig, OptimizerConfig
 from memstore.memory import Array
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import words
@@ -18,6 +19,14 @@ BLOCK = 131_072
 
 Progress = Callable[[str, int, int], None]
 """Told of (what, done, of how many)."""
+
+
+class Holder(Protocol):
+    """What has the memories: a store, or a client of one that is served."""
+
+    def memory(self, name: str) -> Memory: ...
+
+    def create(self, name: str, config: MemoryConfig) -> Memory: ...
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class KnowledgeMemories:
     facts: Memory
 
     @classmethod
-    def of(cls, store: Store) -> KnowledgeMemories:
-        """The memories of a store that `build` filled."""
+    def of(cls, store: Holder) -> KnowledgeMemories:
+        """The memories that `build` filled."""
         return cls(*(store.memory(n) for n in ("words", "entities", "relations", "facts")))
 
 
@@ -58,7 +67,7 @@ class Initial:
 
 
 def build(
-    store: Store,
+    store: Holder,
     base: KnowledgeBase,
     vocabulary: Iterable[str],
     *,

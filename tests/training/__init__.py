@@ -1,0 +1,1 @@
+"""Tests of training: by several trainers, and what goes on from a checkpoint."""

@@ -1,0 +1,184 @@
+"""The command line of training: recipes and settings, one run after another, its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from memstore.errors import InvalidArgument
+from tests.training import small
+from workers.cli import main
+from workers.loop import Step
+from workers.metrics import Board, Metrics
+from workers.recipes import Recipe, geography, recipe_of
+from workers.run import Run
+
+OWN = "tests.training.small:recipe"
+SHORT = ("--set", "hashed_steps=4", "--set", "searched_steps=4", "--set", "refresh_steps=2")
+
+
+def test_a_recipe_is_found_by_name_or_is_ones_own() -> None:
+    assert recipe_of("geography") == geography()
+    assert recipe_of("geography-quick") == geography(quick=True)
+    assert recipe_of(OWN) == small.recipe()
+    changed = recipe_of(OWN, ["batch=7", "row_lr=1", "places=None", "task=x"])
+    assert (changed.batch, changed.row_lr, changed.places, changed.task) == (7, 1.0, None, "x")
+    assert changed.dim == small.recipe().dim
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("geografy", [], "'geografy', expected 'geography'"),
+        ("nothing_like_it:f", [], "'nothing_like_it:f' is not found"),
+        ("tests.training.small:nothing", [], "no attribute 'nothing'"),
+        ("tests.training.small:base", [], "is none: got KnowledgeBase"),
+        (OWN, ["bacth=3"], "no such setting: got 'bacth', expected 'batch'"),
+        (OWN, ["batch"], "not a setting: got 'batch', expected key=value"),
+        (OWN, ["batch=many"], "batch cannot be that: got 'many', expected an integer ≥ 1"),
+        (OWN, ["batch=0"], "batch is out of range: got 0, expected an integer ≥ 1"),
+        (OWN, ["places=2.5"], "expected an integer ≥ 1 or none"),
+        (OWN, ["row_lr=nan"], "row_lr is out of range: got nan, expected a number ≥ 0"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_by_name(name: str, settings: list[str], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(said)):
+        recipe_of(name, settings)
+
+
+def test_numbers_of_another_kind_are_refused() -> None:
+    for wrong in ({"batch": 2.0}, {"batch": True}, {"task": 3}, {"seed": -1}):
+        with pytest.raises(InvalidArgument, match="out of range"):
+            Recipe(**wrong)
+
+
+def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    fit = ("fit", "--recipe", OWN, *SHORT, "--out", str(folder))
+    assert main([*fit, "--checkpoint-steps", "3"]) == 0
+    assert json.loads((folder / "recipe.json").read_text())["recipe"]["searched_steps"] == 4
+    said = capsys.readouterr().out
+    assert "2,232 entities" in said
+    with Run(folder) as run:
+        assert run.checkpoints.steps() == [3, 6, 8]
+        before = [(step.number, step.loss) for step in run.steps]
+    assert [number for number, _ in before] == list(range(8))
+    parts = sorted(path.name for path in (folder / "metrics").iterdir())
+    assert parts == [f"from-{first:08d}.parquet" for first in (0, 3, 6)]
+    assert pq.read_table(folder / "metrics")["loss"].to_pylist() == [loss for _, loss in before]
+    assert list((folder / "tensorboard").glob("events*"))
+    assert "Not evaluated" in (folder / "report.html").read_text()
+
+    assert main([*fit]) == 0
+    assert main(["resume", str(folder)]) == 0
+    assert "All 8 steps are done." in capsys.readouterr().out
+    assert main([*fit, "--set", "batch=5"]) == 1
+    said = capsys.readouterr().out
+    assert "another recipe: got {'batch': 16}, expected {'batch': 5}" in said
+    assert f"memtrain resume {folder}" in said
+
+    assert main(["evaluate", str(folder), "--step", "3"]) == 0
+    assert "After step 3 of 8" in capsys.readouterr().out
+    assert not (folder / "figures.json").exists()
+    assert (folder / "figures-00000003.json").exists()
+    assert main(["evaluate", str(folder)]) == 0
+    figures = json.loads((folder / "figures.json").read_text())
+    assert np.isfinite(figures[0]["mrr"])
+    assert "Not evaluated" not in (folder / "report.html").read_text()
+    with Run(folder) as run:
+        assert [(step.number, step.loss) for step in run.steps] == before
+    assert main(["evaluate", str(folder), "--step", "4"]) == 1
+    assert "no such checkpoint: got step 4, expected one of [3, 6, 8]" in capsys.readouterr().out
+    assert not list(folder.glob("step-*"))
+
+    assert main(["resume", str(tmp_path / "nowhere")]) == 1
+    assert "no run in" in capsys.readouterr().out
+
+
+def test_an_evaluation_halfway_changes_nothing_of_what_comes(tmp_path: Path) -> None:
+    recipe = recipe_of(OWN, SHORT[1::2])
+    base = small.base()
+    curves = []
+    for name in ("whole", "tested"):
+        folder = tmp_path / name
+        Run.build(folder, recipe, base, lambda what, done, total: None)
+        with Run(folder) as run:
+            steps = run.train(base)
+            for step in steps:
+                if name == "tested" and step.number == 5:
+                    steps.close()
+        if name == "tested":
+            with Run(folder) as run:
+                assert run.trainer.done == 6
+                run.evaluate(base)
+            with Run(folder) as run:
+                assert len(list(run.train(base))) == 2
+        with Run(folder) as run:
+            curves.append([(step.number, step.loss, step.hits) for step in run.steps])
+    assert curves[0] == curves[1]
+
+
+def test_an_error_in_the_middle_of_a_step_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(OWN, SHORT[1::2])
+    base = small.base()
+    folder = tmp_path / "run"
+    Run.build(folder, recipe, base, lambda what, done, total: None)
+    with Run(folder) as run:
+        steps = run.train(base, checkpoint_steps=2)
+        for _ in range(5):
+            next(steps)
+        # The network learns then, and the rows do not.
+        (_, _), (entities, _) = run.trainer.rows
+        monkeypatch.setattr(entities, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            next(steps)
+    with Run(folder) as run:
+        assert run.trainer.done == 4
+        assert len(run.steps) == 4
+
+
+def stopped() -> None:
+    raise KeyboardInterrupt
+
+
+def test_steps_that_are_taken_again_take_the_place_of_those_before(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics")
+    steps = [Step(number, False, float(number), 0.5, 0.1) for number in range(6)]
+    metrics.add(steps[:2])
+    first = (tmp_path / "metrics/from-00000000.parquet").stat().st_mtime_ns
+    metrics.add(steps[2:4])
+    metrics.add(steps[4:])
+    assert metrics.read(5) == steps[:5]
+    assert metrics.read(2) == steps[:2]
+    metrics.cut(2)
+    assert metrics.read(6) == steps[:2]
+    assert (tmp_path / "metrics/from-00000000.parquet").stat().st_mtime_ns == first
+    metrics.add([])
+    assert metrics.read(6) == steps[:2]
+
+
+def test_the_logs_are_what_tensorboard_reads(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    board = Board(tmp_path, 3)
+    board.add(Step(3, True, 1.5, 0.25, 0.5), batch=8)
+    board.close()
+    (path,) = tmp_path.iterdir()
+    data, found = path.read_bytes(), dict[tuple[int, str], float]()
+    while data:  # length, its checksum, an event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+        data = data[12 + length + 4 :]
+    assert found == {
+        (3, "loss/searched"): 1.5,
+        (3, "hits_at_1/searched"): 0.25,
+        (3, "speed/questions_per_s"): 16.0,
+    }

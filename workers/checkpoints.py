@@ -1,0 +1,251 @@
+"""Checkpoints of a training run: its network and its memories, both as they were after one step.
+
+    memories/                 snapshots: each copies what changed since the one before
+    step-00000200/
+        dense.npz             the weights, and the state of their optimizer
+        checkpoint.json       the step, the recipe, the topology, and which snapshot goes with it
+
+A checkpoint gets its name last, once all of it is durable: it is whole, or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from memstore import checks, files, snapshot
+from memstore.disk import DISK
+from memstore.errors import InvalidArgument, UnsupportedVersion
+from memstore.place import Place
+from memstore.restoring import restore_into
+from memstore.store import Store
+
+if TYPE_CHECKING:
+    from memstore.rpc.client import Client
+
+FORMAT = 1
+
+KEEP = 3
+"""Checkpoints that stay; the oldest goes once there is another."""
+
+DENSE, ABOUT = "dense.npz", "checkpoint.json"
+
+Holder: TypeAlias = "Store | Client"
+"""What has the memories of a run, and no others: a store of this process, or one that is served."""
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One that is there.
+
+    position: where the run was, as `save` was given it. recipe: what the run is. topology:
+    `servers`, and by memory `shards`. snapshot: the number of that of the memories. versions: by
+    memory, of each shard the versions of its rows and index then. dense: of the file of arrays.
+    """
+
+    folder: Path
+    step: int
+    position: dict[str, Any]
+    recipe: dict[str, Any]
+    topology: dict[str, Any]
+    snapshot: int
+    versions: dict[str, list[list[int]]]
+    dense: files.Fingerprint
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays that `save` was given; raises `CorruptFile`."""
+        files.check(self.folder / DENSE, self.dense)
+        with np.load(self.folder / DENSE, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder. One process at a time saves and restores."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        *,
+        memories: str | None = None,
+        keep: int = KEEP,
+    ) -> None:
+        """recipe: what the run is, as JSON can have it; those of another are refused.
+
+        memories: where the snapshots lie, an address that this process and the servers of the
+        memories reach, and where nothing else is; None is a folder beside the checkpoints.
+        keep: how many stay, ≥ 1.
+        """
+        self.folder = folder
+        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))
+        self.memories = str((folder / "memories").absolute()) if memories is None else memories
+        self.keep = checks.positive("keep", keep)
+        # Runs that share a store would take away each other's.
+        self._mark = f"checkpoint-{hashlib.sha256(self.memories.encode()).hexdigest()[:8]}-"
+
+    def steps(self) -> list[int]:
+        """The steps of which there is a checkpoint, rising."""
+        paths = self.folder.glob("step-*")
+        return sorted(int(path.name[5:]) for path in paths if path.name[5:].isdigit())
+
+    def read(self, step: int | None = None) -> Checkpoint:
+        """The checkpoint of a step, or the newest.
+
+        Raises `InvalidArgument` where there is none, or it is of another recipe;
+        `UnsupportedVersion` and `CorruptFile` where it is not to be read.
+        """
+        steps = self.steps()
+        if not steps or step not in (None, *steps):
+            raise InvalidArgument(
+                f"{self.folder} has no such checkpoint",
+                got="the newest" if step is None else f"step {step}",
+                expected=f"one of {steps}" if steps else "any at all",
+            )
+        folder = self._of(steps[-1] if step is None else step)
+        about = files.read_json(folder / ABOUT)
+        if about.get("format") != FORMAT:
+            raise UnsupportedVersion(
+                f"{folder} is of another version",
+                got=about.get("format"),
+                expected=FORMAT,
+                hint="go on with the version of memstore that wrote it, or train anew",
+            )
+        del about["format"]
+        found = Checkpoint(folder=folder, **about)
+        same(
+            f"{folder} is of another recipe",
+            found.recipe,
+            self.recipe,
+            "go on with the recipe it was made by, or train anew in another folder",
+        )
+        return found
+
+    def save(
+        self, holder: Holder, step: int, arrays: Arrays, position: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Makes a checkpoint, and takes the oldest away where there are more than `keep`.
+
+        position: where the run is beside its step, as JSON can have it: what its sampler drew.
+        Nobody changes the memories until it returns. Where it fails the ones before stay.
+        Raises `InvalidArgument` where there is one of this step, and what `mark` and `snapshot`
+        raise.
+        """
+        if step in self.steps():
+            raise InvalidArgument(f"{self._of(step)} is there already", got=f"step {step}")
+        self._clear()
+        for left in holder.marks():
+            if left.startswith(self._mark):
+                holder.unmark(left)
+        mark = f"{self._mark}{step:08d}"
+        holder.mark(mark)
+        versions = _versions(holder)
+        taken = holder.snapshot(self.memories, at=mark)
+        holder.unmark(mark)
+        draft = self._of(step).with_suffix(".new")
+        files.make_folder(draft)
+        with files.typed("a checkpoint"):
+            made = files.make(draft / DENSE, lambda file: files.arrays_to(file, arrays))
+            about: dict[str, Any] = {
+                "step": step,
+                "position": dict(position),
+                "recipe": self.recipe,
+                "topology": {"servers": _servers(holder), "shards": _shards(versions)},
+                "snapshot": taken.number,
+                "versions": versions,
+                "dense": made,
+            }
+            files.replace_json(draft / ABOUT, {"format": FORMAT} | about)
+            DISK.rename(draft, self._of(step))
+            DISK.sync_folder(self.folder)
+        self._prune()
+        return self.read(step)
+
+    def restore(self, holder: Holder, step: int | None = None) -> Checkpoint:
+        """Makes the memories as they were at a checkpoint, the newest or that of a step.
+
+        Memories that are as they were then stay as they are; others of their names are dropped.
+        Where it is cut off it is to be called again. Raises as `read`, `InvalidArgument` where the
+        memories lie, or are cut, otherwise now.
+        """
+        found = self.read(step)
+        now = _versions(holder)
+        there = {name: now[name] for name in now if name in found.versions}
+        same(
+            f"{found.folder} is of another topology",
+            found.topology,
+            {
+                "servers": _servers(holder),
+                "shards": found.topology["shards"] | _shards(there),
+            },
+            "serve the memories as they then were, or train anew",
+        )
+        if there == found.versions:
+            return found
+        files.check(found.folder / DENSE, found.dense)
+        # What is encoded before its parts.
+        for name in sorted(there, key=lambda name: holder.memory(name).config.encoding is None):
+            holder.drop(name)
+        if isinstance(holder, Store):
+            restore_into(holder, self.memories, number=found.snapshot)
+        else:
+            holder.restore(self.memories, number=found.snapshot)
+        return found
+
+    def _of(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _clear(self) -> None:
+        """Takes away what processes left that died while they made or took away a checkpoint."""
+        for suffix in ("new", "old"):
+            for left in self.folder.glob(f"step-*.{suffix}"):
+                shutil.rmtree(left)
+
+    def _prune(self) -> None:
+        for step in self.steps()[: -self.keep]:
+            old = self._of(step).rename(self._of(step).with_suffix(".old"))
+            shutil.rmtree(old)
+        kept = [files.read_json(self._of(step) / ABOUT)["snapshot"] for step in self.steps()]
+        snapshot.prune(Place(self.memories), kept)
+
+
+def _versions(holder: Holder) -> dict[str, list[list[int]]]:
+    return {
+        name: [[s.row_version, s.index_version] for s in holder.memory(name).describe().shards]
+        for name in holder.list()
+    }
+
+
+def _shards(versions: Mapping[str, list[list[int]]]) -> dict[str, int]:
+    return {name: len(of_shards) for name, of_shards in versions.items()}
+
+
+def _servers(holder: Holder) -> int:
+    """How many processes hold the memories together."""
+    if isinstance(holder, Store):
+        return 1
+    from memstore.rpc import administration
+
+    told = holder.send(administration.topology())
+    return 1 if told is None else len(told.servers)
+
+
+def same(problem: str, got: dict[str, Any], expected: dict[str, Any], hint: str) -> None:
+    """Raises `InvalidArgument`, which names what differs."""
+    differ = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
+    if differ:
+        raise InvalidArgument(
+            problem,
+            got={key: got.get(key) for key in differ},
+            expected={key: expected.get(key) for key in differ},
+            hint=hint,
+        )

@@ -1,0 +1,87 @@
+"""Metrics of a run: its steps as Parquet, and as logs of TensorBoard while it trains.
+
+metrics/from-00000200.parquet     the steps from there to the next checkpoint, written once
+tensorboard/                      the same, live, where tensorboardX is installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.loop import Step, as_columns
+
+
+class Metrics:
+    """The steps of a run, by parts that a checkpoint each ends; a part is whole, or not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, end: int) -> list[Step]:
+        """The steps before `end`, rising."""
+        tables = [pq.read_table(path) for path in self._parts() if self._first(path) < end]
+        rows = pa.concat_tables(tables).to_pylist() if tables else []
+        return [Step(**row) for row in rows if row["number"] < end]
+
+    def add(self, steps: Sequence[Step]) -> None:
+        """Adds a part; what is there is not written again."""
+        if not steps:
+            return
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"from-{steps[0].number:08d}.parquet"
+        draft = path.with_suffix(".new")
+        pq.write_table(pa.table(as_columns(list(steps))), draft)
+        draft.replace(path)
+
+    def cut(self, end: int) -> None:
+        """Takes away the parts of steps from `end` on: those are taken again."""
+        for path in self._parts():
+            if self._first(path) >= end:
+                path.unlink()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("from-*.parquet"))
+
+    @staticmethod
+    def _first(path: Path) -> int:
+        return int(path.stem[5:])
+
+
+class Board:
+    """Writes steps as TensorBoard reads them; nothing where tensorboardX is not installed."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """step: the first that will be written; later ones that are there are not shown then."""
+        self._writer: Any = None
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    def add(self, step: Step, batch: int) -> None:
+        """batch: questions a step."""
+        self.put(
+            step.number,
+            {
+                # The two ways of proposing facts differ in difficulty: one curve each.
+                f"loss/{'searched' if step.searched else 'hashed'}": step.loss,
+                f"hits_at_1/{'searched' if step.searched else 'hashed'}": step.hits,
+                "speed/questions_per_s": batch / step.seconds,
+            },
+        )
+
+    def put(self, number: int, values: dict[str, float]) -> None:
+        """Writes numbers by name."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, number)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
