@@ -61,8 +61,14 @@ from memstore.widening import Candidates
 
 NOTHING = np.empty(0, np.int64)
 
-Fan = Callable[[Sequence[Callable[[], Any]]], list[Any]]
-"""Does several calls at once; gives what each returned, or the `MemstoreError` that it raised."""
+
+class Fan(Protocol):
+    """Does several calls at once; gives what each returned, or the `MemstoreError` that it raised.
+
+    spare: those that take much longer than the others are not waited for, and raise `Unreachable`.
+    """
+
+    def __call__(self, calls: Sequence[Callable[[], Any]], *, spare: bool = ...) -> list[Any]: ...
 
 
 SearchAll = Callable[[Array, int, SearchOptions], list[Any]]
@@ -319,7 +325,8 @@ class SpreadMemory:
         return results[0] if len(found) == 1 else routing.joined_results(results, k)
 
     def _search_each(self, queries: Array, k: int, options: SearchOptions) -> list[Any]:
-        return self.fan([partial(part.search, queries, k, options) for part in self._parts])
+        calls = [partial(part.search, queries, k, options) for part in self._parts]
+        return self.fan(calls, spare=options.partial)
 
     def _widened(self, queries: Array, k: int, options: SearchOptions) -> SearchResult:
         """What is found, and what training adds, of all parts."""

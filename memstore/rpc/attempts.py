@@ -13,6 +13,9 @@ from memstore.rpc.target import LONGEST_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 
+OVER_S = 0.02
+"""By which the clocks of gRPC may differ."""
+
 FOREIGN_S = 2.0
 """For a server that moved to be told of, where one of another cluster has its address by now."""
 
@@ -32,6 +35,11 @@ class Attempts:
         self._longest_s = FIRST_PAUSE_S
         self._failure: MemstoreError | None = None
         self._begun = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no time left, or next to none."""
+        return self._deadline.left_s <= OVER_S
 
     def left_s(self) -> float:
         """Seconds for the next attempt; where there are none raises what the last failed with, or

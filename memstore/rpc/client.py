@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.errors import (
+    DeadlineExceeded,
     ForeignPart,
     MemstoreError,
     ShardUnavailable,
@@ -211,7 +212,8 @@ class Client:
             return way.sent(service, verb, message, left_s, self._told)
         except ShardUnavailable:
             raise  # It is there, others are not.
-        except (Unreachable, StoreClosed, ForeignPart):
+        except (Unreachable, StoreClosed, ForeignPart, DeadlineExceeded):
+            # Of those that hang the next call is to ask another.
             self._ways.pass_over(way)
             raise
 

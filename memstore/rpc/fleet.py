@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from memstore.deadline import NO_DEADLINE, Deadline
-from memstore.errors import MemstoreError, ShardElsewhere, StoreClosed, TooLong, Unreachable
+from memstore.errors import (
+    DeadlineExceeded,
+    MemstoreError,
+    ShardElsewhere,
+    StoreClosed,
+    TooLong,
+    Unreachable,
+)
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Request
 from memstore.rpc.cutting import Parts
 from memstore.rpc.membership import CLUSTER, OPENING, told
+from memstore.rpc.sparing import Spare, spared
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Ways
 
@@ -22,6 +32,10 @@ T = TypeVar("T")
 
 THREADS = 64
 """Parts that are asked at once, of all calls together; the threads do nothing but wait."""
+
+WAITING = 16
+"""Calls that wait at once for a part that did not answer in time: more would leave no threads to
+those for the others."""
 
 
 class Fleet:
@@ -40,6 +54,9 @@ class Fleet:
         self._ways, self._topology, self._renew = ways, topology, renew
         self._patience_s = patience_s
         self._openings: dict[int, str] = {}
+        # Parts that did not answer in time, and nothing since; and how many calls wait for each.
+        self._late, self._waiting = set[int](), Counter[int]()
+        self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS, "memstore-fan")
         self._own = threading.local()
 
@@ -58,7 +75,14 @@ class Fleet:
         return NO_DEADLINE if own is None else own
 
     def ask(self, number: int, request: Request[T]) -> T:
-        """Sends a request to the server of a part, again where that may help."""
+        """Sends a request to the server of a part, again where that may help.
+
+        Raises `Unreachable` where that does not answer in time.
+        """
+        with self._counted(number):
+            return self._asked(number, request)
+
+    def _asked(self, number: int, request: Request[T]) -> T:
         outer: Deadline | None = getattr(self._own, "deadline", None)
         most_s = self._ways.target.deadline_s if outer is None else max(outer.left_s, 1e-3)
         if request.deadline_s is not None:
@@ -68,6 +92,9 @@ class Fleet:
         parts = Parts(request, self._ways.target.message_bytes)
         # Who called is to be told which shards are lost before the time is over.
         patience = Deadline(None if self._patience_s is None else min(self._patience_s, most_s / 3))
+        spare: Spare | None = getattr(self._own, "spare", None)
+        if spare is not None:
+            spare.number = number
         while True:
             topology = self._topology()
             address = _server(topology, number)
@@ -76,7 +103,8 @@ class Fleet:
                 way = self._ways.to(address)
                 also = self._also(topology, number)
                 verb = request.service, request.verb
-                reply, behind = way.answered(*verb, parts.message, left_s, also)
+                reply, behind = way.answered(*verb, parts.message, left_s, also, spare)
+                self._late.discard(number)
                 opening = told(behind, OPENING)
                 if opening:
                     self._openings[number] = opening
@@ -88,6 +116,11 @@ class Fleet:
                 continue
             except MemstoreError as error:
                 failure = error
+                if spare is not None and spare.over.is_set():
+                    raise Unreachable("others have answered, and it has not", got=address) from None
+                if isinstance(error, DeadlineExceeded) and attempts.is_over:
+                    self._late.add(number)
+                    raise Unreachable("it does not answer in time", got=address) from error
                 if isinstance(error, StoreClosed) and not self._ways.closed:
                     # Of the server: it ends, and another may be there for it soon.
                     failure = Unreachable(error.problem, got=address)
@@ -96,7 +129,7 @@ class Fleet:
                         raise failure from error
                     self._renew(topology)
                 pause_s = attempts.pause_s(failure)
-            time.sleep(pause_s)
+            time.sleep(pause_s) if spare is None else spare.over.wait(pause_s)
 
     def _also(self, topology: Topology, number: int) -> list[tuple[str, str]]:
         """What a part is told of whom it is taken for."""
@@ -106,17 +139,49 @@ class Fleet:
         own = [(CLUSTER, topology.cluster)]
         return own if opening is None else [*own, (OPENING, opening)]
 
-    def fan(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    @contextlib.contextmanager
+    def _counted(self, number: int) -> Iterator[None]:
+        """Counts a call as waiting for a part; raises `Unreachable` where too many do in vain."""
+        with self._counting:
+            waiting = self._waiting[number]
+            if number in self._late and waiting >= WAITING:
+                raise Unreachable("it does not answer", got=f"{waiting} calls that wait for it")
+            self._waiting[number] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._waiting[number] -= 1
+
+    def fan(self, calls: Sequence[Callable[[], Any]], *, spare: bool = False) -> list[Any]:
         """Does several calls at once: what each returned, or the `MemstoreError` that it raised.
+
+        spare: what takes much longer than the others is given up, with `Unreachable`.
 
         Raises `StoreClosed` where it was closed.
         """
         outer: Deadline | None = getattr(self._own, "deadline", None)
         if outer is not None:
             calls = [_bound(self.within, outer, call) for call in calls]
+        if spare and len(calls) > 1:
+            spares = [Spare() for _ in calls]
+            begun = [
+                self._begun(_bound(self._sparing, each, call))
+                for each, call in zip(spares, calls, strict=True)
+            ]
+            self._late.update(spared(begun, spares, self._late))
+            return [*map(self._ended, begun)]
         begun = [self._begun(call) for call in calls[:-1]]
         last = _tried(calls[-1])
         return [*map(self._ended, begun), last]
+
+    def _sparing(self, spare: Spare, work: Callable[[], T]) -> T:
+        """Does some work that may be left out."""
+        self._own.spare = spare
+        try:
+            return work()
+        finally:
+            self._own.spare = None
 
     def _begun(self, call: Callable[[], Any]) -> Future[Any]:
         try:
@@ -129,8 +194,10 @@ class Fleet:
     def _ended(self, begun: Future[Any]) -> Any:
         try:
             return begun.result()
-        except CancelledError:  # it was closed before a thread came to it
-            return self._ways.target.closed()
+        except CancelledError:  # before a thread came to it
+            if self._ways.closed:
+                return self._ways.target.closed()
+            return Unreachable("others have answered, and it was not asked yet")
 
     def close(self) -> None:
         """Lets go of its threads, and of the ways."""
@@ -150,8 +217,8 @@ def _server(topology: Topology, number: int) -> str:
     return topology.servers[number]
 
 
-def _bound(within: Any, deadline: Deadline, call: Callable[[], Any]) -> Callable[[], Any]:
-    return lambda: within(deadline, call)
+def _bound(within: Any, what: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: within(what, call)
 
 
 def _tried(call: Callable[[], Any]) -> Any:

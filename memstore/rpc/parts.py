@@ -248,7 +248,7 @@ def search_all(parts: Sequence[RemotePart], fan: Fan) -> SearchAll:
             calls.append(functools.partial(part._searched, own, options.partial))
         return [
             reply if isinstance(reply, MemstoreError) else request.decode(reply)
-            for reply in fan(calls)
+            for reply in fan(calls, spare=options.partial)
         ]
 
     return search

@@ -53,6 +53,9 @@ from memstore.store import Store
 PATIENCE_S = 1.0
 """How long a server goes on asking one that is not there; then who called it may."""
 
+TELL_S, TELL_SHARE = 0.5, 0.1
+"""Of the time of a call, what is kept, at most, to tell who called which shards did not answer."""
+
 
 class Spreading:
     """Whole memories, of which a store has a part. Any thread may use it."""
@@ -78,7 +81,9 @@ class Spreading:
         return self.store.path
 
     def within(self, deadline_s: float | None, work: Callable[[], Any]) -> Any:
-        """Does some work, that asks others for no longer than that."""
+        """Does some work, that asks others for a little less long than that."""
+        if deadline_s is not None:
+            deadline_s -= min(TELL_S, TELL_SHARE * deadline_s)
         return self._fleet.within(Deadline(deadline_s), work)
 
     # What a store of whole memories does.

@@ -136,6 +136,10 @@ class AnyLength:
         stub, asked = self._chosen(message)
         return stub.with_call(asked, **told)
 
+    def future(self, message: Any, **told: Any) -> Any:
+        stub, asked = self._chosen(message)
+        return stub.future(asked, **told)
+
     def _chosen(self, message: Any) -> tuple[Any, Any]:
         if message.ByteSize() <= self._most_bytes:
             return self._whole, message

@@ -14,6 +14,7 @@ import grpc
 from memstore.errors import MemstoreError, Unreachable
 from memstore.rpc import failures
 from memstore.rpc.calls import Request
+from memstore.rpc.sparing import Spare
 from memstore.rpc.target import Target, opener, stubs
 
 FIND_PAUSE_S = 1.0
@@ -46,15 +47,29 @@ class Way:
         return self.answered(service, verb, message, left_s, also)[0]
 
     def answered(
-        self, service: str, verb: str, message: Any, left_s: float, also: Sequence[Pair] = ()
+        self,
+        service: str,
+        verb: str,
+        message: Any,
+        left_s: float,
+        also: Sequence[Pair] = (),
+        spare: Spare | None = None,
     ) -> tuple[Any, Any]:
-        """The same, with the metadata that came behind the reply."""
+        """The same, with the metadata that came behind the reply.  spare: may end it meanwhile."""
         self._check()
+        stub = self._stubs[service, verb]
+        told: Any = {"timeout": left_s, "metadata": [*self.target.metadata, *also]}
         try:
-            reply, call = self._stubs[service, verb].with_call(
-                message, timeout=left_s, metadata=[*self.target.metadata, *also]
-            )
+            if spare is None:
+                reply, call = stub.with_call(message, **told)
+            else:
+                call = stub.future(message, **told)
+                spare.waits_for(call)
+                reply = call.result()
             return reply, call.trailing_metadata()
+        except grpc.FutureCancelledError as error:
+            self._check()
+            raise Unreachable(f"the call to {self.target.address} was ended") from error
         except grpc.RpcError as error:
             self._check()
             raise failures.from_call(error, self.target.address) from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -20,70 +17,12 @@ from memstore.errors import MemstoreError
 from memstore.memory import Array
 from tests.conftest import LONG
 from tests.faults.lives import together
+from tests.faults.processes import Cluster
 
 SERVERS, KILLS = 4, 20 if LONG else 3
 WIDTH, BATCH, COUNTERS = 4, 6, 16
 CONFIG = MemoryConfig(dim=WIDTH, shards=8, index="exact", optimizer="sgd", updates="logged")
 EXACT = SearchOptions(exact=True)
-
-
-class Process:
-    """A server of one part in a process of its own."""
-
-    def __init__(self, folder: Path, number: int, topology: Path) -> None:
-        part = f"{number}/{SERVERS}"
-        own = str(folder / str(number))
-        main = "import sys; from memstore.cli import main; sys.exit(main())"
-        serve = [sys.executable, "-c", main, "serve", own, "--listen", "127.0.0.1:0"]
-        self._errors = (folder / f"log-{number}").open("a")
-        self.process = subprocess.Popen(
-            [*serve, "--part", part, "--topology", str(topology)],
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def address(self) -> str:
-        """Where it listens, once it does."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def kill(self) -> None:
-        """Ends it as `kill -9` does."""
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self._errors.close()
-
-
-class Cluster:
-    """All servers, and the file that says where they are."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._topology = folder, folder / "topology.json"
-        self._version = 0
-        self._servers = [Process(folder, i, self._topology) for i in range(SERVERS)]
-        self.addresses = [server.address() for server in self._servers]
-        self._tell()
-
-    def kill(self, number: int) -> None:
-        self._servers[number].kill()
-
-    def restart(self, number: int) -> None:
-        self._servers[number] = Process(self._folder, number, self._topology)
-        self.addresses[number] = self._servers[number].address()
-        self._tell()
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.kill()
-
-    def _tell(self) -> None:
-        self._version += 1
-        draft = self._topology.with_suffix(".new")
-        draft.write_text(json.dumps({"version": self._version, "servers": self.addresses}))
-        draft.replace(self._topology)
 
 
 class Load:
@@ -159,7 +98,7 @@ class Load:
 
 @pytest.mark.parametrize("fan_out", [True, False], ids=["fan out", "forward"])
 def test_nothing_acknowledged_is_lost_and_others_never_fail(tmp_path: Path, fan_out: bool) -> None:
-    cluster = Cluster(tmp_path)
+    cluster = Cluster(tmp_path, SERVERS)
     try:
         # Who asks one server for all asks one that lives.
         address = cluster.addresses[2]
