@@ -31,12 +31,14 @@ class Outline:
     """What must be known of a change to say whether it could be done.
 
     freshens: it has to wait for the index.  reach: how much a `blend` may add to a number.
+    parts: all that the call is about, where it is about several.
     """
 
     verb: Verb
     slots_B: Slots
     freshens: bool = False
     reach: float = 0.0
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ MemstoreError
 ├── DeviceError (RuntimeError)       a GPU did not take an index; the one before serves
 │   └── OutOfDeviceMemory (MemoryError)  it is full, or a shard's part of it
 ├── Overloaded                       the index is behind; nothing was changed, try again later
+│   └── Held                         a cut through several servers is made; in a moment it goes on
 ├── DeadlineExceeded                 the call waited for too long; nothing was changed
 ├── RequestTooOld                    nobody knows any more whether the request was applied
 ├── RequestConflict                  the request's number was used for another one
@@ -130,6 +131,11 @@ class Overloaded(MemstoreError):
     def __init__(self, problem: str, *, retry_after_s: float, **facts: Any) -> None:
         super().__init__(problem, hint=f"try again in {retry_after_s:.1f} s", **facts)
         self.retry_after_s = retry_after_s
+
+
+class Held(Overloaded):
+    """Servers hold off mutations while a mark, or a snapshot, of all of them is made; nothing was
+    changed. Who spreads a mutation over them waits for that by itself, as long as it has time."""
 
 
 class DeadlineExceeded(MemstoreError):

@@ -17,6 +17,7 @@ from memstore.changes import NOTHING, Change, Outline
 from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, MemoryInUse, Overloaded, ShardElsewhere, Unsupported
+from memstore.holding import Gate, Key
 from memstore.memory import NO_SLOT, Applied, Array, Description, SearchOptions, SearchResult, Slots
 from memstore.retries import Asked, Reply
 from memstore.shard.requests import Request
@@ -70,6 +71,11 @@ class HeldMemory(EmbeddedMemory):
     drift: Callable[[], float] | None = None
     """Of an encoded memory: what tells its drift."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gate = Gate()
+        """What mutations pass through; that of a store is one for all its memories."""
+
     @property
     def leads(self) -> bool:
         """Whether it has shard 0, and so gives out slots."""
@@ -100,15 +106,29 @@ class HeldMemory(EmbeddedMemory):
 
     def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float:
         """Raises what a change would raise; returns the seconds that it waited for the index."""
-        delay_s = self.admit(deadline) if outline.freshens else 0.0
-        with self._mutating(deadline):
-            self._check_open()
-            slots_B = outline.slots_B[self.known(asked).left(outline.slots_B)]
-            if outline.verb == "append":
-                self._make_room(slots_B)
-            else:
-                self.check(outline.verb, slots_B, outline.reach)
+        key = self._key(asked)
+        new = self.gate.begin(key, outline.parts, deadline, lambda: self.knows(key))
+        try:
+            delay_s = self.admit(deadline) if outline.freshens else 0.0
+            with self._mutating(deadline):
+                self._check_open()
+                slots_B = outline.slots_B[self.known(asked).left(outline.slots_B)]
+                if outline.verb == "append":
+                    self._make_room(slots_B)
+                else:
+                    self.check(outline.verb, slots_B, outline.reach)
+        except BaseException:
+            if new:
+                self.gate.refuse(key)
+            raise
         return delay_s
+
+    def knows(self, key: Key) -> bool:
+        """Whether it did something of a request."""
+        return any(shard.windows.has(key.client, key.number) for shard in self.shards)
+
+    def _key(self, asked: Asked) -> Key:
+        return Key(self._name, asked.id.client, asked.id.number)
 
     def give_out(self, count: int, asked: Asked, deadline: Deadline) -> int:
         """The first of `count` new slots in a row, which nobody else is given.
@@ -136,6 +156,11 @@ class HeldMemory(EmbeddedMemory):
 
     def apply(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
         """Does the part of a change that is about its slots."""
+        key = self._key(asked)
+        with self.gate.doing(key, lambda: self.knows(key)):
+            return self._let_in(change, given, asked, deadline)
+
+    def _let_in(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied:
         if self.epoch is None:
             return self._applied(change, given, asked, deadline)
         if change.verb not in ("append", "write", "touch", "erase"):

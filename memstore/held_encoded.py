@@ -135,6 +135,12 @@ class HeldEncodedMemory(EncodedMemory):
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
     ) -> int:
         """Puts new sums where slots still name what these were made of; returns how many."""
+        with self.base.gate.doing(None, _unknown):
+            return self._put_again(slots_B, keys_BD, named_BC, epoch, drifts)
+
+    def _put_again(
+        self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
+    ) -> int:
         if not drifts:
             self.base.admit()
         with self.base.frozen():
@@ -156,15 +162,21 @@ class HeldEncodedMemory(EncodedMemory):
         """Part rows are summed anew as they were when they had gone so far."""
         if column not in self._parts or (rows_P >= self._parts[column].next_slot).any():
             raise UnknownSlot(f"no such part rows of column {column!r} are here")
-        encoded_at = self.encoded_at[column]
-        length = max(len(encoded_at), int(rows_P.max(initial=-1)) + 1)
-        encoded_at = fitted(encoded_at, length)
-        encoded_at[rows_P] = np.maximum(encoded_at[rows_P], travel_P)
-        self.encoded_at[column] = encoded_at
-        self.refreshed += 1
+        with self.base.gate.doing(None, _unknown), self.base.frozen():
+            encoded_at = self.encoded_at[column]
+            length = max(len(encoded_at), int(rows_P.max(initial=-1)) + 1)
+            encoded_at = fitted(encoded_at, length)
+            encoded_at[rows_P] = np.maximum(encoded_at[rows_P], travel_P)
+            self.encoded_at[column] = encoded_at
+            self.refreshed += 1
 
     def _apart(self) -> Unsupported:
         return Unsupported(
             f"memory {self.name!r} is part {self.base.part} here: its parts lie on other servers",
             hint="ask a server",
         )
+
+
+def _unknown() -> bool:
+    """Of what has no number, so that nobody knows whether it was done."""
+    return False

@@ -35,6 +35,8 @@ class Manifests:
         self.marks: dict[str, manifest.Body] = {}
         self.pins: list[manifest.Body] = []
         """Of files that are being copied."""
+        self.cuts: dict[str, manifest.Body] = {}
+        """Of moments that are of several parts, until that is a mark or over."""
         self._doubtful: list[manifest.Body] = []
         self._doubtful_marks: list[manifest.Body] = []
         self._number = 0
@@ -92,14 +94,14 @@ class Manifests:
         self.body = body
         self._doubtful.clear()
 
-    def mark(self, name: str) -> None:
-        """Keeps what is found under a name; raises as `write`."""
-        path = self._mark(name)
-        self._doubtful_marks.append(self.body)
+    def mark(self, name: str, body: manifest.Body | None = None) -> None:
+        """Keeps what is found, or what another manifest names, under a name; raises as `write`."""
+        path, body = self._mark(name), self.body if body is None else body
+        self._doubtful_marks.append(body)
         try:
             with files.typed("a mark"):
                 files.make_folder(path.parent, self._disk)
-                manifest.write(path, self.body, self._disk)
+                manifest.write(path, body, self._disk)
         except BaseException:
             with contextlib.suppress(OSError):
                 if path.exists():
@@ -128,7 +130,8 @@ class Manifests:
     def sweep(self) -> None:
         """Takes away what none of them names; what cannot be now is taken away another time."""
         found = [self.body, *self._doubtful]
-        bodies = (*found, *self._doubtful_marks, *self.marks.values(), *self.pins)
+        kept = *self.marks.values(), *self.pins, *self.cuts.values()
+        bodies = (*found, *self._doubtful_marks, *kept)
         wanted = {self._folder / path for body in bodies for path in manifest.files_of(body)}
         logs = {entry["log"]["name"] for body in found for entry in body["memories"].values()}
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyarrow import fs
 
-from memstore import checks, files, manifest, resharding, snapshot
+from memstore import checks, files, joining, manifest, resharding, snapshot
 from memstore.checkpoints import MemoryCheckpoints, config_of
 from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
@@ -52,13 +52,14 @@ def restore(
             f"{target} is there already", hint="restore to a path where there is nothing"
         )
     place = Place(uri, filesystem)
-    body = snapshot.read(place, number)["manifest"]
-    counts = _counts(body, shards)
+    bodies = _bodies(place, number)
+    counts = _counts(bodies[0], shards)
     draft = target.with_name(target.name + ".restoring")
     with files.typed("a store that is restored"):
         files.make_folder(draft)
         with files.lock(draft / "RESTORING"):
-            _fetch(body, place, draft, progress)
+            _fetch(bodies, place, draft, progress)
+            body = joining.joined(bodies, draft)
             _found(body, draft)
             if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
                 draft = _cut(draft, target, counts)
@@ -88,16 +89,23 @@ def restore_into(
             hint="restore it for one server",
         )
     place = Place(uri, filesystem)
-    body = snapshot.read(place, number)["manifest"]
-    store.check_free(body["memories"])
+    bodies = _bodies(place, number)
+    store.check_free(bodies[0]["memories"])
     draft = store.path / RESTORING
     with files.typed("memories that are restored"):
         files.make_folder(draft)
         with files.lock(draft / "RESTORING"):
-            _fetch(body, place, draft, progress)
-            store.adopt(_memories(body, draft, store.path))
+            _fetch(bodies, place, draft, progress)
+            store.adopt(_memories(joining.joined(bodies, draft), draft, store.path))
             shutil.rmtree(draft, ignore_errors=True)
-    return sorted(body["memories"])
+    return sorted(bodies[0]["memories"])
+
+
+def _bodies(place: Place, number: int | None) -> list[manifest.Body]:
+    """The manifests of a snapshot: of one store, or of all parts of one."""
+    bodies = snapshot.bodies_of(snapshot.read(place, number))
+    joining.check(bodies, place.uri)
+    return bodies
 
 
 def _memories(
@@ -142,9 +150,13 @@ def _cut(draft: Path, target: Path, counts: Mapping[str, int]) -> Path:
 
 
 def _fetch(
-    body: manifest.Body, place: Place, draft: Path, progress: snapshot.Progress | None
+    bodies: Sequence[manifest.Body],
+    place: Place,
+    draft: Path,
+    progress: snapshot.Progress | None,
 ) -> None:
-    wanted = manifest.files_of(body)
+    keys = joining.sources(bodies)
+    wanted = {path: fingerprint for path, (_, fingerprint) in keys.items()}
 
     def lacks(path: str) -> bool:
         try:
@@ -154,7 +166,7 @@ def _fetch(
         return False
 
     def copy(path: str) -> None:
-        key, local = snapshot.key_of(body["store"], path, wanted[path]), draft / path
+        key, local = keys[path][0], draft / path
         # Under its name only once it is durable: what is there is not fetched again.
         part = local.with_name(local.name + ".part")
         part.unlink(missing_ok=True)
@@ -178,7 +190,7 @@ def _fetch(
 def _counts(body: manifest.Body, shards: Shards) -> dict[str, int]:
     """Into how many shards each memory is to be cut."""
     memories = body["memories"]
-    counts = {name: len(entry["shards"]) for name, entry in memories.items()}
+    counts = {name: config_of(entry).shards for name, entry in memories.items()}
     if shards is None:
         return counts
     asked = shards if isinstance(shards, Mapping) else dict.fromkeys(counts, shards)

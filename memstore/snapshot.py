@@ -3,6 +3,7 @@
     files/STORE/PATH.CCCCCCCC          a file of the store, C its CRC; it is never changed
     snapshot-NNNNNNNN-RRRRRRRR.json    what a snapshot holds, put last; R is drawn at random
 
+A snapshot of memories that lie on several servers has the files, and the manifests, of all.
 A file that is there already is not copied again, whether an earlier snapshot has it or one that
 was cut off. Of several snapshots the one of the highest number is the newest.
 """
@@ -11,17 +12,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memstore import files, manifest
 from memstore.errors import NotAStore, UnsupportedVersion
 from memstore.place import Place, bytes_of
 
-FORMAT = 1
+FORMAT, JOINT_FORMAT = 1, 2
+"""Of a snapshot of one store, and of one of several parts."""
+
 NAME = re.compile(r"snapshot-(\d{8})-[0-9a-f]{8}\.json")
 
 Progress = Callable[[int, int], None]
@@ -38,6 +41,13 @@ class Snapshot:
     copied: int
 
 
+class Copied(NamedTuple):
+    """Bytes of all files, and of those that were not there."""
+
+    bytes: int
+    copied: int
+
+
 def take(
     body: manifest.Body,
     folder: Path,
@@ -45,6 +55,28 @@ def take(
     mark: str | None = None,
     progress: Progress | None = None,
 ) -> Snapshot:
+    """Copies what a manifest names out of the folder of its store, and then its list; raises as
+    `copy`."""
+    size = copy(body, folder, place, progress)
+    number = put(place, {"format": FORMAT, "mark": mark, "manifest": body})
+    return Snapshot(uri=place.uri, number=number, bytes=size.bytes, copied=size.copied)
+
+
+def take_joint(
+    bodies: Sequence[manifest.Body], sizes: Sequence[Copied], place: Place, mark: str | None
+) -> Snapshot:
+    """Puts the list of a snapshot of several parts, whose files were copied.
+
+    bodies: the manifests of all parts, in their order.  sizes: of what each copied.
+    """
+    number = put(place, {"format": JOINT_FORMAT, "mark": mark, "parts": [*bodies]})
+    whole = Copied(sum(each.bytes for each in sizes), sum(each.copied for each in sizes))
+    return Snapshot(uri=place.uri, number=number, bytes=whole.bytes, copied=whole.copied)
+
+
+def copy(
+    body: manifest.Body, folder: Path, place: Place, progress: Progress | None = None
+) -> Copied:
     """Copies the files that a manifest names out of the folder of its store.
 
     Raises `SnapshotFailed` where the place does not take them, and goes on there when called
@@ -57,17 +89,21 @@ def take(
     whole = sum(each["bytes"] for each in wanted.values())
     copied = sum(wanted[path]["bytes"] for path in lacking)
 
-    def copy(path: str) -> None:
+    def one(path: str) -> None:
         source = folder / path
         place.put(keys[path], bytes_of(source), wanted[path], str(source))
 
-    copy_all(copy, lacking, wanted, place.copiers, progress)
+    copy_all(one, lacking, wanted, place.copiers, progress)
+    return Copied(whole, copied)
+
+
+def put(place: Place, inside: dict[str, Any]) -> int:
+    """Puts the list of a snapshot whose files are there, and returns the number that it gets."""
     number = 1 + max((_number(name) for name in _names(place)), default=0)
-    inside = {"format": FORMAT, "number": number, "mark": mark, "manifest": body}
     name = f"snapshot-{number:08d}-{secrets.token_hex(4)}.json"
-    data = files.to_json(inside)
+    data = files.to_json({"number": number} | inside)
     place.put(name, [data], files.fingerprint_of(data), name)
-    return Snapshot(uri=place.uri, number=number, bytes=whole, copied=copied)
+    return number
 
 
 def prune(place: Place, kept: Collection[int]) -> None:
@@ -75,7 +111,8 @@ def prune(place: Place, kept: Collection[int]) -> None:
     had; also what was left of one that was cut off. None is being taken there meanwhile.
     """
     names = {name: _number(name) for name in _names(place)}
-    bodies = [read(place, number)["manifest"] for number in {*names.values()} & {*kept}]
+    there = {*names.values()} & {*kept}
+    bodies = [body for number in there for body in bodies_of(read(place, number))]
     wanted = {
         key_of(body["store"], path, fingerprint)
         for body in bodies
@@ -146,12 +183,18 @@ def read(place: Place, number: int | None) -> dict[str, Any]:
         )
     text, where = b"".join(place.chunks(names[-1])), f"{place.uri}/{names[-1]}"
     body = files.parse_json(text, where)
-    if body.get("format") != FORMAT:
+    if body.get("format") != (JOINT_FORMAT if "parts" in body else FORMAT):
         raise UnsupportedVersion(
             f"{where} has another format",
             got=body.get("format"),
-            expected=FORMAT,
+            expected=f"{FORMAT}, or {JOINT_FORMAT} of several parts",
             hint="restore it with the version of memstore that took it",
         )
-    manifest.check_format(body["manifest"], where)
+    for each in bodies_of(body):
+        manifest.check_format(each, where)
     return body
+
+
+def bodies_of(body: Mapping[str, Any]) -> list[manifest.Body]:
+    """The manifests that a snapshot has: that of a store, or of each part of one."""
+    return [*body["parts"]] if "parts" in body else [body["manifest"]]

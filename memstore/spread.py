@@ -11,7 +11,9 @@ the first applies it, so what would be refused changes nothing; where one is los
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +31,7 @@ from memstore.deadline import Deadline
 from memstore.dtypes import counting, storage
 from memstore.errors import (
     HalfDone,
+    Held,
     InvalidArgument,
     MemstoreError,
     ShardUnavailable,
@@ -36,6 +39,7 @@ from memstore.errors import (
     Unsupported,
 )
 from memstore.held import Given, LeastUsed
+from memstore.holding import PAUSE_S
 from memstore.memory import (
     MOST,
     NO_SLOT,
@@ -60,6 +64,9 @@ from memstore.retries import Asked
 from memstore.widening import Candidates
 
 NOTHING = np.empty(0, np.int64)
+
+HELD_S = 30.0
+"""How long a mutation waits at most while cuts through all parts are made, one after the other."""
 
 
 class Fan(Protocol):
@@ -436,18 +443,18 @@ class SpreadMemory:
             )
         waited = [0.0]
         if len(split) > 1:
-            asks = [
-                partial(self._parts[i].prepare, changes[i].outline, asked, deadline) for i in split
-            ]
-            waited = all_of(self.fan(asks))
+            outlines = {i: replace(changes[i].outline, parts=tuple(split)) for i in split}
+            asks = [partial(self._parts[i].prepare, outlines[i], asked, deadline) for i in split]
+            waited = all_of(insisted(self.fan, asks, deadline))
         calls = [
             partial(self._parts[i].apply, changes[i], given[i], asked, deadline) for i in split
         ]
-        outcomes = self.fan(calls)
+        outcomes = insisted(self.fan, calls, deadline)
         failed = [i for i, each in enumerate(outcomes) if isinstance(each, MemstoreError)]
         if 0 < len(failed) < len(outcomes):
             # It is not to stay half done for what was over in a moment.
-            for i, each in zip(failed, self.fan([calls[i] for i in failed]), strict=True):
+            left = insisted(self.fan, [calls[i] for i in failed], deadline)
+            for i, each in zip(failed, left, strict=True):
                 outcomes[i] = each
         done = _done(outcomes, asked)
         return Applied(
@@ -487,6 +494,19 @@ class SpreadMemory:
         home_B = homes(slots_B, self._config.shards, len(self._parts))
         found = [(i, np.flatnonzero(home_B == i)) for i in range(len(self._parts))]
         return [(i, at) for i, at in found if len(at)]
+
+
+def insisted(fan: Fan, calls: Sequence[Callable[[], Any]], deadline: Deadline) -> list[Any]:
+    """Does several calls at once, those that are held off again until that is over; as `Fan`."""
+    outcomes, until = fan(calls), Deadline(max(min(deadline.left_s, HELD_S), PAUSE_S))
+    while held := [i for i, each in enumerate(outcomes) if isinstance(each, Held)]:
+        pause_s = outcomes[held[0]].retry_after_s * random.uniform(1.0, 2.0)
+        if pause_s >= until.left_s:
+            break
+        time.sleep(pause_s)
+        for i, each in zip(held, fan([calls[i] for i in held]), strict=True):
+            outcomes[i] = each
+    return outcomes
 
 
 def all_of(outcomes: Iterable[Any]) -> list[Any]:

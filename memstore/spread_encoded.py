@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from memstore import checks
 from memstore.changes import NOTHING, Change
-from memstore.deadline import Deadline
+from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import storage
 from memstore.encoded import WHOLE_SHARE, worst
 from memstore.errors import MemoryInUse, MemstoreError, UnknownSlot, Unreachable
@@ -37,7 +37,7 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.retries import Asked
-from memstore.spread import SpreadMemory, all_of
+from memstore.spread import SpreadMemory, all_of, insisted
 from memstore.sums import SummedMemory
 
 SUM_BYTES = 1 << 22
@@ -284,7 +284,7 @@ class SpreadEncodedMemory(SummedMemory):
                 )
                 for i, on in split
             ]
-            encoded += sum(all_of(self.base.fan(calls))) if calls else 0
+            encoded += sum(self._put_in(calls)) if calls else 0
         return encoded
 
     def _sums_of(self, named_BC: Slots) -> tuple[Array, Slots]:
@@ -312,7 +312,11 @@ class SpreadEncodedMemory(SummedMemory):
             for on in (at[start : start + PAGE] for start in range(0, len(at), PAGE))
         ]
         if calls:
-            all_of(self.base.fan(calls))
+            self._put_in(calls)
+
+    def _put_in(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What calls that change several servers return, once none of them is held off."""
+        return all_of(insisted(self.base.fan, calls, NO_DEADLINE))
 
     def _each(self, ask: Callable[[int, EncodedPart], Any]) -> list[Any]:
         """What each server says, all asked at once."""

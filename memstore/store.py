@@ -20,7 +20,7 @@ import re
 import secrets
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, get_args
@@ -32,6 +32,7 @@ from memstore import checks, files, manifest, routing
 from memstore import snapshot as snapshots
 from memstore.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
 from memstore.config import MemoryConfig
+from memstore.cuts import Cuts
 from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -122,6 +123,8 @@ class Store:
         # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
         self._copied = threading.Condition(self._mutex)
+        self.cuts = Cuts(self.path, self._manifests, self._copied, self._cut)
+        """Of a part: its share of marks and snapshots of the whole."""
         self._closed = False
         self._loading: MemoryInUse | None = None
         self._ended = threading.Event()
@@ -167,7 +170,7 @@ class Store:
         """
         with self._mutex:
             self._check_writing()
-            _check_name(name)
+            check_name(name)
             if not isinstance(config, MemoryConfig):
                 raise InvalidArgument(
                     "not a configuration", got=type(config).__name__, expected="MemoryConfig"
@@ -323,7 +326,7 @@ class Store:
         """
         with self._mutex:
             self._check_writing()
-            _check_name(name)
+            check_name(name)
             if name in self._manifests.marks:
                 raise InvalidArgument(
                     "the mark is there already", got=repr(name), hint="take it away by unmark first"
@@ -364,7 +367,7 @@ class Store:
         if self.part != WHOLE:
             raise Unsupported(
                 f"{self.path} is part {self.part} of its memories: no snapshot is taken of one",
-                hint="copy the directories of all parts while no server runs",
+                hint="ask a server: it takes one of all parts",
             )
         place = Place(uri, filesystem)
         place.check_outside(self.path)
@@ -381,6 +384,13 @@ class Store:
             with self._mutex:
                 self._manifests.pins.remove(body)
                 self._copied.notify_all()
+
+    def _cut(self, begun: Callable[[], None]) -> manifest.Body:
+        """Makes a checkpoint; says when its moment is taken, and returns its manifest."""
+        with self._mutex:
+            self._check_writing()
+            self._write(self._checkpoints, list(self._memories), begun)
+            return self._manifests.body
 
     def checkpoint(self) -> None:
         """Makes everything so far durable: after it, reopening finds this state or a later one.
@@ -494,8 +504,11 @@ class Store:
         self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
     ) -> EmbeddedMemory:
         """What it holds of a memory, without rows."""
-        kind = EmbeddedMemory if self.part == WHOLE else HeldMemory
-        return kind(name, config, next_slot, folder, self.part)
+        if self.part == WHOLE:
+            return EmbeddedMemory(name, config, next_slot, folder, self.part)
+        held = HeldMemory(name, config, next_slot, folder, self.part)
+        held.gate = self.cuts.gate
+        return held
 
     def _load(self, body: manifest.Body) -> None:
         # Parts before what is encoded from them.
@@ -532,11 +545,16 @@ class Store:
                 memory.lost_steps()
 
     def _write(
-        self, made: dict[str, MemoryCheckpoints], names: Sequence[str], **facts: Any
+        self,
+        made: dict[str, MemoryCheckpoints],
+        names: Sequence[str],
+        begun: Callable[[], None] = lambda: None,
+        **facts: Any,
     ) -> None:
         """Makes these the memories that whoever opens the directory finds, those named as now.
 
-        facts: as in `Manifests.write`.
+        begun: is called once their moment is taken; what it raises ends it.  facts: as in
+        `Manifests.write`.
         """
         number = self._manifests.number()
         moments: dict[str, Moment] = {}
@@ -549,6 +567,7 @@ class Store:
                     moment = made[name].begin()
                     if moment is not None:
                         moments[name] = moment
+            begun()
             with files.typed("a checkpoint"):
                 drafts = {name: made[name].write(moments[name], number) for name in moments}
             entries = {name: each.entry for name, each in made.items()}
@@ -600,7 +619,7 @@ class Store:
 
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
-        if self._loading is not None or self._logged() <= self._log_bytes:
+        if self._loading is not None or self.cuts.reserved or self._logged() <= self._log_bytes:
             return LOOK_S
         try:
             self.checkpoint()
@@ -719,7 +738,8 @@ def _tend(found: weakref.ref[Store], ended: threading.Event) -> None:
         del store
 
 
-def _check_name(name: object) -> None:
+def check_name(name: object) -> None:
+    """Raises `InvalidArgument` on what no memory, and no mark, may be named."""
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InvalidArgument("not a memory name", got=repr(name), expected=NAME.pattern)
 

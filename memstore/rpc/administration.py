@@ -61,7 +61,7 @@ class StoreRequests:
     def snapshot(self, uri: str, *, at: str | None = None) -> Request[Snapshot]:
         """Has the server copy its store to a path of its own, or an address that it reaches."""
         message = pb.SnapshotRequest(uri=uri, at=at)
-        return _asked("snapshot", message, _snapshot, deadline_s=LONG_DEADLINE_S)
+        return _asked("snapshot", message, snapshot_of, deadline_s=LONG_DEADLINE_S)
 
     def restore(self, uri: str, *, number: int | None = None) -> Request[builtins.list[str]]:
         """Has the server make the memories of a snapshot, the newest or of a number, that it
@@ -89,7 +89,8 @@ def _restored(reply: pb.RestoreReply) -> builtins.list[str]:
     return [*reply.memories]
 
 
-def _snapshot(reply: pb.SnapshotReply) -> Snapshot:
+def snapshot_of(reply: pb.SnapshotReply) -> Snapshot:
+    """What a server says of a snapshot that it took."""
     return Snapshot(number=reply.number, uri=reply.uri, bytes=reply.bytes, copied=reply.copied)
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from memstore.deadline import Deadline
-from memstore.errors import DeadlineExceeded, ForeignPart, MemstoreError
+from memstore.errors import DeadlineExceeded, ForeignPart, Held, MemstoreError
 from memstore.rpc.calls import Request
 from memstore.rpc.target import LONGEST_S
 
@@ -50,7 +50,8 @@ class Attempts:
         return min(left_s, LONGEST_S)
 
     def pause_s(self, error: MemstoreError) -> float:
-        """Seconds until it is to be sent again; raises the error where that cannot help."""
+        """Seconds until it is to be sent again; raises the error where that cannot help, or where
+        who spreads the call over several servers is to do so."""
         if isinstance(error, DeadlineExceeded) and self._failure is not None:
             # What kept it so long tells more than that it took so long.
             raise self._failure from error
@@ -58,7 +59,8 @@ class Attempts:
             raise error
         told_s: float = getattr(error, "retry_after_s", 0.0)
         pause_s = told_s + random.uniform(0, self._longest_s)
-        if not (self._again and error.retryable) or pause_s >= self._deadline.left_s:
+        again = self._again and error.retryable and not isinstance(error, Held)
+        if not again or pause_s >= self._deadline.left_s:
             raise error
         self._failure = error
         self._longest_s = min(2 * self._longest_s, LONGEST_PAUSE_S)

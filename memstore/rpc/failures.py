@@ -39,6 +39,7 @@ CODES: dict[type[MemstoreError], grpc.StatusCode] = {
     errors.DeviceError: grpc.StatusCode.INTERNAL,
     errors.OutOfDeviceMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Held: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestTooOld: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RequestConflict: grpc.StatusCode.ABORTED,
@@ -102,8 +103,8 @@ def from_message(message: pb.Error) -> MemstoreError:
         "expected": message.expected or None,
     }
     kind = _CLASSES.get(message.name, errors.ServerFailed)
-    if kind is errors.Overloaded:
-        return errors.Overloaded(message.problem, retry_after_s=message.retry_after_s, **facts)
+    if issubclass(kind, errors.Overloaded):
+        return kind(message.problem, retry_after_s=message.retry_after_s, **facts)
     return kind(message.problem, hint=message.hint, **facts)
 
 

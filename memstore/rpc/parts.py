@@ -121,6 +121,7 @@ class RemotePart:
             slots=codec.to_tensor(outline.slots_B),
             freshens=outline.freshens,
             reach=outline.reach,
+            parts=outline.parts,
         )
         delay_s: float = self._ask("prepare", message, deadline).delay_s
         return delay_s

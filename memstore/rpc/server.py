@@ -72,6 +72,9 @@ as a thousand bytes of any other message, and there may be 65,536."""
 FORWARDS = 64
 """Threads for calls that ask other servers, and wait for them."""
 
+CUTTERS = 8
+"""Threads for steps of cuts: those of one, and snapshots that are being copied."""
+
 END_S = 1.0
 """For tasks that were cancelled to end: what a thread is in the middle of they do not wait for."""
 
@@ -159,6 +162,9 @@ class Server:
         # Calls that ask other servers wait in threads of their own: what other servers ask of this
         # one never waits for them.
         self._forwards = Pool(FORWARDS, "memstore-forward")
+        # Reads do not wait while mutations are held off, nor does what makes them go on.
+        self._forwarded_reads = Pool(FORWARDS, "memstore-forward-read")
+        self._cutters = Pool(CUTTERS, "memstore-cut")
         self._alone = Alone()
         self._coalescer = Coalescer(self._readers, self._limits.search_lanes, self._alone)
         self._transfers = Transfers(
@@ -200,7 +206,8 @@ class Server:
         if self._port:
             self._do(self._stop(grace_s))
         ends = time.monotonic() + grace_s
-        pools = (self._forwards, self._parsers, self._readers, self._writers)
+        forwards = self._forwards, self._forwarded_reads, self._cutters
+        pools = (*forwards, self._parsers, self._readers, self._writers)
         busy = sum(pool.end(max(0.0, ends - time.monotonic())) for pool in pools)
         if busy:
             logger.warning("%d calls go on that were begun before the end", busy)
@@ -317,7 +324,8 @@ class Server:
         caller.check(role_of(name, message), memory_of(message))
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=name)
-        pool = {"lead": self._forwards, "widen": self._readers}.get(name, self._writers)
+        pools = {"lead": self._forwards, "widen": self._readers, "cut": self._cutters}
+        pool = pools.get(name, self._writers)
         ends, do = ends_at(deadline_s), getattr(self._spreading, name)
         reply = await self._in(pool, in_time, ends, do, message)
         if isinstance(reply, pb.AppliedReply):
@@ -396,7 +404,8 @@ class Server:
         try:
             if self._spreading is not None and part is None:
                 spread = partial(self._spread, name, message)
-                reply = await self._in(self._forwards, in_time, ends, spread)
+                pool = self._forwarded_reads if verb.role == "read" else self._forwards
+                reply = await self._in(pool, in_time, ends, spread)
             else:
                 reply = await self._own(name, message, ends)
         except MemstoreError as error:

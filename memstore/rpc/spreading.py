@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from memstore import checks
 from memstore.changes import Change, Changes, Outline
@@ -33,9 +33,10 @@ from memstore.held_encoded import HeldEncodedMemory
 from memstore.memory import Array, Refreshed, RequestId, Slots
 from memstore.placement import Part, holders
 from memstore.retries import Asked
-from memstore.rpc import codec, splice
+from memstore.rpc import administration, codec, joint, splice
 from memstore.rpc.calls import Numbering, Request
 from memstore.rpc.fleet import Fleet
+from memstore.rpc.joint import Joint
 from memstore.rpc.membership import Membership
 from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
 from memstore.rpc.requests import MemoryRequests, refreshed
@@ -46,6 +47,7 @@ from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS, Role
 from memstore.rpc.ways import Ways
 from memstore.shard.requests import DIGEST_BYTES
+from memstore.snapshot import Snapshot
 from memstore.spread import MemoryPart, SpreadMemory
 from memstore.spread_encoded import EncodedPart, SpreadEncodedMemory
 from memstore.store import Store
@@ -71,6 +73,7 @@ class Spreading:
         # Memories are made and dropped one at a time, and found by one thread at a time: of each
         # there is to be one that chooses the least used of its rows.
         self._making, self._finding = threading.RLock(), threading.Lock()
+        self._joint = Joint(store, self._cut, self._fleet.fan, self._making)
 
     @property
     def part(self) -> Part:
@@ -149,17 +152,34 @@ class Spreading:
             if not there:
                 self.store.memory(name)  # raises
 
-    def mark(self, name: str) -> NoReturn:
-        raise self._not_at_once()
+    def mark(self, name: str) -> None:
+        if self.part.number:
+            self.led("mark", pb.MarkRequest(name=name), _nothing, again=False)
+        else:
+            self._joint.mark(name, self._fleet.deadline)
 
-    def unmark(self, name: str) -> NoReturn:
-        raise self._not_at_once()
+    def unmark(self, name: str) -> None:
+        if self.part.number:
+            self.led("unmark", pb.UnmarkRequest(name=name), _nothing, again=False)
+        else:
+            self._joint.unmark(name)
 
-    def marks(self) -> NoReturn:
-        raise self._not_at_once()
+    def marks(self) -> builtins.list[str]:
+        if self.part.number == 0:
+            return self._joint.marks()
+        names: builtins.list[str] = self.led(
+            "marks", pb.MarksRequest(), lambda reply: [*reply.marks.names]
+        )
+        return names
 
-    def snapshot(self, uri: str, *, at: str | None = None) -> NoReturn:
-        raise self._not_at_once()
+    def snapshot(self, uri: str, *, at: str | None = None) -> Snapshot:
+        if self.part.number == 0:
+            return self._joint.snapshot(uri, at, self._fleet.deadline)
+        asked = pb.SnapshotRequest(uri=uri, at=at)
+        taken: Snapshot = self.led(
+            "snapshot", asked, lambda reply: administration.snapshot_of(reply.snapshot), again=False
+        )
+        return taken
 
     def topology(self) -> pb.TopologyReply:
         now, part = self.membership.topology, to_part(self.part)
@@ -191,7 +211,8 @@ class Spreading:
         if asked.verb not in VERBS or VERBS[asked.verb].role != "write":
             raise InvalidArgument("no mutation", got=repr(asked.verb[:64]))
         slots_B = codec.to_array("slots", asked.slots)
-        outline = Outline(cast(Any, asked.verb), slots_B, asked.freshens, asked.reach)
+        facts = asked.freshens, asked.reach, tuple(asked.parts)
+        outline = Outline(cast(Any, asked.verb), slots_B, *facts)
         held = self.held(asked.whole.memory, asked.whole.part)
         delay_s = held.prepare(outline, _request(asked.whole), Deadline(deadline_s))
         return pb.PrepareReply(delay_s=delay_s)
@@ -238,6 +259,10 @@ class Spreading:
             raise Unsupported(f"memory {memory.name!r} is not encoded")
         return summed(memory, asked)
 
+    def cut(self, asked: pb.CutRequest, deadline_s: float | None) -> pb.CutReply:
+        self.check(asked.part)
+        return joint.step(self.store, asked, Deadline(deadline_s))
+
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
         config = codec.config_of(asked.config)
@@ -274,11 +299,12 @@ class Spreading:
         message: Any,
         decode: Callable[[Any], Any],
         deadline_s: float | None = None,
+        again: bool = True,
     ) -> Any:
         """Has part 0 do it; decode: what it returns, of the `LeadReply`."""
         whole: dict[str, Any] = {"part": to_part(Part(0, self.part.of)), verb: message}
         asked = splice.message(pb.LeadRequest, **whole)
-        return self._ask(0, "lead", asked, decode, deadline_s)
+        return self._ask(0, "lead", asked, decode, deadline_s, again)
 
     def next_request(self) -> RequestId:
         return self._numbering.next()
@@ -331,15 +357,17 @@ class Spreading:
         message: Any,
         decode: Callable[[Any], Any],
         deadline_s: float | None = None,
+        again: bool = True,
     ) -> Any:
-        request = Request(SPREAD_SERVICE, verb, message, decode, deadline_s=deadline_s)
+        request = Request(SPREAD_SERVICE, verb, message, decode, again, deadline_s)
         return self._fleet.ask(number, request)
 
-    def _not_at_once(self) -> Unsupported:
-        return Unsupported(
-            "marks and snapshots are of one moment of all shards, and these lie on several servers",
-            hint="copy the directories of all parts while no server runs",
-        )
+    def _cut(self, number: int, asked: pb.CutRequest, deadline_s: float | None) -> pb.CutReply:
+        """Has a part do a step of a cut, once: what of it is lost is told."""
+        if number == self.part.number:
+            return joint.step(self.store, asked, self._fleet.deadline)
+        reply: pb.CutReply = self._ask(number, "cut", asked, _itself, deadline_s, again=False)
+        return reply
 
 
 class _Leader:
@@ -442,6 +470,10 @@ def _request(whole: pb.Whole) -> Asked:
 
 def _config(reply: pb.LeadReply) -> MemoryConfig:
     return codec.config_of(reply.describe.config)
+
+
+def _itself(reply: Any) -> Any:
+    return reply
 
 
 def _nothing(_: Any) -> None:

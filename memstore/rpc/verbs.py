@@ -273,6 +273,7 @@ SPREAD: Mapping[str, type[Any]] = {
     "make": pb.MakeRequest,
     "unmake": pb.UnmakeRequest,
     "lead": pb.LeadRequest,
+    "cut": pb.CutRequest,
 }
 """What servers of one memory ask each other."""
 

@@ -54,7 +54,9 @@ def test_every_error_has_a_code_and_comes_back_as_itself() -> None:
     }
     assert kinds == set(failures.CODES)
     for kind in kinds:
-        more = {"retry_after_s": 0.25} if kind is errors.Overloaded else {"hint": "do that"}
+        more = (
+            {"retry_after_s": 0.25} if issubclass(kind, errors.Overloaded) else {"hint": "do that"}
+        )
         error = kind("it went wrong", got=3, expected="4", **more)
         again = failures.from_message(
             pb.Error.FromString(failures.to_message(error).SerializeToString())

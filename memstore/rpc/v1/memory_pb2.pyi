@@ -577,18 +577,20 @@ class TopologyReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., servers: _Optional[_Iterable[str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., cluster: _Optional[str] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("whole", "verb", "slots", "freshens", "reach")
+    __slots__ = ("whole", "verb", "slots", "freshens", "reach", "parts")
     WHOLE_FIELD_NUMBER: _ClassVar[int]
     VERB_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     FRESHENS_FIELD_NUMBER: _ClassVar[int]
     REACH_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     whole: Whole
     verb: str
     slots: Tensor
     freshens: bool
     reach: float
-    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., verb: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., freshens: _Optional[bool] = ..., reach: _Optional[float] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, whole: _Optional[_Union[Whole, _Mapping]] = ..., verb: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., freshens: _Optional[bool] = ..., reach: _Optional[float] = ..., parts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PrepareReply(_message.Message):
     __slots__ = ("delay_s",)
@@ -775,7 +777,7 @@ class UnmakeReply(_message.Message):
     def __init__(self, done: _Optional[bool] = ...) -> None: ...
 
 class LeadRequest(_message.Message):
-    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe", "refresh")
+    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore")
     PART_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_FIELD_NUMBER: _ClassVar[int]
@@ -784,6 +786,11 @@ class LeadRequest(_message.Message):
     LIST_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     REFRESH_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    UNMARK_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
     part: Part
     append: AppendRequest
     allocate: AllocateRequest
@@ -792,23 +799,98 @@ class LeadRequest(_message.Message):
     list: ListRequest
     describe: DescribeRequest
     refresh: RefreshRequest
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ..., refresh: _Optional[_Union[RefreshRequest, _Mapping]] = ...) -> None: ...
+    mark: MarkRequest
+    unmark: UnmarkRequest
+    marks: MarksRequest
+    snapshot: SnapshotRequest
+    restore: RestoreRequest
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ..., refresh: _Optional[_Union[RefreshRequest, _Mapping]] = ..., mark: _Optional[_Union[MarkRequest, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkRequest, _Mapping]] = ..., marks: _Optional[_Union[MarksRequest, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., restore: _Optional[_Union[RestoreRequest, _Mapping]] = ...) -> None: ...
 
 class LeadReply(_message.Message):
-    __slots__ = ("slots", "create", "drop", "list", "describe", "refresh")
+    __slots__ = ("slots", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     CREATE_FIELD_NUMBER: _ClassVar[int]
     DROP_FIELD_NUMBER: _ClassVar[int]
     LIST_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     REFRESH_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    UNMARK_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
     slots: SlotsReply
     create: CreateReply
     drop: DropReply
     list: ListReply
     describe: DescribeReply
     refresh: RefreshReply
-    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., refresh: _Optional[_Union[RefreshReply, _Mapping]] = ...) -> None: ...
+    mark: MarkReply
+    unmark: UnmarkReply
+    marks: MarksReply
+    snapshot: SnapshotReply
+    restore: RestoreReply
+    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., refresh: _Optional[_Union[RefreshReply, _Mapping]] = ..., mark: _Optional[_Union[MarkReply, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkReply, _Mapping]] = ..., marks: _Optional[_Union[MarksReply, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotReply, _Mapping]] = ..., restore: _Optional[_Union[RestoreReply, _Mapping]] = ...) -> None: ...
+
+class Begun(_message.Message):
+    __slots__ = ("memory", "client", "number", "state", "parts")
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    memory: str
+    client: str
+    number: int
+    state: str
+    parts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, memory: _Optional[str] = ..., client: _Optional[str] = ..., number: _Optional[int] = ..., state: _Optional[str] = ..., parts: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CutRequest(_message.Message):
+    __slots__ = ("part", "step", "cut", "name", "lease_s", "known", "suspended", "allowed", "asked", "restarted", "ages_s", "uri", "probe", "token")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTED_FIELD_NUMBER: _ClassVar[int]
+    AGES_S_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    step: str
+    cut: str
+    name: str
+    lease_s: float
+    known: _containers.RepeatedScalarFieldContainer[str]
+    suspended: _containers.RepeatedCompositeFieldContainer[Begun]
+    allowed: _containers.RepeatedCompositeFieldContainer[Begun]
+    asked: _containers.RepeatedCompositeFieldContainer[Begun]
+    restarted: _containers.RepeatedScalarFieldContainer[int]
+    ages_s: _containers.RepeatedScalarFieldContainer[float]
+    uri: str
+    probe: str
+    token: str
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., step: _Optional[str] = ..., cut: _Optional[str] = ..., name: _Optional[str] = ..., lease_s: _Optional[float] = ..., known: _Optional[_Iterable[str]] = ..., suspended: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., allowed: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., asked: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., restarted: _Optional[_Iterable[int]] = ..., ages_s: _Optional[_Iterable[float]] = ..., uri: _Optional[str] = ..., probe: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class CutReply(_message.Message):
+    __slots__ = ("age_s", "begun", "manifest", "bytes", "copied")
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FIELD_NUMBER: _ClassVar[int]
+    age_s: float
+    begun: _containers.RepeatedCompositeFieldContainer[Begun]
+    manifest: str
+    bytes: int
+    copied: int
+    def __init__(self, age_s: _Optional[float] = ..., begun: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., manifest: _Optional[str] = ..., bytes: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")
