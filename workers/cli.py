@@ -5,6 +5,7 @@ memtrain fit --recipe NAME        build and train (goes on where it was stopped)
 memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"
+memtrain ingest FILE … --into DIR       memories of the facts in files
 memtrain cluster up | status | down     a memory on Ray
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from memstore import MemstoreError
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from workers import checkpoints, cluster_cli, recipes, report, showing
+from workers import checkpoints, cluster_cli, ingest_cli, recipes, report, showing
 from workers.ask import Reply, ask
 from workers.recipes import Recipe
 from workers.run import Run, is_built, recipe_of
@@ -228,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("question", nargs="+", help="in plain English")
     sub.add_argument("--search", action="store_true", help="propose facts by inner product")
     cluster_cli.add_commands(commands)
+    ingest_cli.add_commands(commands)
     return parser
 
 

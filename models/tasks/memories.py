@@ -133,13 +133,21 @@ def _kind(field: pa.Field) -> str:
 
 def _directions(rng: np.random.Generator, rows: int, dim: int, gathered: float) -> Array:
     """Random unit rows: of equal length, so that none wins an inner product by its length."""
-    own_BD = _unit(rng.standard_normal((rows, dim), np.float32))
-    if not gathered:
-        return own_BD
-    common_CD = _unit(rng.standard_normal((max(1, round(2 * rows**0.5)), dim), np.float32))
-    common_BD = common_CD[rng.integers(0, len(common_CD), rows)]
-    return _unit(gathered * common_BD + (1 - gathered**2) ** 0.5 * own_BD)
+    own_BD = unit(rng.standard_normal((rows, dim), np.float32))
+    return around(rng, own_BD, commons(rng, rows, dim), gathered) if gathered else own_BD
 
 
-def _unit(rows_BD: Array) -> Array:
+def commons(rng: np.random.Generator, rows: int, dim: int) -> Array:
+    """Draws the directions around which so many rows are, [C, D]."""
+    return unit(rng.standard_normal((max(1, round(2 * rows**0.5)), dim), np.float32))
+
+
+def around(rng: np.random.Generator, own_BD: Array, common_CD: Array, gathered: float) -> Array:
+    """Turns unit rows towards common directions, each to one by chance, with cosine `gathered`."""
+    common_BD = common_CD[rng.integers(0, len(common_CD), len(own_BD))]
+    return unit(gathered * common_BD + (1 - gathered**2) ** 0.5 * own_BD)
+
+
+def unit(rows_BD: Array) -> Array:
+    """Scales rows to length 1."""
     return np.asarray(rows_BD / np.linalg.norm(rows_BD, axis=1, keepdims=True), np.float32)

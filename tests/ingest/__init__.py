@@ -1,0 +1,1 @@
+"""Files of facts, made and ingested."""

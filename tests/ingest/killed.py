@@ -1,0 +1,53 @@
+"""An ingest that is killed in the middle: python -m tests.ingest.killed SOURCE INTO AFTER [WORKERS]
+
+It kills itself, by SIGKILL, once it has written so many files, its own and the store's, or
+appended so many batches: before what was written has its name. It prints how many it did.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from memstore import files
+from tests.ingest.made import SMALL
+from workers.ingest import ingest, plan, rows
+
+done = 0
+
+
+def main(source: str, into: str, after: int, workers: int = 1) -> None:
+    """after: how many; 0 is never."""
+    make, between = files.make, rows.Rows.between
+
+    def counted_make(*arguments: Any) -> files.Fingerprint:
+        made = make(*arguments)
+        count(after)
+        return made
+
+    def counted_between(self: rows.Rows, name: str, first: int, last: int) -> Iterator[rows.Batch]:
+        for batch in between(self, name, first, last):
+            yield batch
+            count(after)
+
+    files.make = counted_make  # type: ignore[assignment]
+    rows.Rows.between = counted_between  # type: ignore[method-assign]
+    plan.MOST_BLOCK_BYTES = 4096
+    rows.DRAWN = 128
+    ingest([Path(source)], into, layout=SMALL, workers=workers)
+    print(done)
+
+
+def count(after: int) -> None:
+    global done
+    done += 1
+    if done == after:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

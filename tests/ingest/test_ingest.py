@@ -1,0 +1,180 @@
+"""What comes out of an ingest: the records of a plain reading, however the facts were given."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import memstore
+from memstore.errors import InvalidArgument, MemoryExists
+from models.tasks.knowledge import TaskDataError
+from tests.ingest.made import SMALL, Fact, contents, expected, facts, records, write_tsv
+from workers import cli
+from workers.ingest import Layout, Reading, SourceError, ingest, plan
+
+
+@pytest.fixture
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts sources into blocks of 4 KiB, so that little has many pieces and ranges."""
+    monkeypatch.setattr(plan, "MOST_BLOCK_BYTES", 4096)
+
+
+def columns(rows: list[Fact]) -> pa.Table:
+    return pa.table(
+        dict(zip(("subject", "relation", "object"), zip(*rows, strict=True), strict=True))
+    )
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_a_table_becomes_memories_that_are_searched_and_looked_up(tmp_path: Path) -> None:
+    rows = facts(3_000)
+    source = write_tsv(tmp_path / "facts.tsv", rows)
+    report = ingest([source], tmp_path / "store", layout=SMALL)
+    wanted = expected(rows)
+    assert records(tmp_path / "store") == wanted
+    assert (report.lines, report.given, report.rejected) == (3_000, 3_000, 0)
+    assert (report.entities, report.relations) == (len(wanted["entities"]), 9)
+    assert report.facts == len(wanted["facts"])
+    with memstore.open(tmp_path / "store") as store:
+        found = store.memory("facts")
+        subject = wanted["facts"][50]["subject"]
+        slots = [i for i, fact in enumerate(wanted["facts"]) if fact["subject"] == subject]
+        assert found.lookup("subject", [subject], 1_000).slots.tolist() == slots
+        parts = (("entities", "subject"), ("relations", "relation"))
+        keys = [store.memory(n).gather([wanted["facts"][50][c]]).keys_BD for n, c in parts]
+        assert keys[0] is not None
+        assert keys[1] is not None
+        np.testing.assert_array_equal(found.gather([50]).keys_BD, keys[0] + keys[1])
+        assert found.search(keys[0] + keys[1], 1).slots_QK[0, 0] == 50
+        name = wanted["entities"][7]["name"]
+        assert store.memory("entities").lookup("name", [name], 2).slots.tolist() == [7]
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_the_way_facts_are_given_changes_nothing(tmp_path: Path) -> None:
+    rows = facts(1_500)
+    whole = columns(rows)
+    write_tsv(tmp_path / "one.tsv", rows)
+    ingest([tmp_path / "one.tsv"], tmp_path / "one", layout=SMALL)
+    wanted = contents(tmp_path / "one")
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = [b"".join("\t".join(r).encode() + b"\n" for r in rows[i::5]) for i in range(5)]
+    (folder / "a.tsv.gz").write_bytes(gzip.compress(data[0]))
+    (folder / "b.tsv.bz2").write_bytes(bz2.compress(data[1]))
+    pq.write_table(columns(rows[2::5]), folder / "c.parquet", row_group_size=70)
+    for name, make, part in (("d.arrow", pa.ipc.new_file, 3), ("e.arrow", pa.ipc.new_stream, 4)):
+        table = columns(rows[part::5])
+        with make(str(folder / name), table.schema) as writer:
+            writer.write_table(table, max_chunksize=50)
+    report = ingest([folder], tmp_path / "store", layout=SMALL)
+    assert contents(tmp_path / "store") == wanted
+    assert report.lines == len(whole)
+
+
+def test_objects_come_as_lists_or_in_one_field(tmp_path: Path) -> None:
+    (tmp_path / "freebase.txt").write_text("s\tr\to1 o2  o3\ns\tr\to1\nt\tr\to2\n")
+    table = pa.table({"s": ["s", "t"], "r": ["r", "r"], "o": [["o3", "o1", "o2"], ["o2"]]})
+    pq.write_table(table, tmp_path / "lists.parquet")
+    wanted = expected([("s", "r", "o1"), ("s", "r", "o2"), ("s", "r", "o3"), ("t", "r", "o2")])
+    spaced = Reading(separator=" ")
+    ingest([tmp_path / "freebase.txt"], tmp_path / "a", reading=spaced, layout=SMALL)
+    ingest([tmp_path / "lists.parquet"], tmp_path / "b", layout=SMALL)
+    assert records(tmp_path / "a") == records(tmp_path / "b") == wanted
+
+
+def test_another_delimiter_and_chosen_columns(tmp_path: Path) -> None:
+    (tmp_path / "kb.txt").write_text('a "film"|directed by|b\tc\n')
+    ingest([tmp_path / "kb.txt"], tmp_path / "a", reading=Reading(delimiter="|"), layout=SMALL)
+    names = [row["name"] for row in records(tmp_path / "a")["entities"]]
+    assert names == ['a "film"', "b\tc"]
+    table = pa.table({"x": ["no"], "to": ["b"], "by": ["r"], "from": ["a"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    chosen = Reading(columns=("from", "by", "to"))
+    ingest([tmp_path / "x.parquet"], tmp_path / "b", reading=chosen, layout=SMALL)
+    assert records(tmp_path / "b") == expected([("a", "r", "b")])
+    wrong = Reading(columns=("from", "by", "there"))
+    with pytest.raises(SourceError, match=r"got columns .* in .*x\.parquet"):
+        ingest([tmp_path / "x.parquet"], tmp_path / "c", reading=wrong, layout=SMALL)
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_broken_lines_are_counted_kept_and_fatal_where_they_are_many(tmp_path: Path) -> None:
+    rows = facts(2_000)
+    lines = ["\t".join(row).encode() for row in rows]
+    # After so many sound lines; the number of each is what it is by then.
+    for at, broken in ((1_999, b"a\tb"), (900, b"\tb\tc"), (400, b"a\t\xff\tc"), (0, b"\t\t")):
+        lines.insert(at, broken)
+    lines.insert(1, b"")
+    source = tmp_path / "facts.tsv"
+    source.write_bytes(b"\r\n".join(lines))
+    report = ingest([source], tmp_path / "store", layout=SMALL, work=tmp_path / "work")
+    assert records(tmp_path / "store") == expected(rows)
+    assert (report.rejected, report.given) == (4, 2_000)
+    found = [
+        json.loads(line) for line in (tmp_path / "work/rejects.jsonl").read_text().splitlines()
+    ]
+    assert [each["line"] for each in found] == [1, 403, 904, 2004]
+    assert {each["file"] for each in found} == {str(source)}
+    with pytest.raises(
+        SourceError, match=r"4 broken lines of 2,005, the first in .* line 1"
+    ) as error:
+        ingest([source], tmp_path / "other", layout=SMALL, reject_share=0.001)
+    assert (error.value.path, error.value.line) == (source, 1)
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    torn = gzip.compress(b"a\tb\tc\n" * 10_000)[:-20]
+    (tmp_path / "torn.tsv.gz").write_bytes(torn)
+    (tmp_path / "none.parquet").write_bytes(b"no parquet")
+    (tmp_path / "foreign.xyz").write_bytes(b"a\tb\tc\n")
+    for name, why in (
+        ("torn.tsv.gz", "a whole stream"),
+        ("none.parquet", "a whole parquet file"),
+        ("foreign.xyz", "an unknown format"),
+        ("absent.tsv", "no file"),
+    ):
+        with pytest.raises(SourceError, match=why) as error:
+            ingest([tmp_path / name], tmp_path / "store", layout=SMALL)
+        assert error.value.path == tmp_path / name
+    with pytest.raises(InvalidArgument, match="budget is too small"):
+        ingest([tmp_path / "foreign.xyz"], tmp_path / "store", memory_bytes=1 << 20)
+
+
+def test_memories_of_others_and_other_calls_are_left_alone(tmp_path: Path) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(50))
+    with memstore.open(tmp_path / "store") as store:
+        store.create("facts", memstore.MemoryConfig(dim=4))
+    with pytest.raises(MemoryExists, match="facts"):
+        ingest([source], tmp_path / "store", layout=SMALL)
+    first = ingest([source], tmp_path / "mine", layout=SMALL)
+    assert ingest([source], tmp_path / "mine", layout=SMALL) == first
+    with pytest.raises(TaskDataError, match="begun with other layout"):
+        ingest([source], tmp_path / "mine", layout=Layout(dim=32))
+    write_tsv(source, facts(51))
+    with pytest.raises(TaskDataError, match="begun with other sources"):
+        ingest([source], tmp_path / "mine", layout=SMALL)
+
+
+def test_nothing_at_all_makes_empty_memories(tmp_path: Path) -> None:
+    (tmp_path / "none.tsv").write_text("\n\n")
+    report = ingest([tmp_path / "none.tsv"], tmp_path / "store", layout=SMALL)
+    assert (report.facts, report.entities, report.relations) == (0, 0, 0)
+    assert records(tmp_path / "store") == {"entities": [], "relations": [], "facts": []}
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = facts(200)
+    source = write_tsv(tmp_path / "facts.tsv", rows)
+    command = ["ingest", str(source), "--into", str(tmp_path / "store"), "--dim", "8"]
+    assert cli.main(command) == 0
+    assert "200 facts read" in capsys.readouterr().out
+    assert records(tmp_path / "store") == expected(rows)
+    assert cli.main([*command[:1], "absent.tsv", *command[2:4]]) == 1

@@ -1,0 +1,80 @@
+"""N-Triples, by the parser of pyoxigraph.
+
+A fact is named by its terms: an IRI as it is, without brackets; a literal as N-Triples writes it,
+with quotes, language and type; a blank node as `_:FILE-LABEL`, since its label is its file's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from memstore.errors import Unsupported
+from workers.ingest.blocks import Block, Rejects, block
+
+BATCH = 32_768
+"""Triples held as Python's strings, which take several times the bytes of Arrow's."""
+
+
+def parse(data: bytes, scope: str) -> Block:
+    """Reads whole lines.  scope: of blank nodes, the same for the lines of one file."""
+    # A broken line ends the parser: only then is each line parsed alone.
+    lines = data.count(b"\n") + (not data.endswith(b"\n") and len(data) > 0)
+    rejects, at = Rejects(), list[int]()
+    try:
+        columns = _columns(_parser()(data), scope)
+    except SyntaxError:
+        columns = _columns(_whole(data, rejects, at), scope)
+
+    def line_of(row: int) -> int:
+        return at[row] if at else row + 1
+
+    return block(columns, lines, rejects, line_of, "")
+
+
+def _parser() -> Callable[[bytes], Iterable[Any]]:
+    try:
+        import pyoxigraph
+    except ImportError as error:
+        raise Unsupported(
+            "N-Triples are parsed by pyoxigraph, which is not installed",
+            hint="pip install 'memstore[cluster]'",
+        ) from error
+    return lambda data: pyoxigraph.parse(data, format=pyoxigraph.RdfFormat.N_TRIPLES)
+
+
+def _whole(data: bytes, rejects: Rejects, at: list[int]) -> Iterable[Any]:
+    """The triples of the lines that are not broken, and the line of each."""
+    parse = _parser()
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            for triple in parse(line):
+                at.append(number)
+                yield triple
+        except SyntaxError as error:
+            why = str(error).partition(": ")[2] or str(error)
+            rejects.add(number, why, line.decode("utf-8", "backslashreplace"))
+
+
+def _columns(triples: Iterable[Any], scope: str) -> list[pa.Array]:
+    from pyoxigraph import BlankNode, NamedNode
+
+    def name(term: Any) -> str:
+        if type(term) is NamedNode:
+            return term.value
+        return f"_:{scope}-{term.value}" if type(term) is BlankNode else str(term)
+
+    parts = list[list[pa.Array]]()
+    subjects, relations, objects = list[str](), list[str](), list[str]()
+    for triple in triples:
+        subjects.append(name(triple.subject))
+        relations.append(triple.predicate.value)
+        objects.append(name(triple.object))
+        if len(subjects) == BATCH:
+            parts.append([pa.array(each, pa.string()) for each in (subjects, relations, objects)])
+            for each in (subjects, relations, objects):
+                each.clear()
+    parts.append([pa.array(each, pa.string()) for each in (subjects, relations, objects)])
+    return [pa.concat_arrays(column) for column in zip(*parts, strict=True)]

@@ -1,0 +1,139 @@
+"""Where memories are loaded: a store in this process, or servers; window by window.
+
+A window is there whole or not at all, so how many rows there are says where to go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import memstore
+from memstore import MemoryConfig, RequestId
+from memstore.errors import MemstoreError, Overloaded, Unsupported
+from workers.ingest.rows import Batch
+
+MOST_WAITS = 120
+"""How often in a row a store is waited for that is behind, or away: some minutes or more."""
+
+LEAST_WAIT_S, LONGEST_WAIT_S = 0.05, 5.0
+
+Batches = Callable[[], Iterator[Batch]]
+"""Gives the batches of a window, each time it is called: the same."""
+
+
+class Target(Protocol):
+    """What an ingest needs of a store."""
+
+    def names(self) -> list[str]: ...
+
+    def create(self, name: str, config: MemoryConfig) -> None: ...
+
+    def config(self, name: str) -> MemoryConfig: ...
+
+    def rows(self, name: str) -> int: ...
+
+    def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
+        """Appends a window, all of it or nothing.  number: of the window, from 0."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Embedded:
+    """A store in a directory."""
+
+    def __init__(self, path: str) -> None:
+        self._store = memstore.open(path)
+
+    def names(self) -> list[str]:
+        return self._store.list()
+
+    def create(self, name: str, config: MemoryConfig) -> None:
+        self._store.create(name, config)
+
+    def config(self, name: str) -> MemoryConfig:
+        return self._store.memory(name).config
+
+    def rows(self, name: str) -> int:
+        return self._store.memory(name).describe().rows
+
+    def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
+        memory = self._store.memory(name)
+        with self._store.loading(name):
+            for keys_BD, records in batches():
+                patiently(lambda k=keys_BD, r=records: memory.append(k, None, r))  # type: ignore[misc]
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class Served:
+    """The memories of servers, one or several."""
+
+    def __init__(self, address: str, client: str) -> None:
+        """client: the name under which windows are numbered, the same whenever it goes on."""
+        self._client, self._name = memstore.connect(address), client
+        self._whole = True
+
+    def names(self) -> list[str]:
+        return self._client.list()
+
+    def create(self, name: str, config: MemoryConfig) -> None:
+        self._client.create(name, config)
+
+    def config(self, name: str) -> MemoryConfig:
+        return self._client.memory(name).config
+
+    def rows(self, name: str) -> int:
+        return patiently(lambda: self._client.memory(name).describe().rows)
+
+    def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
+        if self._whole:
+            try:
+                patiently(lambda: self._load(name, number, batches))
+                return
+            except Unsupported:
+                # Several servers, which load nothing as one: appended, a batch is there whole.
+                self._whole = False
+        memory = self._client.memory(name)
+        for place, (keys_BD, records) in enumerate(batches()):
+            request = RequestId(f"{self._name}-{name}-{number}", place + 1)
+            patiently(
+                lambda k=keys_BD, r=records, i=request: memory.append(k, None, r, request_id=i)  # type: ignore[misc]
+            )
+
+    def _load(self, name: str, number: int, batches: Batches) -> None:
+        from memstore.rpc import columns
+
+        request = RequestId(f"{self._name}-{name}", number + 1)
+        tables = (columns.table_of(keys_BD, None, records) for keys_BD, records in batches())
+        self._client.load(name, tables, request_id=request)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """Does a call; waits and does it again where the store says that this may help."""
+    waits = 0
+    while True:
+        try:
+            return call()
+        except MemstoreError as error:
+            waits += 1
+            if not error.retryable or waits > MOST_WAITS:
+                raise
+            wanted_s = error.retry_after_s if isinstance(error, Overloaded) else 2.0**waits * 0.05
+            time.sleep(min(max(wanted_s, LEAST_WAIT_S), LONGEST_WAIT_S))
+
+
+def target(into: str, client: str) -> Target:
+    """Opens where the rows go: a directory, or `ray:…` or other servers as `connect` takes them."""
+    return Served(into, client) if is_served(into) else Embedded(into)
+
+
+def is_served(into: str) -> bool:
+    """Whether it is an address: `ray:…`, or one after `grpc:`."""
+    return into.startswith(("ray:", "ray://"))
