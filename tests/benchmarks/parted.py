@@ -10,13 +10,19 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from memstore import ClientTls
+from memstore.rpc.security import add_token
 from tests.benchmarks.alone import ONE_THREAD
 from tests.benchmarks.link import linked
 from tests.benchmarks.served import begun
+
+if TYPE_CHECKING:
+    from workers.cluster.authority import Authority
 
 CORES = sorted(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -29,11 +35,13 @@ class Parts:
     """addresses, pids: of the server of each part, in their order.
 
     late: where they are beyond a `link`, and that has ended: answers too late for it, and all.
+    secrets: what `memstore.connect` is to be told besides, where they have TLS and tokens.
     """
 
     addresses: tuple[str, ...]
     pids: tuple[int, ...]
     late: Sequence[int] = ()
+    secrets: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def connected(self) -> str:
@@ -52,22 +60,25 @@ def parted(
     *options: str,
     link_s: float | None = None,
     apart: bool = False,
+    authority: Authority | None = None,
 ) -> Iterator[Parts]:
     """Serves parts on loopback, each from a folder of its own in `folder`.
 
     options: of `memstore serve`.  link_s: there and back, where they are to be beyond a `link`.
-    apart: each on a core of its own, as far as there are cores.
+    apart: each on a core of its own, as far as there are cores.  authority: they have TLS by it,
+    and tokens, as the parts of a cluster on Ray do.
     One part is a store of whole memories, as without a cluster.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     topology = folder / "topology.json"
+    flags, secrets = ([], {}) if authority is None else _secured(folder, authority, parts > 1)
     with contextlib.ExitStack() as stack:
         processes = []
         for number in range(parts):
             own = ["--part", f"{number}/{parts}", "--topology", str(topology)] if parts > 1 else []
             home, core = folder / f"part-{number}", CORES[number % len(CORES)] if apart else None
-            served = begun(home, *own, *options, variables=ONE_THREAD, core=core)
+            served = begun(home, *own, *flags, *options, variables=ONE_THREAD, core=core)
             processes.append(stack.enter_context(served))
         # They start side by side: each says where it listens when it does.
         addresses = [server.stdout.readline().strip() for server in processes if server.stdout]
@@ -77,7 +88,29 @@ def parted(
         draft = topology.with_suffix(".new")
         draft.write_text(json.dumps({"version": 1, "servers": addresses}), encoding="utf-8")
         draft.rename(topology)
-        yield Parts(tuple(addresses), tuple(server.pid for server in processes), late)
+        pids = tuple(server.pid for server in processes)
+        yield Parts(tuple(addresses), pids, late, secrets)
+
+
+def _secured(folder: Path, authority: Authority, several: bool) -> tuple[list[str], dict[str, Any]]:
+    """What `memstore serve` is told for it, and what `memstore.connect` is."""
+    certificate, key = authority.issue("127.0.0.1")
+    tokens = folder / "tokens.json"
+    texts = {
+        "tls-certificate": certificate,
+        "tls-key": key,
+        "peer-authority": authority.certificate,
+        "peer-token-file": add_token(tokens, "peers", "peer"),
+    }
+    flags = ["--tokens", str(tokens)]
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+        if several or not name.startswith("peer"):
+            flags += [f"--{name}", str(path)]
+    token = add_token(tokens, "loads", "admin")
+    return flags, {"token": token, "tls": ClientTls(authority.certificate.encode())}
 
 
 def used_s(pid: int) -> float:

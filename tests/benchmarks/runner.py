@@ -34,6 +34,7 @@ from models.tasks.data import DataMissing
 PACKAGE = "tests.benchmarks"
 HELPERS = (
     *("__main__", "alone", "bare", "data", "echo", "link", "parted", "plots", "runner"),
+    *("scaling_model", "stepping"),
     *("served", "sweeps"),
 )
 """Modules of the package that are no benchmark."""
