@@ -15,7 +15,7 @@ Nothing here has the size of the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,15 +79,40 @@ class RowTable:
         return torch.from_numpy(wide(rows_BX)).to(self.device)
 
 
+@dataclass(frozen=True)
+class RowGradients:
+    """The gradients of a step for one memory, as its `update` takes them.
+
+    slots_B int64, may repeat. keys_BD, values_BV: float32, or float64 where the rows are;
+    values_BV is None where the key is the value.
+    """
+
+    slots_B: Slots
+    keys_BD: Array
+    values_BV: Array | None
+
+
+Exchange = Callable[[Memory, RowGradients], RowGradients]
+"""Gives the gradients of one process away, and returns those that it is to send."""
+
+
 class RowOptimizer:
     """Sends row gradients to their memories, as `torch.optim` would step parameters.
 
     The rule of the step is the memory's own (`OptimizerConfig`); lr overrides its default.
+    exchange: is called in each step for each memory, in the order of the tables, with what is to be
+    sent, also where that is nothing; what it returns is sent in its place. So processes that share
+    the memories, and take their steps together, may sum their gradients first.
     """
 
-    def __init__(self, tables: Iterable[RowTable], lr: float | None = None) -> None:
+    def __init__(
+        self,
+        tables: Iterable[RowTable],
+        lr: float | None = None,
+        exchange: Exchange | None = None,
+    ) -> None:
         self.tables = list(dict.fromkeys(tables))
-        self.lr = lr
+        self.lr, self.exchange = lr, exchange
 
     def step(self) -> int:
         """Makes one update a memory; returns how many distinct rows changed.
@@ -100,14 +125,12 @@ class RowOptimizer:
             self.zero_grad()
 
     def _update(self, table: RowTable) -> int:
-        leaves = [leaf for leaf in table.pending if _has_gradient(leaf)]
-        if not leaves:
+        sent = _gradients_of(table)
+        if self.exchange is not None:
+            sent = self.exchange(table.memory, sent)
+        if not len(sent.slots_B):
             return 0
-        slots = np.concatenate([leaf.slots_B for leaf in leaves])
-        key_grads = _gradients([leaf.keys_BD for leaf in leaves])
-        values = [leaf.values_BV for leaf in leaves if leaf.values_BV is not None]
-        value_grads = _gradients(values) if values else None
-        return table.memory.update(slots, key_grads, value_grads, lr=self.lr).applied
+        return table.memory.update(sent.slots_B, sent.keys_BD, sent.values_BV, lr=self.lr).applied
 
     def zero_grad(self) -> None:
         """Forgets the rows of this step without sending anything."""
@@ -254,10 +277,25 @@ def _has_gradient(leaf: _Leaf) -> bool:
     return any(tensor is not None and tensor.grad is not None for tensor in tensors)
 
 
-def _gradients(leaves: list[Tensor]) -> Slots:
+def _gradients_of(table: RowTable) -> RowGradients:
+    """Those of all leaves that have some, one leaf behind the other."""
+    config = table.memory.config
+    leaves = [leaf for leaf in table.pending if _has_gradient(leaf)]
+    values = [leaf.values_BV for leaf in leaves if leaf.values_BV is not None]
+    return RowGradients(
+        np.concatenate([np.empty(0, np.int64), *(leaf.slots_B for leaf in leaves)]),
+        _gradients([leaf.keys_BD for leaf in leaves], config.dim, config.dtype),
+        None if config.value_dim is None else _gradients(values, config.value_dim, config.dtype),
+    )
+
+
+def _gradients(leaves: list[Tensor], width: int, dtype: str) -> Array:
     """The gradients of leaves, one behind the other; zeros where a leaf took no part."""
+    if not leaves:
+        return np.empty((0, width), np.float64 if dtype == "float64" else np.float32)
     grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    return torch.cat(grads).cpu().numpy()
+    gathered: Array = torch.cat(grads).cpu().numpy()
+    return gathered
 
 
 def _spread(rows_BD: Tensor, there: Slots) -> Tensor:

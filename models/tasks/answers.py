@@ -37,22 +37,30 @@ def ragged(flat: Slots, counts_Q: npt.NDArray[np.int64]) -> Slots:
 
 
 def sample(
-    right_QA: Slots, read_QC: Slots, entities: int, negatives: int, rng: np.random.Generator
+    right_QA: Slots,
+    read_QC: Slots,
+    entities: int,
+    negatives: int,
+    rng: np.random.Generator,
+    own: slice = slice(None),
 ) -> Slots:
     """Answers to train on: a right one in column 0, then sampled others, `[Q, 1 + negatives]`.
 
     right_QA: right answers, at least one a question, `NO_SLOT` padded. read_QC: objects of the
     facts read. Three quarters of the others are drawn from those, the rest from all entities;
     others that are right too are blanked with `NO_SLOT`: choosing them is no mistake.
+    own: the questions of the batch that read_QC and the result are of; all are drawn for, so that
+    who takes a share of a batch draws what one who takes all of it does.
     """
     questions = len(right_QA)
-    pick_Q = rng.integers(0, (right_QA != NO_SLOT).sum(axis=1))
+    pick_Q = rng.integers(0, (right_QA != NO_SLOT).sum(axis=1))[own]
     near = negatives * 3 // 4 if read_QC.shape[1] else 0
-    near_QC = rng.integers(0, max(read_QC.shape[1], 1), (questions, near))
-    far_QC = rng.integers(0, entities, (questions, negatives - near))
+    near_QC = rng.integers(0, max(read_QC.shape[1], 1), (questions, near))[own]
+    far_QC = rng.integers(0, entities, (questions, negatives - near))[own]
+    right_QA = right_QA[own]
     others_QC = np.concatenate([np.take_along_axis(read_QC, near_QC, 1), far_QC], axis=1)
     others_QC[is_right(others_QC, right_QA)] = NO_SLOT
-    return np.concatenate([right_QA[np.arange(questions), pick_Q][:, None], others_QC], axis=1)
+    return np.concatenate([right_QA[np.arange(len(pick_Q)), pick_Q][:, None], others_QC], axis=1)
 
 
 def is_right(answers_QC: Slots, right_QA: Slots) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from models.tasks.geography_questions import questions
 from tests.benchmarks.runner import Figure, at_least, at_most, paired_medians
 from workers import recipes
 from workers.evaluate import Evaluation
+from workers.loop import Drawn
 from workers.recipes import Recipe
 from workers.run import Run
 
@@ -97,7 +98,7 @@ def _steps(whole: Run, part: Run, rounds: int = 30) -> Iterator[Figure]:
             ready = run.reader.ask(read, at, run.recipe.key_limit)
             if found is not None:
                 ready = Asked(ready.words_QW, ready.entity_Q, found)
-            return run.trainer.learn(ready, right_QA, np.random.default_rng(0))
+            return run.trainer.learn(Drawn(0, at, ready, np.random.default_rng(0)), right_QA)
 
         return learn, search
 
