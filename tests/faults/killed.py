@@ -26,9 +26,9 @@ AGAIN = 20
 """So many of the last changes are sent again in each life."""
 
 
-def live(folder: Path, how: MemoryConfig, number: int) -> None:
-    """One life. number: of the change that was in flight when the last one ended."""
-    script = Script().skip(max(0, number - AGAIN))
+def live(folder: Path, how: MemoryConfig, script: Script, number: int) -> None:
+    """One life.  script: at the first change to send again.  number: of the change that was in
+    flight when the last life ended."""
     with memstore.open(folder, fsync="always") as store:
         memory = store.memory("m") if "m" in store.list() else store.create("m", how)
         beside = number % 2 == 1
@@ -62,11 +62,14 @@ def main(folder: str, *how: str) -> None:
         for _ in range(100):
             change(memory, script)
         state(memory)
+    script = Script()
     for line in sys.stdin:
+        number = int(line.split()[1])
+        script.skip(max(0, number - AGAIN))
         pid = os.fork()
         if not pid:
             try:
-                live(Path(folder) / "store", given, int(line.split()[1]))
+                live(Path(folder) / "store", given, script, number)
             except BaseException:  # noqa: BLE001
                 traceback.print_exc()
             os._exit(1)
