@@ -19,16 +19,8 @@ from memstore.errors import NotAStore, ReadOnly, StoreLocked
 from memstore.index.segment import Segment
 from memstore.manifest import NAME as MANIFEST
 from memstore.verify import describe, verify
-from tests.adversarial.test_bad_input import (
-    DAMAGES,
-    DATA,
-    INDEX,
-    apply,
-    contents,
-    fill,
-    found,
-    records,
-)
+from tests.adversarial.damage import DAMAGES, DATA, INDEX, apply, contents, found
+from tests.adversarial.stores import fill, records
 from tests.congruence.oracle import fingerprint
 
 

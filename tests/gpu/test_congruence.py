@@ -11,15 +11,10 @@ from hypothesis.stateful import initialize, run_state_machine_as_test
 
 from memstore import IndexConfig, MemoryConfig
 from memstore.index import devices
-from tests.congruence.test_verbs import (
-    EVERY_LIST,
-    RUNS,
-    EncodedVerbs,
-    Verbs,
-    configs,
-    dtypes,
-    indexes,
-)
+from tests.congruence.drawn import EVERY_LIST, configs, dtypes, indexes
+from tests.congruence.encoded_verbs import EncodedVerbs
+from tests.congruence.test_verbs import RUNS
+from tests.congruence.verbs import Verbs
 from tests.gpu import stand_in
 from tests.gpu.stand_in import PLACES
 
