@@ -44,8 +44,8 @@ def run(quick: bool) -> Iterator[Measured]:
 
 
 def measure(rows: int, rounds: int) -> Iterator[Measured]:
+    from workers.authority import Authority
     from workers.cluster import ClusterSpec, down, up
-    from workers.cluster.authority import Authority
 
     with contextlib.ExitStack() as stack:
         daemons = stack.enter_context(_ray())

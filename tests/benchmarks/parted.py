@@ -22,7 +22,7 @@ from tests.benchmarks.link import linked
 from tests.benchmarks.served import begun
 
 if TYPE_CHECKING:
-    from workers.cluster.authority import Authority
+    from workers.authority import Authority
 
 CORES = sorted(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -20,7 +20,7 @@ from memstore.errors import InvalidArgument, ShardElsewhere, StoreLocked, Unsupp
 from memstore.rpc.security import Tokens
 from memstore.rpc.topology import Topology
 from tests.s3 import CREDENTIALS, S3Server
-from workers.cluster.authority import Authority
+from workers.authority import Authority
 from workers.cluster.notes import check_shelf
 from workers.cluster.placing import Node, plan
 from workers.cluster.registry import Registry

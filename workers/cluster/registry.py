@@ -22,7 +22,7 @@ from memstore.errors import InvalidArgument, ShardElsewhere, UnsupportedVersion
 from memstore.rpc.security import add_token
 from memstore.rpc.topology import Topology
 from memstore.rpc.verbs import Role
-from workers.cluster.authority import Authority
+from workers.authority import Authority
 from workers.cluster.notes import LocalNotes, Notes, SharedNotes, name_shelf
 from workers.cluster.spec import ClusterSpec
 

@@ -1,4 +1,4 @@
-"""Authority: signs the certificates of one cluster's servers, which nobody else trusts."""
+"""Authority: signs certificates of servers and of who calls them, which nobody else trusts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 try:
     from cryptography import x509
 except ImportError as error:
-    raise ImportError("a cluster needs cryptography: pip install 'memstore[cluster]'") from error
+    raise ImportError("certificates need cryptography: pip install 'memstore[cluster]'") from error
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,19 +59,22 @@ class Authority:
         )
         return cls(certificate.public_bytes(Encoding.PEM).decode(), _pem(key))
 
-    def issue(self, host: str) -> tuple[str, str]:
-        """A certificate for the server at an address or name, and its key, as PEM."""
+    def issue(self, *hosts: str, client: bool = False) -> tuple[str, str]:
+        """A certificate for the server at some addresses or names, and its key, as PEM.
+
+        client: it is for one who calls instead.
+        """
         own = load_pem_private_key(self.key.encode(), None)
         assert isinstance(own, ec.EllipticCurvePrivateKey)
         issuer = x509.load_pem_x509_certificate(self.certificate.encode()).subject
         key = ec.generate_private_key(ec.SECP256R1())
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(own.public_key())
-        use = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        use = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (
             _unsigned(_name("memstore"), issuer, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(use, critical=False)
-            .add_extension(x509.SubjectAlternativeName([_place(host)]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(map(_place, hosts)), critical=False)
             .add_extension(signer, critical=False)
             .sign(own, hashes.SHA256())
         )
