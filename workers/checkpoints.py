@@ -49,8 +49,9 @@ class Checkpoint:
     """One that is there.
 
     position: where the run was, as `save` was given it. recipe: what the run is. topology:
-    `servers`, and by memory `shards`. snapshot: the number of that of the memories. versions: by
-    memory, of each shard the versions of its rows and index then. dense: of the file of arrays.
+    `servers`, and by memory `shards`. snapshot: the number of that of the memories; bytes: of all
+    its files; copied: of those that the snapshot before had not. versions: by memory, of each shard
+    the versions of its rows and index then. dense: of the file of arrays.
     """
 
     folder: Path
@@ -59,6 +60,8 @@ class Checkpoint:
     recipe: dict[str, Any]
     topology: dict[str, Any]
     snapshot: int
+    bytes: int
+    copied: int
     versions: dict[str, list[list[int]]]
     dense: files.Fingerprint
 
@@ -161,6 +164,8 @@ class Checkpoints:
                 "recipe": self.recipe,
                 "topology": {"servers": _servers(holder), "shards": _shards(versions)},
                 "snapshot": taken.number,
+                "bytes": taken.bytes,
+                "copied": taken.copied,
                 "versions": versions,
                 "dense": made,
             }

@@ -29,10 +29,11 @@ def memtrain(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=800)
     return process.returncode, output
 
 
+@pytest.mark.timeout(1_800)
 def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs/geography-quick"
     process = memtrain("fit", "--quick", cwd=tmp_path)

@@ -82,6 +82,10 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "another recipe: got {'batch': 16}, expected {'batch': 5}" in said
     assert f"memtrain resume {folder}" in said
 
+    with Run(folder):  # as while it trains
+        assert main(["evaluate", str(folder), "--step", "3"]) == 0
+        assert main(["evaluate", str(folder)]) == 1
+    assert "StoreLocked" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--step", "3"]) == 0
     assert "After step 3 of 8" in capsys.readouterr().out
     assert not (folder / "figures.json").exists()
