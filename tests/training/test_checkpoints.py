@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, files
-from memstore.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from memstore.errors import CorruptFile, InvalidArgument, Unsupported, UnsupportedVersion
 from memstore.memory import Array
 from memstore.rpc.server import Server
+from tests.congruence.spread import Servers
 from workers.checkpoints import ABOUT, DENSE, Checkpoints, Holder
 
 RECIPE = {"batch": 4, "lr": 0.1, "names": ("a", "b")}
@@ -171,6 +172,25 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path: Path, holde
     with pytest.raises(InvalidArgument, match=r"another topology.*'facts': 2.*'facts': 3"):
         made.restore(holder)
     assert holder.memory("facts").config.shards == 3
+
+
+def test_over_several_servers_they_are_saved_and_not_restored_yet(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = stack.enter_context(closing(Servers(tmp_path / "servers", 2)))
+        address = servers.servers[1].address
+        client = stack.enter_context(memstore.connect(address, deadline_s=120))
+        fill(client)
+        made = saved(tmp_path, client, 2)
+        made.save(client, 2, arrays(2), {})
+        assert made.restore(client).topology["servers"] == 2
+        before = seen(client)
+        with pytest.raises(Unsupported, match="several servers"):
+            made.restore(client, 1)
+        assert same(seen(client), before)
+    with memstore.open(tmp_path / "one") as store:
+        fill(store)
+        with pytest.raises(InvalidArgument, match=r"another topology.*'servers': 2.*'servers': 1"):
+            made.restore(store)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, holder: Holder) -> None:
