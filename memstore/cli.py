@@ -17,10 +17,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from memstore import manifest
 from memstore.bar import Bar
 from memstore.errors import InvalidArgument, MemstoreError, NotAStore, Unsupported
+from memstore.placement import WHOLE, Part
 from memstore.restoring import restore
 from memstore.store import Store
 from memstore.verify import describe, verify
@@ -90,7 +92,9 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     shards = _shards(options.shards)
-    restore(options.uri, options.path, shards=shards, number=options.number, progress=Bar())
+    part = WHOLE if options.part is None else Part.parsed(options.part)
+    facts: dict[str, Any] = {"shards": shards, "number": options.number, "part": part}
+    restore(options.uri, options.path, **facts, progress=Bar())
     _say(f"The store is at {options.path}.")
     return 0
 
@@ -144,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="cut all memories into N shards, or NAME=N … those named",
     )
+    back.add_argument("--part", metavar="I/N", help="make that part of several servers alone")
     if rpc is not None:
         rpc.add_commands(commands)
         transfer.add_commands(commands)

@@ -14,47 +14,68 @@ import numpy as np
 
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
+from memstore.held import HeldMemory
+from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import saving
+from memstore.joining import given_out, own_travels
 from memstore.memory import Array
+from memstore.placement import WHOLE, Part
 from memstore.retries import settled
 from memstore.shard.shard import Shard
 from memstore.shard.usage import NEVER
 from memstore.store import Store
 
 
-def reshard(source: Path, target: Path, counts: Mapping[str, int]) -> None:
+def reshard(source: Path, target: Path, counts: Mapping[str, int], part: Part = WHOLE) -> None:
     """Makes a store at `target` of that at `source`, which stays.
 
-    counts: the number of shards of each memory. Both are in memory at once.
+    counts: the number of shards of each memory.  part: makes that part of several alone. Both are
+    in memory at once.
     """
-    with Store(source, read_only=True) as before, Store(target) as after:
+    with Store(source, read_only=True) as before, Store(target, part=part) as after:
         made: dict[str, EmbeddedMemory | EncodedMemory] = {}
         plain: dict[str, EmbeddedMemory] = {}
         facts: dict[str, EncodedMemory] = {}
         for name in before.list():
             memory = before.memory(name)
+            if not part.shards(counts[name]):
+                continue
             if isinstance(memory, EncodedMemory):
                 facts[name] = memory
             elif isinstance(memory, EmbeddedMemory):
-                made[name] = plain[name] = _cut(memory, counts[name], target)
-        for name, encoded in facts.items():
-            parts = {part: plain[part] for part in encoded.config.encoding_config.memories}
-            made[name] = again = EncodedMemory(_cut(encoded.base, counts[name], target), parts)
-            again.encoded_at, again.refreshed = encoded.encoded_at, encoded.refreshed
+                made[name] = plain[name] = _cut(memory, counts[name], after)
+        for name, memory in facts.items():
+            made[name] = again = encoded(_cut(memory.base, counts[name], after), plain)
+            columns = memory.config.encoding_config.key
+            travels = {
+                column: own_travels(travel_P, counts[columns[column]], part)
+                for column, travel_P in memory.encoded_at.items()
+            }
+            again.loaded(travels, memory.refreshed)
         after.adopt(made)
 
 
-def _cut(before: EmbeddedMemory, count: int, folder: Path) -> EmbeddedMemory:
-    """A memory in so many shards."""
+def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> EncodedMemory:
+    """An encoded memory over its base, or what is here of both."""
+    names = sorted(base.config.encoding_config.memories)
+    if isinstance(base, HeldMemory):
+        return HeldEncodedMemory(base, {n: memories[n] for n in names if n in memories})
+    return EncodedMemory(base, {n: memories[n] for n in names})
+
+
+def _cut(before: EmbeddedMemory, count: int, store: Store) -> EmbeddedMemory:
+    """A memory in so many shards, or what a store has of it."""
     config = dataclasses.replace(before.config, shards=count)
-    after = EmbeddedMemory(before.name, config, before.next_slot, folder)
+    after = store.empty(before.name, config, before.next_slot, store.path)
     windows = settled([shard.windows for shard in before.shards], count)
-    for shard, known in zip(after.shards, windows, strict=True):
+    if store.part != WHOLE:
+        windows[0] = given_out(windows[0], windows)
+    for shard in after.shards:
         _rows(before, shard)
         _records(before, shard)
-        shard.windows = known
+        shard.windows = windows[shard.number]
         live_R = shard.rows.live_rows()
-        saving.load(shard.index, folder, {}, shard.index.version.number, live_R)
+        saving.load(shard.index, store.path, {}, shard.index.version.number, live_R)
         if config.index_config.sealed and len(live_R):
             shard.reindex()
     return after

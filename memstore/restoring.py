@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyarrow import fs
 
 from memstore import checks, files, joining, manifest, resharding, snapshot
-from memstore.checkpoints import MemoryCheckpoints, config_of
+from memstore.checkpoints import MemoryCheckpoints, config_of, shards_of
 from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
-from memstore.errors import CorruptFile, InvalidArgument, NotAStore, Unsupported
+from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
-from memstore.placement import WHOLE
-from memstore.store import Store
+from memstore.placement import WHOLE, Part, holders
+from memstore.resharding import encoded
+from memstore.store import CLOSED, Store
 
 RESTORING = "restoring"
 """The folder of a store where files lie that are fetched into it."""
@@ -33,14 +34,17 @@ def restore(
     *,
     shards: Shards = None,
     number: int | None = None,
+    part: Part = WHOLE,
     filesystem: fs.FileSystem | None = None,
     progress: snapshot.Progress | None = None,
 ) -> None:
     """Makes a store at `path`, which is not there yet, of the newest snapshot at an address.
 
     shards: into how many the memories, or those named, are cut from now on; None leaves them.
-    number: of another snapshot than the newest.  filesystem: where `uri` is a path.
-    progress: is called with the bytes that are there and those that there will be.
+    number: of another snapshot than the newest.  part: makes that part of several alone, whatever
+    the snapshot was of; where memories are cut into other shards, each reads them whole.
+    filesystem: where `uri` is a path.  progress: is called with the bytes that are there and those
+    that there will be.
 
     What was fetched when it is cut off is not fetched again. Raises `NotAStore` where there is no
     snapshot, or something at `path`; `SnapshotFailed` where the address is not reached;
@@ -53,16 +57,17 @@ def restore(
         )
     place = Place(uri, filesystem)
     bodies = _bodies(place, number)
-    counts = _counts(bodies[0], shards)
+    counts, before = _counts(bodies[0], shards), _counts(bodies[0], None)
+    _check_parts(bodies[0], counts, part)
+    fetched = part if counts == before else WHOLE
     draft = target.with_name(target.name + ".restoring")
     with files.typed("a store that is restored"):
         files.make_folder(draft)
         with files.lock(draft / "RESTORING"):
-            _fetch(bodies, place, draft, progress)
-            body = joining.joined(bodies, draft)
-            _found(body, draft)
-            if counts != {name: len(entry["shards"]) for name, entry in body["memories"].items()}:
-                draft = _cut(draft, target, counts)
+            _fetch(joining.sources(bodies, fetched), place, draft, progress)
+            _found(joining.joined(bodies, draft, fetched), draft)
+            if counts != before:
+                draft = _cut(draft, target, counts, part)
             (draft / "RESTORING").unlink(missing_ok=True)
             if target.exists():
                 target.rmdir()
@@ -80,23 +85,19 @@ def restore_into(
 ) -> list[str]:
     """Makes the memories of a snapshot in a store that is open, all or none; returns their names.
 
-    As `restore` otherwise. Raises `MemoryExists` where a name is taken, `StoreLocked` while
-    another is restored into this store, `Unsupported` where the store has a part of its memories.
+    As `restore` otherwise; in a part, what lies there of them. Raises `MemoryExists` where a name
+    is taken, `StoreLocked` while another is restored into this store.
     """
-    if store.part != WHOLE:
-        raise Unsupported(
-            f"{store.path} is part {store.part} of its memories: a snapshot is of whole ones",
-            hint="restore it for one server",
-        )
     place = Place(uri, filesystem)
     bodies = _bodies(place, number)
+    _check_parts(bodies[0], _counts(bodies[0], None), store.part)
     store.check_free(bodies[0]["memories"])
     draft = store.path / RESTORING
     with files.typed("memories that are restored"):
         files.make_folder(draft)
         with files.lock(draft / "RESTORING"):
-            _fetch(bodies, place, draft, progress)
-            store.adopt(_memories(joining.joined(bodies, draft), draft, store.path))
+            _fetch(joining.sources(bodies, store.part), place, draft, progress)
+            store.adopt(_memories(joining.joined(bodies, draft, store.part), draft, store))
             shutil.rmtree(draft, ignore_errors=True)
     return sorted(bodies[0]["memories"])
 
@@ -108,8 +109,16 @@ def _bodies(place: Place, number: int | None) -> list[manifest.Body]:
     return bodies
 
 
+def snapshot_names(uri: str | Path, number: int | None) -> tuple[list[str], int]:
+    """The memories of a snapshot, parts before what is encoded from them, and its number."""
+    inside = snapshot.read(Place(uri), number)
+    memories = snapshot.bodies_of(inside)[0]["memories"]
+    names = sorted(memories, key=lambda n: (config_of(memories[n]).encoding is not None, n))
+    return names, inside["number"]
+
+
 def _memories(
-    body: manifest.Body, draft: Path, home: Path
+    body: manifest.Body, draft: Path, store: Store
 ) -> dict[str, EmbeddedMemory | EncodedMemory]:
     """The memories whose files were fetched, parts before what is encoded from them."""
     plain: dict[str, EmbeddedMemory] = {}
@@ -118,13 +127,12 @@ def _memories(
         body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
     ):
         config = config_of(entry)
-        base = EmbeddedMemory(name, config, entry["next_slot"], home)
+        base = store.empty(name, config, entry["next_slot"], store.path)
         made[name] = base
         if config.encoding is None:
             plain[name] = base
         else:
-            parts = {part: plain[part] for part in sorted(config.encoding_config.memories)}
-            made[name] = EncodedMemory(base, parts)
+            made[name] = encoded(base, plain)
         folder = draft / manifest.MEMORIES / name
         MemoryCheckpoints(made[name], folder, entry["log"]["name"], entry).load()
     return made
@@ -135,27 +143,28 @@ def _found(body: manifest.Body, draft: Path) -> None:
     body["store"] = secrets.token_hex(8)
     for entry in body["memories"].values():
         entry["log"] = {"name": secrets.token_hex(8), "after": [0] * len(entry["shards"])}
-        for shard in range(len(entry["shards"])):
+        for shard, _ in shards_of(entry, manifest.part_of(body)):
             files.make_folder(draft / manifest.LOGS / entry["log"]["name"] / f"shard-{shard}")
     manifest.write(draft / manifest.NAME, body)
+    if manifest.part_of(body) != WHOLE:
+        closed = draft / CLOSED
+        closed.unlink(missing_ok=True)
+        files.make(closed, lambda file: None)
 
 
-def _cut(draft: Path, target: Path, counts: Mapping[str, int]) -> Path:
-    """A store like the draft, whose memories have other numbers of shards, in its place."""
+def _cut(draft: Path, target: Path, counts: Mapping[str, int], part: Part) -> Path:
+    """A store like the draft, or a part of it, whose memories have other numbers of shards, in its
+    place."""
     again = target.with_name(target.name + ".resharding")
     shutil.rmtree(again, ignore_errors=True)
-    resharding.reshard(draft, again, counts)
+    resharding.reshard(draft, again, counts, part)
     shutil.rmtree(draft)
     return again
 
 
 def _fetch(
-    bodies: Sequence[manifest.Body],
-    place: Place,
-    draft: Path,
-    progress: snapshot.Progress | None,
+    keys: joining.Sources, place: Place, draft: Path, progress: snapshot.Progress | None
 ) -> None:
-    keys = joining.sources(bodies)
     wanted = {path: fingerprint for path, (_, fingerprint) in keys.items()}
 
     def lacks(path: str) -> bool:
@@ -185,6 +194,19 @@ def _fetch(
     )
     for folder in {(draft / path).parent for path in wanted}:
         DISK.sync_folder(folder)
+
+
+def _check_parts(body: manifest.Body, counts: Mapping[str, int], part: Part) -> None:
+    """Raises `InvalidArgument` where an encoded memory would lie on fewer servers than parts."""
+    for name, entry in body["memories"].items():
+        config = config_of(entry)
+        for of in () if config.encoding is None else sorted(config.encoding_config.memories):
+            if holders(counts[of], part.of) > holders(counts[name], part.of):
+                raise InvalidArgument(
+                    f"memory {name!r} would not lie on all servers that memory {of!r} lies on",
+                    got=f"{counts[name]} shards",
+                    expected=f"≥ {holders(counts[of], part.of)}",
+                )
 
 
 def _counts(body: manifest.Body, shards: Shards) -> dict[str, int]:

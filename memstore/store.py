@@ -184,7 +184,7 @@ class Store:
                     got=f"{config.shards} shards, part {self.part}",
                     expected=f"more than {self.part.number} shards",
                 )
-            memory = self._assemble(self._empty(name, config, 0, self.path))
+            memory = self._assemble(self.empty(name, config, 0, self.path))
             self.adopt({name: memory})
             return memory
 
@@ -500,7 +500,7 @@ class Store:
         facts = {} if cluster is None else {"cluster": cluster}
         return {**facts, "openings": self.openings.another().kept}
 
-    def _empty(
+    def empty(
         self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
     ) -> EmbeddedMemory:
         """What it holds of a memory, without rows."""
@@ -516,7 +516,7 @@ class Store:
             body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
         ):
             home = self.path if self._refusal is None else None
-            base = self._empty(name, config_of(entry), entry["next_slot"], home)
+            base = self.empty(name, config_of(entry), entry["next_slot"], home)
             memory = self._memories[name] = self._assemble(base)
             made = self._made(name, memory, entry["log"]["name"], entry)
             made.load()
@@ -655,7 +655,7 @@ class Store:
         """Raises what making an encoded memory over several servers would, where part 0 is."""
         if config.encoding is None:
             return
-        self._assemble(self._empty(name, config, 0, None))
+        self._assemble(self.empty(name, config, 0, None))
         for part in sorted(config.encoding_config.memories):
             shards = self._find(part).config.shards
             if holders(shards, servers) > holders(config.shards, servers):

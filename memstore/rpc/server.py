@@ -324,7 +324,8 @@ class Server:
         caller.check(role_of(name, message), memory_of(message))
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=name)
-        pools = {"lead": self._forwards, "widen": self._readers, "cut": self._cutters}
+        pools = {"lead": self._forwards, "widen": self._readers}
+        pools |= {"cut": self._cutters, "fetch": self._cutters}
         pool = pools.get(name, self._writers)
         ends, do = ends_at(deadline_s), getattr(self._spreading, name)
         reply = await self._in(pool, in_time, ends, do, message)

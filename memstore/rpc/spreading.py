@@ -33,7 +33,7 @@ from memstore.held_encoded import HeldEncodedMemory
 from memstore.memory import Array, Refreshed, RequestId, Slots
 from memstore.placement import Part, holders
 from memstore.retries import Asked
-from memstore.rpc import administration, codec, joint, splice
+from memstore.rpc import administration, codec, fetching, joint, splice
 from memstore.rpc.calls import Numbering, Request
 from memstore.rpc.fleet import Fleet
 from memstore.rpc.joint import Joint
@@ -181,6 +181,17 @@ class Spreading:
         )
         return taken
 
+    def restore(self, uri: str, *, number: int | None = None) -> builtins.list[str]:
+        """Makes the memories of a snapshot in all parts: in part 0 last; returns their names."""
+        if self.part.number:
+            asked = pb.RestoreRequest(uri=uri, number=number)
+            done: builtins.list[str] = self.led(
+                "restore", asked, lambda reply: [*reply.restore.memories], again=False
+            )
+            return done
+        with self._fleet.deadline.held(self._making, "other memories"):
+            return fetching.restore(self.store, self._once, self._fleet.fan, uri, number)
+
     def topology(self) -> pb.TopologyReply:
         now, part = self.membership.topology, to_part(self.part)
         servers, cluster = now.servers, now.cluster
@@ -262,6 +273,10 @@ class Spreading:
     def cut(self, asked: pb.CutRequest, deadline_s: float | None) -> pb.CutReply:
         self.check(asked.part)
         return joint.step(self.store, asked, Deadline(deadline_s))
+
+    def fetch(self, asked: pb.FetchRequest, deadline_s: float | None) -> pb.FetchReply:
+        self.check(asked.part)
+        return fetching.fetch(self.store, self._drop, asked)
 
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
@@ -363,11 +378,14 @@ class Spreading:
         return self._fleet.ask(number, request)
 
     def _cut(self, number: int, asked: pb.CutRequest, deadline_s: float | None) -> pb.CutReply:
-        """Has a part do a step of a cut, once: what of it is lost is told."""
         if number == self.part.number:
             return joint.step(self.store, asked, self._fleet.deadline)
-        reply: pb.CutReply = self._ask(number, "cut", asked, _itself, deadline_s, again=False)
+        reply: pb.CutReply = self._once(number, "cut", asked, deadline_s)
         return reply
+
+    def _once(self, number: int, verb: str, message: Any, deadline_s: float | None) -> Any:
+        """Has a part do something, and not again: what of it is lost is told."""
+        return self._ask(number, verb, message, _itself, deadline_s, again=False)
 
 
 class _Leader:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from memstore.memory import Applied, Memory
@@ -239,7 +240,9 @@ def _snapshot(store: Store, asked: pb.SnapshotRequest) -> pb.SnapshotReply:
 
 
 def _restore(store: Store, asked: pb.RestoreRequest) -> pb.RestoreReply:
-    made = restore_into(store, asked.uri, number=codec.optional(asked, "number"))
+    # Over several servers each makes its own part.
+    restore = getattr(store, "restore", partial(restore_into, store))
+    made = restore(asked.uri, number=codec.optional(asked, "number"))
     return pb.RestoreReply(memories=made)
 
 
@@ -274,6 +277,7 @@ SPREAD: Mapping[str, type[Any]] = {
     "unmake": pb.UnmakeRequest,
     "lead": pb.LeadRequest,
     "cut": pb.CutRequest,
+    "fetch": pb.FetchRequest,
 }
 """What servers of one memory ask each other."""
 

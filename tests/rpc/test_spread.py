@@ -120,7 +120,6 @@ def test_memories_are_made_and_dropped_everywhere(servers: Servers, client: Clie
         with pytest.raises(UnknownMemory):
             verb("m")
     for refused in (
-        lambda: client.restore("/nowhere"),
         lambda: list(client.export("one")),
         lambda: client.memory("one").refresh(),
     ):

@@ -390,6 +390,10 @@ def test_marks_outlive_servers(tmp_path: Path, servers: Servers) -> None:
         with memstore.open(tmp_path / "one") as store:
             found = store.memory("m").gather(range(20)).keys_BD
             np.testing.assert_array_equal(found, rows(20))
+            # Checkpoints after it have other names.
+            for seed in range(4):
+                store.memory("m").update(range(20), rows(20, seed))
+                store.checkpoint()
     finally:
         again.close()
 
