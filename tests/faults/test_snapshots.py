@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store
+from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store, files, snapshot
 from memstore.errors import (
     CorruptFile,
     DiskFailed,
@@ -174,6 +174,36 @@ def test_only_what_is_new_is_copied(tmp_path: Path) -> None:
             rows.append(keys_BD)
     np.testing.assert_allclose(rows[0] - 1.0, rows[1], atol=1e-6)
     np.testing.assert_array_equal(rows[1], rows[2])
+
+
+def pruned(folder: Path, place: Place, **settings: Any) -> None:
+    """Takes three snapshots, keeps the second, and sees that it is whole and alone."""
+    keys = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    with memstore.open(folder / "other") as other:
+        other.create("other", MemoryConfig(dim=3)).append(keys)
+        other.snapshot(place.uri, **settings)
+    with memstore.open(folder / "store") as store:
+        memory = store.create("m", MemoryConfig(dim=3))
+        slots = memory.append(keys)
+        kept = store.snapshot(place.uri, **settings)
+        memory.write(slots, -keys)
+        store.snapshot(place.uri, **settings)
+        half = f"files/{'0' * 16}/half.new"
+        place.put(half, [b"of it"], files.fingerprint_of(b"of it"), half)
+        snapshot.prune(place, [kept.number, 99])
+        snapshot.prune(place, [kept.number])
+        assert sum(name.startswith("snapshot-") for name in place.sizes()) == 1
+        assert sum(place.sizes("files").values()) == kept.bytes
+        memstore.restore(place.uri, folder / "copy", **settings)
+        with memstore.open(folder / "copy") as copy:
+            np.testing.assert_array_equal(copy.memory("m").gather(slots).keys_BD, keys)
+        assert store.snapshot(place.uri, **settings).copied > 0
+        snapshot.prune(place, [])
+        assert (place.sizes(), place.sizes("files")) == ({}, {})
+
+
+def test_snapshots_that_nobody_keeps_are_taken_away(tmp_path: Path) -> None:
+    pruned(tmp_path, Place(tmp_path / "snapshots"))
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
@@ -533,6 +563,13 @@ def test_snapshots_lie_in_an_object_store(
         with pytest.raises(SnapshotFailed):
             memstore.restore("bucket/some/folder", tmp_path / "again", filesystem=there)
         assert state(store.memory("m")) == before
+
+
+def test_snapshots_in_an_object_store_are_taken_away(
+    tmp_path: Path, bucket: tuple[ThreadedMotoServer, fs.S3FileSystem]
+) -> None:
+    _, there = bucket
+    pruned(tmp_path, Place("bucket/some/folder", there), filesystem=there)
 
 
 def test_an_object_store_that_fails_halfway_is_gone_on_with(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import memstore
+from memstore import MemoryConfig
 from memstore.errors import InvalidArgument
+from memstore.rpc.server import Server
 from tests.training import small
 from workers.cli import main
 from workers.loop import Step
@@ -55,6 +59,23 @@ def test_numbers_of_another_kind_are_refused() -> None:
     for wrong in ({"batch": 2.0}, {"batch": True}, {"task": 3}, {"seed": -1}):
         with pytest.raises(InvalidArgument, match="out of range"):
             Recipe(**wrong)
+
+
+def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    own, client = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_recipes.py").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert recipe_of("my_recipes:small") == Recipe(places=10_000, dim=32, batch=64)
+
+    with memstore.open("store") as store, Server(store) as server:
+        store.create("m", MemoryConfig(dim=2)).append(np.ones((3, 2), np.float32))
+        client = client.replace("127.0.0.1:7437", server.address)
+        client = client.replace("/shared/run/memories", str(tmp_path / "memories"))
+        names = {"step": 7, "arrays": {"weight": np.ones(2)}}
+        exec(client, names)
+    assert names["position"] == {"seed": 0}
 
 
 def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
