@@ -14,5 +14,6 @@ class SourceError(TaskDataError):
         self, path: Path | str, line: int | None, got: str, expected: str, remedy: str
     ) -> None:
         self.path, self.line = Path(path), line
+        self.facts = got, expected, remedy
         where = f"{path}, line {line}" if line is not None else str(path)
         super().__init__(f"{got} in {where}", expected, remedy)

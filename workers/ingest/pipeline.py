@@ -11,6 +11,7 @@ or the last whole window of rows.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +76,7 @@ def ingest(
 ) -> Report:
     """Ingests files, or all files of folders, into a store or servers; goes on where it stopped.
 
-    into: a directory, or `ray:NAMESPACE/NAME`.
+    into: a directory, `ray:NAMESPACE/NAME`, or `HOST:PORT` of servers that ask for no token.
     memory_bytes: what all workers hold at a time of what they read and merge, at least 32 MiB
         each; beside it stand the libraries, 24 bytes an entity, and the rows of a store.
     workers: processes that read and merge; more than one are Ray's.
@@ -337,7 +338,5 @@ def _group(work: Path, names: list[str], entities: int, relations: int, number: 
 def _beside(into: str) -> Path:
     """The work folder of a target."""
     if is_served(into):
-        return Path(
-            "runs", "ingest-" + into.partition(":")[2].strip("/").replace("/", "-")
-        ).absolute()
+        return Path("runs", "ingest-" + re.sub(r"[^\w.-]+", "-", into)).absolute()
     return Path(f"{into}.ingest")

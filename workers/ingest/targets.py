@@ -5,6 +5,7 @@ A window is there whole or not at all, so how many rows there are says where to 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ MOST_WAITS = 120
 """How often in a row a store is waited for that is behind, or away: some minutes or more."""
 
 LEAST_WAIT_S, LONGEST_WAIT_S = 0.05, 5.0
+
+ADDRESSES = re.compile(r"[^/:,\s]+:\d+(,[^/:,\s]+:\d+)*")
+"""Of servers that are called without TLS or token, as `memstore.connect` does."""
 
 Batches = Callable[[], Iterator[Batch]]
 """Gives the batches of a window, each time it is called: the same."""
@@ -130,10 +134,10 @@ def patiently(call: Callable[[], Any]) -> Any:
 
 
 def target(into: str, client: str) -> Target:
-    """Opens where the rows go: a directory, or `ray:…` or other servers as `connect` takes them."""
+    """Opens where the rows go: a directory, or servers."""
     return Served(into, client) if is_served(into) else Embedded(into)
 
 
 def is_served(into: str) -> bool:
-    """Whether it is an address: `ray:…`, or one after `grpc:`."""
-    return into.startswith(("ray:", "ray://"))
+    """Whether it names servers: `ray:…`, or `HOST:PORT`, several with commas between them."""
+    return into.startswith(("ray:", "ray://")) or ADDRESSES.fullmatch(into) is not None

@@ -1,0 +1,72 @@
+"""Into servers, one or several, comes what comes into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import memstore
+from memstore.errors import Unreachable
+from memstore.rpc.client import Client
+from memstore.rpc.server import Server
+from tests.congruence.spread import Servers
+from tests.ingest.made import MEMORIES, SMALL, contents, facts, write_tsv
+from workers.ingest import Layout, ingest, rows, targets
+
+
+def served(client: Client) -> dict[str, tuple[bytes, pa.Table]]:
+    """As `contents`, of the memories of servers."""
+    found = {}
+    for name in MEMORIES:
+        memory = client.memory(name)
+        slots = np.arange(memory.describe().next_slot)
+        got = memory.gather(slots, columns=list(memory.config.records))
+        assert got.keys_BD is not None
+        assert got.records is not None
+        found[name] = got.keys_BD.tobytes(), got.records
+    return found
+
+
+def test_into_a_server_window_by_window(tmp_path: Path) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(1_000))
+    ingest([source], tmp_path / "embedded", layout=SMALL)
+    with memstore.open(tmp_path / "store") as store, Server(store) as server:
+        work = tmp_path / "work"
+        report = ingest([source], server.address, layout=SMALL, work=work)
+        with memstore.connect(server.address) as client:
+            assert served(client) == contents(tmp_path / "embedded")
+        assert ingest([source], server.address, layout=SMALL, work=work) == report
+
+
+def test_into_several_servers_also_where_one_was_lost_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(dim=16, index="exact", window=300, shards=4)
+    source = write_tsv(tmp_path / "facts.tsv", facts(1_000))
+    ingest([source], tmp_path / "embedded", layout=layout)
+    servers = Servers(tmp_path / "parts", 2)
+    try:
+        address = servers.servers[0].address
+        between, batches = rows.Rows.between, 0
+
+        def breaking(self: rows.Rows, name: str, first: int, last: int) -> Any:
+            nonlocal batches
+            for batch in between(self, name, first, last):
+                yield batch
+                batches += 1
+                if batches == 5:
+                    raise Unreachable("the connection was cut")
+
+        monkeypatch.setattr(rows.Rows, "between", breaking)
+        monkeypatch.setattr(targets, "MOST_WAITS", 0)
+        with pytest.raises(Unreachable):
+            ingest([source], address, layout=layout, work=tmp_path / "work")
+        ingest([source], address, layout=layout, work=tmp_path / "work")
+        with memstore.connect(address) as client:
+            assert served(client) == contents(tmp_path / "embedded")
+    finally:
+        servers.close()
