@@ -24,6 +24,7 @@ from memstore.errors import InvalidArgument, Unauthenticated, Unreachable
 from memstore.finding import finder
 from memstore.memory import Array
 from tests.cluster.conftest import NAMESPACE
+from tests.ingest.made import contents, facts, write_tsv
 
 pytest.importorskip("ray", reason="Ray is not installed: the extra cluster")
 
@@ -32,6 +33,7 @@ import ray
 from workers import cli
 from workers.cluster import ClusterSpec, ClusterStatus, down, status, up
 from workers.cluster.finding import find
+from workers.ingest import Layout, ingest
 
 WIDTH, PARTS = 3, 2
 CONFIG = MemoryConfig(dim=WIDTH, shards=3, index="exact", optimizer="sgd")
@@ -305,3 +307,24 @@ def test_without_ray_the_extra_is_named(
     assert "pip install 'memstore[cluster" in capsys.readouterr().out
     with pytest.raises(ImportError, match=r"memstore\[cluster"):
         memstore.connect("ray:memstore/facts")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own defaults
+def test_facts_are_ingested_by_workers_of_the_same_ray(
+    spec: ClusterSpec, client: Any, tmp_path: Path
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(2_000))
+    layout = Layout(dim=8, shards=3, index="exact", window=500)
+    ingest([source], tmp_path / "embedded", layout=layout)
+    work = tmp_path / "work"
+    report = ingest([source], spec.address, layout=layout, workers=2, work=work)
+    assert ray.is_initialized()
+    wanted = contents(tmp_path / "embedded")
+    assert report.facts == len(wanted["facts"][1])
+    for name, (keys, records) in wanted.items():
+        memory = client.memory(name)
+        found = memory.gather(np.arange(len(records)), columns=records.column_names)
+        assert found.keys_BD.tobytes() == keys
+        assert found.records == records
+    for name in ("facts", "relations", "entities"):
+        client.drop(name)

@@ -122,6 +122,9 @@ def _planned(work: Path, found: Plan) -> Plan:
     if (work / "plan.json").exists():
         plan = Plan.load(work)
         plan.check_same(found, work)
+        if is_served(plan.into):
+            # Also: of `ray:…`, the Ray is known by then whose workers read.
+            target(plan.into, plan.name).close()
         return plan
     where = target(found.into, found.name)
     try:

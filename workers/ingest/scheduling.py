@@ -74,7 +74,7 @@ class OnRay:
             lambda row: _done(task, row["number"]),
             num_cpus=1,
             memory=self._share,
-            compute=ray.data.TaskPoolStrategy(size=self._workers),
+            compute=ray.data.TaskPoolStrategy(size=min(self._workers, len(numbers))),
         )
         for row in done.iter_rows():
             result = json.loads(row["result"])
