@@ -95,6 +95,8 @@ class MemoryCheckpoints:
             "shards": [draft.entry for draft in drafts],
             "encoded_at": {} if self.entry is None else self.entry["encoded_at"],
         }
+        if base_of(self.memory).made:
+            entry["made"] = base_of(self.memory).made
         if moment.encoded_at is not None:
             path, arrays = self._folder / f"encoded-{number:08d}.npz", moment.encoded_at
             made = files.make(path, lambda file: files.arrays_to(file, arrays), self._disk)

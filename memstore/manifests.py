@@ -66,6 +66,11 @@ class Manifests:
         """Of a part."""
         return Openings.of(self.body["openings"]) if "openings" in self.body else Openings()
 
+    @property
+    def turn(self) -> int:
+        """Of a part: the highest number of a making or dropping of which it knows."""
+        return int(self.body.get("turn", 0))
+
     def number(self) -> int:
         """A number for a checkpoint, higher than that of any before, failed ones included."""
         self._number = max(self._number, self.body["number"]) + 1
@@ -74,7 +79,7 @@ class Manifests:
     def write(self, number: int, entries: dict[str, Entry | None], **facts: Any) -> None:
         """Makes these the memories that are found; raises `DiskFailed` and `StorageFull`.
 
-        facts: of a part, what changes besides: `cluster`, `openings`.
+        facts: of a part, what changes besides: `cluster`, `openings`, `turn`.
         """
         before, path = self.body, self._folder / manifest.NAME
         body = manifest.head(self.part) | {"store": before["store"], "number": number}

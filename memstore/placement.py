@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from memstore.errors import InvalidArgument
+from memstore.errors import InvalidArgument, UnknownMemory
 from memstore.memory import Slots
 
 MOST_PARTS = 4_096
@@ -63,6 +63,18 @@ def check_cluster(cluster: object) -> None:
     if not (isinstance(cluster, str) and CLUSTER.fullmatch(cluster)):
         raise InvalidArgument(
             "not the id of a cluster", got=repr(cluster)[:64], expected="16 hexadecimal digits"
+        )
+
+
+def check_made(name: str, told: int, made: int) -> None:
+    """Raises `UnknownMemory` where a call is for a memory that was made under another number than
+    the one which has its name now; 0 is for any."""
+    if told and told != made:
+        raise UnknownMemory(
+            f"memory {name!r} was dropped, and another was made under its name",
+            got=f"a call for the one that was made as number {told}",
+            expected=f"number {made}",
+            hint="ask for the memory again",
         )
 
 

@@ -137,11 +137,12 @@ class SpreadMemory:
         appends: Memory | None = None,
         allocates: Memory | None = None,
         search_all: SearchAll | None = None,
+        made: int = 0,
     ) -> None:
         """appends, allocates: who appends, and who does what takes the least used of all parts;
         None does so here: of all servers, one may do the second.  search_all: a shorter way than
-        to have each part searched by itself."""
-        self._name, self._config, self._parts = name, config, parts
+        to have each part searched by itself.  made: the number under which it was made."""
+        self._name, self._config, self._parts, self.made = name, config, parts, made
         self.fan, self._next_request = fan, next_request
         self._appends, self._allocates = appends, allocates
         self._search_all = search_all or self._search_each

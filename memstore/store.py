@@ -55,7 +55,7 @@ from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.openings import Openings
 from memstore.place import Place
-from memstore.placement import WHOLE, Part, check_cluster, holders
+from memstore.placement import WHOLE, Part, check_cluster, check_made, holders
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
@@ -163,8 +163,10 @@ class Store:
             )
             self._tender.start()
 
-    def create(self, name: str, config: MemoryConfig) -> Memory:
+    def create(self, name: str, config: MemoryConfig, *, made: int = 0) -> Memory:
         """Makes an empty memory.
+
+        made: of a part, its number among all makings and droppings of the cluster (`turn`).
 
         Raises `MemoryExists` if the name is taken, `DeviceUnavailable` where its device is not.
         """
@@ -185,11 +187,14 @@ class Store:
                     expected=f"more than {self.part.number} shards",
                 )
             memory = self._assemble(self.empty(name, config, 0, self.path))
-            self.adopt({name: memory})
+            base_of(memory).made = made
+            self.adopt({name: memory}, **self._turned(made))
             return memory
 
-    def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory]) -> None:
+    def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory], **facts: Any) -> None:
         """Takes in memories that belong to no store, as they are, all or none of them.
+
+        facts: as in `Manifests.write`.
 
         Raises `MemoryExists` where a name is taken.
         """
@@ -202,7 +207,7 @@ class Store:
             try:
                 for name, memory in memories.items():
                     self._open_logs(made[name], [0] * len(base_of(memory).shards))
-                self._write(self._checkpoints | made, list(made))
+                self._write(self._checkpoints | made, list(made), **facts)
             except BaseException:
                 for memory in memories.values():
                     with contextlib.suppress(MemstoreError):
@@ -236,6 +241,23 @@ class Store:
             if not self.cluster:
                 self._write(self._checkpoints, [], cluster=cluster)
 
+    @property
+    def turn(self) -> int:
+        """Of a part: the highest number of a making or dropping of which it knows."""
+        return self._manifests.turn
+
+    def note_turn(self, turn: int) -> None:
+        """Keeps the number of a making or dropping for which there is nothing to do here, or which
+        is about to be done; durable when it returns."""
+        with self._mutex:
+            self._check_writing()
+            if self._turned(turn):
+                self._write(self._checkpoints, [], **self._turned(turn))
+
+    def _turned(self, turn: int) -> dict[str, Any]:
+        """What is to be kept of a number; numbers do not fall."""
+        return {"turn": turn} if turn > self.turn else {}
+
     def check_free(self, names: Iterable[str]) -> None:
         """Raises `MemoryExists` where one of the names is taken."""
         with self._mutex:
@@ -254,21 +276,24 @@ class Store:
         self._check_open()
         return sorted(self._memories)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, *, made: int = 0, turn: int = 0) -> None:
         """Takes a memory and its files away.
+
+        made: only the one that was made under that number.  turn: the number of the dropping.
 
         Raises `MemoryInUse` while another memory is encoded from it.
         """
         with self._mutex:
             self._check_writing()
-            self._find(name)
+            check_made(name, made, base_of(self._find(name)).made)
             users = self.users(name)
             if users:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}",
                     hint="drop what is encoded from it first",
                 )
-            self._write({n: made for n, made in self._checkpoints.items() if n != name}, [])
+            left = {n: each for n, each in self._checkpoints.items() if n != name}
+            self._write(left, [], **self._turned(turn))
             dropped = base_of(self._memories.pop(name))
             dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
             dropped.close_logs()
@@ -517,6 +542,7 @@ class Store:
         ):
             home = self.path if self._refusal is None else None
             base = self.empty(name, config_of(entry), entry["next_slot"], home)
+            base.made = entry.get("made", 0)
             memory = self._memories[name] = self._assemble(base)
             made = self._made(name, memory, entry["log"]["name"], entry)
             made.load()

@@ -20,8 +20,14 @@ T = TypeVar("T")
 
 def config(name: str) -> Request[MemoryConfig]:
     """The configuration of a memory; raises `UnknownMemory`."""
-    message = pb.DescribeRequest(memory=text("memory", name), config_only=True)
+    message = _described(name)
     return Request(MEMORY_SERVICE, "describe", message, lambda it: codec.config_of(it.config))
+
+
+def found(name: str) -> Request[tuple[MemoryConfig, int]]:
+    """The configuration of a memory, and the number under which it was made, 0 where it has none;
+    raises `UnknownMemory`."""
+    return Request(MEMORY_SERVICE, "describe", _described(name), _found)
 
 
 def topology() -> Request[Topology | None]:
@@ -41,9 +47,10 @@ class StoreRequests:
         message = pb.CreateRequest(memory=text("name", name), config=codec.to_config(config))
         return _asked("create", message, _nothing)
 
-    def drop(self, name: str) -> Request[None]:
-        """Takes a memory and its files away."""
-        return _asked("drop", pb.DropRequest(memory=text("name", name)), _nothing)
+    def drop(self, name: str, made: int = 0) -> Request[None]:
+        """Takes a memory and its files away.  made: the one that was made under that number; 0 is
+        any."""
+        return _asked("drop", pb.DropRequest(memory=text("name", name), made=made), _nothing)
 
     def mark(self, name: str) -> Request[None]:
         """Keeps all memories as they are now under a name, for `snapshot`."""
@@ -79,6 +86,14 @@ def _asked(
     deadline_s: float | None = None,
 ) -> Request[T]:
     return Request(ADMIN_SERVICE, verb, message, decode, again, deadline_s)
+
+
+def _described(name: str) -> pb.DescribeRequest:
+    return pb.DescribeRequest(memory=text("memory", name), config_only=True)
+
+
+def _found(reply: pb.DescribeReply) -> tuple[MemoryConfig, int]:
+    return codec.config_of(reply.config), reply.made
 
 
 def _nothing(reply: Any) -> None:

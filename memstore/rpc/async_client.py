@@ -84,7 +84,7 @@ class AsyncClient:
         """The memory of that name; raises `UnknownMemory`."""
         if await self._of_several():
             return AsyncSpreadMemory(await self.run(partial(self._client.memory, name)), self)
-        return AsyncRemoteMemory(self, name, await self.send(administration.config(name)))
+        return AsyncRemoteMemory(self, name, *await self.send(administration.found(name)))
 
     def session(self) -> AsyncSession:
         """A stream over which calls need not wait for each other."""

@@ -18,9 +18,10 @@ class AsyncRemoteMemory:
     not, in each shard the whole of it: sent again under its `request_id` it is done once.
     """
 
-    def __init__(self, calls: AsyncCalls, name: str, config: MemoryConfig) -> None:
+    def __init__(self, calls: AsyncCalls, name: str, config: MemoryConfig, made: int = 0) -> None:
+        """made: the number under which it was made; 0 is any of that name."""
         self._calls = calls
-        self.requests = MemoryRequests(name, config, calls.next_request)
+        self.requests = MemoryRequests(name, config, calls.next_request, made)
 
     @property
     def name(self) -> str:

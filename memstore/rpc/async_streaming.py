@@ -50,7 +50,7 @@ class AsyncSession:
 
     async def memory(self, name: str) -> AsyncSessionMemory:
         """The memory of that name; raises `UnknownMemory`."""
-        return AsyncSessionMemory(self, name, await self.send(administration.config(name)))
+        return AsyncSessionMemory(self, name, *await self.send(administration.found(name)))
 
     def begin(
         self, verb: str, message: Any, deadline_s: float | None = None
@@ -210,8 +210,8 @@ def _tell(answers: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
 class AsyncSessionMemory(AsyncRemoteMemory):
     """A memory of a session, which can be searched ahead."""
 
-    def __init__(self, session: AsyncSession, name: str, config: Any) -> None:
-        super().__init__(session, name, config)
+    def __init__(self, session: AsyncSession, name: str, config: Any, made: int = 0) -> None:
+        super().__init__(session, name, config, made)
         self._session = session
 
     def search_async(

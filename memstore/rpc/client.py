@@ -32,6 +32,7 @@ from memstore.errors import (
     ShardUnavailable,
     StoreClosed,
     TooLong,
+    UnknownMemory,
     Unreachable,
     Unsupported,
 )
@@ -87,13 +88,13 @@ class Client:
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
-        config = self.send(administration.config(name))
-        remote, fleet = RemoteMemory(self, name, config), self._found()
+        config, made = self.send(administration.found(name))
+        remote, fleet = RemoteMemory(self, name, config, made), self._found()
         if fleet is None or self._topology is None:
             return remote
         of = len(self._topology.servers)
         numbers = range(holders(config.shards, of))
-        parts = [RemotePart(fleet, Part(i, of), name, config) for i in numbers]
+        parts = [RemotePart(fleet, Part(i, of), name, config, made) for i in numbers]
         whole: Any = (name, config, parts, fleet.fan, self.next_request)
         given: Any = {"search_all": search_all(parts, fleet.fan)}
         if config.encoding is not None:
@@ -110,8 +111,14 @@ class Client:
         self.send(self.requests.create(name, config))
         return self.memory(name)
 
+    def drop(self, name: str) -> None:
+        """Takes a memory and its files away, and none that is made under its name meanwhile."""
+        made = 0
+        with contextlib.suppress(UnknownMemory):  # parts of it may be left
+            made = self.send(administration.found(name))[1]
+        self.send(self.requests.drop(name, made))
+
     list = sent(StoreRequests.list)
-    drop = sent(StoreRequests.drop)
     mark = sent(StoreRequests.mark)
     unmark = sent(StoreRequests.unmark)
     marks = sent(StoreRequests.marks)

@@ -73,8 +73,11 @@ class PartCalls(Protocol):
 class RemotePart:
     """One part of one memory."""
 
-    def __init__(self, calls: PartCalls, part: Part, name: str, config: MemoryConfig) -> None:
-        self._calls, self._part, self._config = calls, part, config
+    def __init__(
+        self, calls: PartCalls, part: Part, name: str, config: MemoryConfig, made: int = 0
+    ) -> None:
+        """made: the number under which the memory was made; 0 is any."""
+        self._calls, self._part, self._config, self._made = calls, part, config, made
         self._name = name
         self._requests = MemoryRequests(name, config, _no_number)
 
@@ -152,7 +155,7 @@ class RemotePart:
         """Asks for what it has of an encoded memory; returns the reply."""
         message = splice.message(
             pb.EncodeRequest,
-            part=to_part(self._part),
+            part=to_part(self._part, self._made),
             memory=self._name,
             question=question,
             **facts,
@@ -163,7 +166,7 @@ class RemotePart:
         options = replace(SearchOptions() if options is None else options, filter=tree)
         message = splice.message(
             pb.WidenRequest,
-            part=to_part(self._part),
+            part=to_part(self._part, self._made),
             memory=self._name,
             question=question,
             options=codec.to_options(options),
@@ -195,7 +198,7 @@ class RemotePart:
     def _whole(self, asked: Asked, rows: int = 0) -> pb.Whole:
         return pb.Whole(
             memory=self._name,
-            part=to_part(self._part),
+            part=to_part(self._part, self._made),
             request_id=codec.to_request_id(asked.id),
             digest=asked.digest,
             rows=rows,
@@ -211,7 +214,7 @@ class RemotePart:
             raise self._missing(error) from error
 
     def _read(self, request: Request[T]) -> T:
-        request.message.part.CopyFrom(to_part(self._part))
+        request.message.part.CopyFrom(to_part(self._part, self._made))
         return self._send(request)
 
     def _ask(self, verb: str, message: Any, deadline: Deadline) -> Any:
@@ -316,8 +319,8 @@ def _to_widened(found: tuple[Array, Array, Array], last: str) -> Any:
     return splice.message(pb.WidenReply, **arrays)
 
 
-def to_part(part: Part) -> pb.Part:
-    return pb.Part(number=part.number, of=part.of)
+def to_part(part: Part, made: int = 0) -> pb.Part:
+    return pb.Part(number=part.number, of=part.of, made=made)
 
 
 def asked_of(whole: pb.Whole) -> Asked:

@@ -14,9 +14,10 @@ T = TypeVar("T")
 class RemoteMemory:
     """A `Memory` that a server has; its verbs are those of `MemoryRequests`."""
 
-    def __init__(self, calls: Calls, name: str, config: MemoryConfig) -> None:
+    def __init__(self, calls: Calls, name: str, config: MemoryConfig, made: int = 0) -> None:
+        """made: the number under which it was made; 0 is any of that name."""
         self._calls = calls
-        self.requests = MemoryRequests(name, config, calls.next_request)
+        self.requests = MemoryRequests(name, config, calls.next_request, made)
 
     @property
     def name(self) -> str:

@@ -49,10 +49,15 @@ class MemoryRequests:
     """The verbs of a memory, each of which gives its `Request`; they are told of in `Memory`."""
 
     def __init__(
-        self, name: str, config: MemoryConfig, next_request: Callable[[], RequestId]
+        self,
+        name: str,
+        config: MemoryConfig,
+        next_request: Callable[[], RequestId],
+        made: int = 0,
     ) -> None:
-        """next_request: numbers a mutation that was given no number."""
-        self.name, self.config = name, config
+        """next_request: numbers a mutation that was given no number.  made: the number under which
+        the memory was made, for mutations to be of no other; 0 is any."""
+        self.name, self.config, self.made = name, config, made
         self._next_request = next_request
         self._dtype = storage(config.dtype)
 
@@ -293,6 +298,7 @@ class MemoryRequests:
     ) -> Request[T]:
         """A mutation under a number, so that it may be sent again."""
         message.request_id.CopyFrom(codec.to_request_id(request_id or self._next_request()))
+        message.made = self.made
         return Request(MEMORY_SERVICE, verb, message, decode, deadline_s=deadline_s)
 
     def _stored(self, name: str, value: Array | None, width: int | None) -> AnyTensor | None:

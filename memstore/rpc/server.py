@@ -33,7 +33,7 @@ from memstore.errors import (
     Unsupported,
 )
 from memstore.memory import Array, Memory, SearchOptions
-from memstore.placement import WHOLE
+from memstore.placement import WHOLE, check_made
 from memstore.rpc import codec, failures, membership, sizes
 from memstore.rpc.alone import Alone
 from memstore.rpc.assembling import Assembler
@@ -299,7 +299,7 @@ class Server:
     async def _administer(self, verb: AdminVerb, message: Any, left_s: float | None) -> Any:
         spreading, part = self._spreading, part_of(message)
         if part is not None:
-            self._check_part(part)
+            self._check_part(part, message)
 
         def do(left_s: float | None) -> Any:
             if spreading is None or part is not None:
@@ -401,7 +401,7 @@ class Server:
             raise DeadlineExceeded("the call's time was over before it was begun")
         part = part_of(message)
         if part is not None:
-            self._check_part(part)
+            self._check_part(part, message)
         try:
             if self._spreading is not None and part is None:
                 spread = partial(self._spread, name, message)
@@ -427,10 +427,10 @@ class Server:
         pool = self._readers if VERBS[name].role == "read" else self._writers
         return await self._in(pool, in_time, ends, VERBS[name].do, memory, message)
 
-    def _check_part(self, part: pb.Part) -> None:
+    def _check_part(self, part: pb.Part, message: Any) -> None:
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=f"part {part.number}")
-        self._spreading.check(part)
+        self._spreading.held(message.memory, part)
 
     def _spread(self, name: str, message: Any, left_s: float | None) -> Any:
         """Does a call on a memory of which other servers hold parts."""
@@ -438,6 +438,8 @@ class Server:
 
         def do() -> Any:
             memory = spreading.memory(message.memory)
+            if VERBS[name].role == "write":
+                check_made(message.memory, message.made, memory.made)
             sizes.check(name, message, memory, self._limits.message_bytes)
             return VERBS[name].do(memory, message, left_s)
 

@@ -8,6 +8,7 @@ memories, and chooses the least used rows, for all.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from memstore.deadline import Deadline
 from memstore.errors import (
     InvalidArgument,
     MemoryExists,
+    RequestTooOld,
     ShardElsewhere,
     UnknownMemory,
     Unsupported,
@@ -31,7 +33,7 @@ from memstore.errors import (
 from memstore.held import Given, HeldMemory
 from memstore.held_encoded import HeldEncodedMemory
 from memstore.memory import Array, Refreshed, RequestId, Slots
-from memstore.placement import Part, holders
+from memstore.placement import Part, check_made, holders
 from memstore.retries import Asked
 from memstore.rpc import administration, codec, fetching, joint, splice
 from memstore.rpc.calls import Numbering, Request
@@ -98,14 +100,14 @@ class Spreading:
             if self.part.number == 0:
                 self.store.memory(name)  # raises
             asked = pb.DescribeRequest(memory=name)
-            return self._spread(name, self.led("describe", asked, _config))
+            return self._spread(name, *self.led("describe", asked, _config))
         known = self._memories.get(name)
         if known is None or known[0] is not held:
-            made = self._spread(name, held.config)
+            found = self._spread(name, held.config, held.made, held)
             with self._finding:
                 known = self._memories.get(name)
                 if known is None or known[0] is not held:
-                    known = self._memories[name] = held, made
+                    known = self._memories[name] = held, found
         return known[1]
 
     def list(self) -> builtins.list[str]:
@@ -126,28 +128,39 @@ class Spreading:
             if name in self.store.list():
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             self.store.check_parts(name, config, self.part.of)
-            text = codec.to_config(config)
+            turn, text = self._next_turn(), codec.to_config(config)
             for number in range(1, self.part.of):
                 part = to_part(Part(number, self.part.of))
                 if number < holders(config.shards, self.part.of):
-                    made = pb.MakeRequest(part=part, memory=name, config=text)
+                    made = pb.MakeRequest(part=part, memory=name, config=text, turn=turn)
                     self._ask(number, "make", made, _nothing)
                 else:
                     # What a drop left there would be taken for a part of this one.
-                    gone = pb.UnmakeRequest(part=part, memory=name)
+                    gone = pb.UnmakeRequest(part=part, memory=name, turn=turn)
                     self._ask(number, "unmake", gone, _nothing)
-            self.store.create(name, config)
+            self.store.create(name, config, made=turn)
 
-    def drop(self, name: str) -> None:
-        """Takes a memory away: from part 0 first, so that none has it when it is not whole."""
+    def drop(self, name: str, *, made: int = 0) -> None:
+        """Takes a memory away: from part 0 first, so that none has it when it is not whole.
+
+        made: only the one that was made under that number; 0 is any.
+        """
         if self.part.number:
-            self.led("drop", pb.DropRequest(memory=name), _nothing)
+            if not made:
+                with contextlib.suppress(UnknownMemory):  # parts of it may be left
+                    made = self.memory(name).made
+            self.led("drop", pb.DropRequest(memory=name, made=made), _nothing)
             return
         with self._fleet.deadline.held(self._making, "other memories"):
-            there = self._drop(name)
+            held = self._mine(name)
+            if held is not None:
+                check_made(name, made, held.made)
+            turn = self._next_turn()
+            there = self._drop(name, turn)
             # What a drop left that was lost in between is taken away too.
             for number in range(1, self.part.of):
-                message = pb.UnmakeRequest(part=to_part(Part(number, self.part.of)), memory=name)
+                part = to_part(Part(number, self.part.of))
+                message = pb.UnmakeRequest(part=part, memory=name, turn=turn)
                 there |= self._ask(number, "unmake", message, lambda reply: bool(reply.done))
             if not there:
                 self.store.memory(name)  # raises
@@ -206,6 +219,7 @@ class Spreading:
         if held is None:
             self.store.memory(name)  # raises
             raise UnknownMemory("no such memory", got=repr(name))
+        check_made(name, part.made, held.made)
         return held
 
     def check(self, part: pb.Part) -> None:
@@ -264,7 +278,7 @@ class Spreading:
         return widened(held, asked, self._message_bytes)
 
     def encode(self, asked: Any, deadline_s: float | None) -> Any:
-        self.check(asked.part)
+        self.held(asked.memory, asked.part)
         memory = self.store.memory(asked.memory)
         if not isinstance(memory, HeldEncodedMemory):
             raise Unsupported(f"memory {memory.name!r} is not encoded")
@@ -281,15 +295,22 @@ class Spreading:
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
         config = codec.config_of(asked.config)
-        # What part 0 no longer knows goes first, and what is encoded from it.
-        for name in (*self.store.users(asked.memory), asked.memory):
-            self._drop(name)
-        self.store.create(asked.memory, config)
+        with Deadline(deadline_s).held(self._making, "other memories"):
+            self._check_turn(asked.turn)
+            held = self._mine(asked.memory)
+            if held is not None and asked.turn and held.made == asked.turn:
+                return pb.MakeReply()  # It was done before.
+            # What part 0 no longer knows goes first, and what is encoded from it.
+            for name in (*self.store.users(asked.memory), asked.memory):
+                self._drop(name)
+            self.store.create(asked.memory, config, made=asked.turn)
         return pb.MakeReply()
 
     def unmake(self, asked: pb.UnmakeRequest, deadline_s: float | None) -> pb.UnmakeReply:
         self.check(asked.part)
-        return pb.UnmakeReply(done=self._drop(asked.memory))
+        with Deadline(deadline_s).held(self._making, "other memories"):
+            self._check_turn(asked.turn)
+            return pb.UnmakeReply(done=self._drop(asked.memory, asked.turn))
 
     def lead(self, asked: pb.LeadRequest, deadline_s: float | None) -> pb.LeadReply:
         """Does for all what part 0 alone can."""
@@ -300,11 +321,13 @@ class Spreading:
         message = getattr(asked, verb)
         if verb in ("append", "allocate"):
             memory = self.memory(message.memory)
+            check_made(message.memory, message.made, memory.made)
             do = partial(VERBS[verb].do, memory, message, deadline_s)
             return pb.LeadReply(slots=self.within(deadline_s, do))
         if verb == "describe":
-            config = self.store.memory(message.memory).config
-            return pb.LeadReply(describe=pb.DescribeReply(config=codec.to_config(config)))
+            memory = self.memory(message.memory)
+            told = pb.DescribeReply(config=codec.to_config(memory.config), made=memory.made)
+            return pb.LeadReply(describe=told)
         done = self.within(deadline_s, partial(ADMIN[verb].do, cast(Any, self), message))
         return pb.LeadReply(**{verb: done})
 
@@ -327,11 +350,32 @@ class Spreading:
     def close(self) -> None:
         self._fleet.close()
 
-    def _drop(self, name: str) -> bool:
-        """Takes its part of a memory away, and keeps nothing of it; returns whether it had one."""
+    def _next_turn(self) -> int:
+        """A number for what part 0 is about to make or drop, which none has had."""
+        turn = self.store.turn + 1
+        self.store.note_turn(turn)
+        return turn
+
+    def _check_turn(self, turn: int) -> None:
+        """Raises `RequestTooOld` where a memory was made or dropped since; 0 is not known."""
+        if turn and turn < self.store.turn:
+            raise RequestTooOld(
+                "memories were made or dropped since; nothing was changed",
+                got=f"number {turn} of part 0",
+                expected=f"≥ {self.store.turn}",
+                hint="where part 0 was put back from an older copy, make it again",
+            )
+
+    def _drop(self, name: str, turn: int = 0) -> bool:
+        """Takes its part of a memory away, and keeps nothing of it; returns whether it had one.
+
+        turn: the number of the dropping.
+        """
         there = name in self.store.list()
         if there:
-            self.store.drop(name)
+            self.store.drop(name, turn=turn)
+        else:
+            self.store.note_turn(turn)
         with self._finding:
             self._memories.pop(name, None)
         return there
@@ -345,15 +389,19 @@ class Spreading:
         assert isinstance(base, HeldMemory)
         return base
 
-    def _spread(self, name: str, config: MemoryConfig) -> SpreadMemory | SpreadEncodedMemory:
+    def _spread(
+        self, name: str, config: MemoryConfig, made: int, held: HeldMemory | None = None
+    ) -> SpreadMemory | SpreadEncodedMemory:
+        """A memory over its parts.  held: that which is here."""
         parts: builtins.list[MemoryPart] = []
         for number in range(holders(config.shards, self.part.of)):
-            held = self._mine(name) if number == self.part.number else None
+            own = held if number == self.part.number else None
             part = Part(number, self.part.of)
-            parts.append(held or RemotePart(self._fleet, part, name, config))
-        leader: Any = None if self.part.number == 0 else _Leader(self, name, config)
+            parts.append(own or RemotePart(self._fleet, part, name, config, made))
+        leader: Any = None if self.part.number == 0 else _Leader(self, name, config, made)
         fan, next_request = self._fleet.fan, self.next_request
-        spread = SpreadMemory(name, config, parts, fan, next_request, allocates=leader)
+        how: dict[str, Any] = {"allocates": leader, "made": made}
+        spread = SpreadMemory(name, config, parts, fan, next_request, **how)
         if config.encoding is None:
             return spread
         sides: builtins.list[EncodedPart] = [
@@ -391,9 +439,9 @@ class Spreading:
 class _Leader:
     """What takes the least used rows of a memory, where part 0 is."""
 
-    def __init__(self, spreading: Spreading, name: str, config: MemoryConfig) -> None:
+    def __init__(self, spreading: Spreading, name: str, config: MemoryConfig, made: int) -> None:
         self._spreading, self._name = spreading, name
-        self._requests = MemoryRequests(name, config, spreading.next_request)
+        self._requests = MemoryRequests(name, config, spreading.next_request, made)
 
     def append(self, *args: Any, **kwargs: Any) -> Slots:
         return self._led(self._requests.append(*args, **kwargs))
@@ -486,8 +534,9 @@ def _request(whole: pb.Whole) -> Asked:
     return asked_of(whole)
 
 
-def _config(reply: pb.LeadReply) -> MemoryConfig:
-    return codec.config_of(reply.describe.config)
+def _config(reply: pb.LeadReply) -> tuple[MemoryConfig, int]:
+    """With the number under which the memory was made."""
+    return codec.config_of(reply.describe.config), reply.describe.made
 
 
 def _itself(reply: Any) -> Any:

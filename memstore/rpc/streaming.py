@@ -60,7 +60,7 @@ class Session:
 
     def memory(self, name: str) -> SessionMemory:
         """The memory of that name; raises `UnknownMemory`."""
-        return SessionMemory(self, name, self.send(administration.config(name)))
+        return SessionMemory(self, name, *self.send(administration.found(name)))
 
     def begin(self, verb: str, message: Any, deadline_s: float | None = None) -> Future[Any]:
         """Sends a call; what it gives is its reply, or raises a `MemstoreError`.
@@ -194,8 +194,8 @@ def _tell(answers: Iterable[tuple[Future[Any], Any]]) -> None:
 class SessionMemory(RemoteMemory):
     """A `Memory` of a session, which can be searched ahead."""
 
-    def __init__(self, session: Session, name: str, config: Any) -> None:
-        super().__init__(session, name, config)
+    def __init__(self, session: Session, name: str, config: Any, made: int = 0) -> None:
+        super().__init__(session, name, config, made)
         self._session = session
 
     def search_async(

@@ -172,9 +172,12 @@ def _lookup(memory: Memory, asked: pb.LookupRequest, _: float | None) -> pb.Look
 
 
 def _describe(memory: Memory, asked: pb.DescribeRequest, _: float | None) -> pb.DescribeReply:
+    made = getattr(memory, "made", 0)  # of a part, or over several
     if asked.config_only:
-        return pb.DescribeReply(config=codec.to_config(memory.config))
-    return codec.to_describe_reply(memory.describe())
+        return pb.DescribeReply(config=codec.to_config(memory.config), made=made)
+    reply = codec.to_describe_reply(memory.describe())
+    reply.made = made
+    return reply
 
 
 VERBS: Mapping[str, Verb] = {
@@ -198,7 +201,7 @@ def _create(store: Store, asked: pb.CreateRequest) -> pb.CreateReply:
 
 
 def _drop(store: Store, asked: pb.DropRequest) -> pb.DropReply:
-    store.drop(asked.memory)
+    store.drop(asked.memory, made=asked.made)
     return pb.DropReply()
 
 

@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Part(_message.Message):
-    __slots__ = ("number", "of")
+    __slots__ = ("number", "of", "made")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     OF_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     number: int
     of: int
-    def __init__(self, number: _Optional[int] = ..., of: _Optional[int] = ...) -> None: ...
+    made: int
+    def __init__(self, number: _Optional[int] = ..., of: _Optional[int] = ..., made: _Optional[int] = ...) -> None: ...
 
 class Whole(_message.Message):
     __slots__ = ("memory", "part", "request_id", "digest", "rows")
@@ -65,23 +67,25 @@ class Error(_message.Message):
     def __init__(self, name: _Optional[str] = ..., problem: _Optional[str] = ..., got: _Optional[str] = ..., expected: _Optional[str] = ..., hint: _Optional[str] = ..., retryable: _Optional[bool] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
 
 class AppendRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "keys", "values", "records", "step")
+    __slots__ = ("memory", "request_id", "keys", "values", "records", "step", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     keys: Tensor
     values: Tensor
     records: bytes
     step: int
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ..., made: _Optional[int] = ...) -> None: ...
 
 class WriteRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "slots", "keys", "values", "records", "step")
+    __slots__ = ("memory", "request_id", "slots", "keys", "values", "records", "step", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +93,7 @@ class WriteRequest(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     slots: Tensor
@@ -96,10 +101,11 @@ class WriteRequest(_message.Message):
     values: Tensor
     records: bytes
     step: int
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ..., records: _Optional[bytes] = ..., step: _Optional[int] = ..., made: _Optional[int] = ...) -> None: ...
 
 class BlendRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "slots", "weights", "erase", "add", "step", "generations")
+    __slots__ = ("memory", "request_id", "slots", "weights", "erase", "add", "step", "generations", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +114,7 @@ class BlendRequest(_message.Message):
     ADD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     slots: Tensor
@@ -116,10 +123,11 @@ class BlendRequest(_message.Message):
     add: Tensor
     step: int
     generations: Tensor
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ..., erase: _Optional[_Union[Tensor, _Mapping]] = ..., add: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ..., erase: _Optional[_Union[Tensor, _Mapping]] = ..., add: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ..., made: _Optional[int] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "slots", "key_grads", "value_grads", "lr", "generations")
+    __slots__ = ("memory", "request_id", "slots", "key_grads", "value_grads", "lr", "generations", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +135,7 @@ class UpdateRequest(_message.Message):
     VALUE_GRADS_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     slots: Tensor
@@ -134,45 +143,52 @@ class UpdateRequest(_message.Message):
     value_grads: Tensor
     lr: float
     generations: Tensor
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., key_grads: _Optional[_Union[Tensor, _Mapping]] = ..., value_grads: _Optional[_Union[Tensor, _Mapping]] = ..., lr: _Optional[float] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., key_grads: _Optional[_Union[Tensor, _Mapping]] = ..., value_grads: _Optional[_Union[Tensor, _Mapping]] = ..., lr: _Optional[float] = ..., generations: _Optional[_Union[Tensor, _Mapping]] = ..., made: _Optional[int] = ...) -> None: ...
 
 class TouchRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "slots", "step", "weights")
+    __slots__ = ("memory", "request_id", "slots", "step", "weights", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     slots: Tensor
     step: int
     weights: Tensor
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., step: _Optional[int] = ..., weights: _Optional[_Union[Tensor, _Mapping]] = ..., made: _Optional[int] = ...) -> None: ...
 
 class AllocateRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "n", "step", "records")
+    __slots__ = ("memory", "request_id", "n", "step", "records", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     n: int
     step: int
     records: bytes
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., n: _Optional[int] = ..., step: _Optional[int] = ..., records: _Optional[bytes] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., n: _Optional[int] = ..., step: _Optional[int] = ..., records: _Optional[bytes] = ..., made: _Optional[int] = ...) -> None: ...
 
 class EraseRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "slots")
+    __slots__ = ("memory", "request_id", "slots", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     slots: Tensor
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., made: _Optional[int] = ...) -> None: ...
 
 class SlotsReply(_message.Message):
     __slots__ = ("slots",)
@@ -369,16 +385,18 @@ class DescribeRequest(_message.Message):
     def __init__(self, memory: _Optional[str] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., config_only: _Optional[bool] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("config", "next_slot", "shards", "drift")
+    __slots__ = ("config", "next_slot", "shards", "drift", "made")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     NEXT_SLOT_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     config: str
     next_slot: int
     shards: _containers.RepeatedScalarFieldContainer[str]
     drift: float
-    def __init__(self, config: _Optional[str] = ..., next_slot: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ..., drift: _Optional[float] = ...) -> None: ...
+    made: int
+    def __init__(self, config: _Optional[str] = ..., next_slot: _Optional[int] = ..., shards: _Optional[_Iterable[str]] = ..., drift: _Optional[float] = ..., made: _Optional[int] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("verb", "bytes", "data")
@@ -447,10 +465,12 @@ class CreateReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DropRequest(_message.Message):
-    __slots__ = ("memory",)
+    __slots__ = ("memory", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
-    def __init__(self, memory: _Optional[str] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., made: _Optional[int] = ...) -> None: ...
 
 class DropReply(_message.Message):
     __slots__ = ()
@@ -749,26 +769,30 @@ class EncodeReply(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., empty: _Optional[bool] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., drift: _Optional[_Union[Tensor, _Mapping]] = ..., travel: _Optional[_Union[Tensor, _Mapping]] = ..., uses: _Optional[_Union[Tensor, _Mapping]] = ..., named: _Optional[_Union[Tensor, _Mapping]] = ..., done: _Optional[int] = ...) -> None: ...
 
 class MakeRequest(_message.Message):
-    __slots__ = ("part", "memory", "config")
+    __slots__ = ("part", "memory", "config", "turn")
     PART_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     part: Part
     memory: str
     config: str
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
+    turn: int
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., config: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class MakeReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class UnmakeRequest(_message.Message):
-    __slots__ = ("part", "memory")
+    __slots__ = ("part", "memory", "turn")
     PART_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     part: Part
     memory: str
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ...) -> None: ...
+    turn: int
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class UnmakeReply(_message.Message):
     __slots__ = ("done",)
