@@ -65,7 +65,9 @@ def test_the_verbs_of_a_store_on_several_servers(servers: Servers) -> None:
                 await client.create("m", CONFIG)
             with pytest.raises(UnknownMemory):
                 await client.memory("none")
-            for refused in (client.mark("here"), client.load("m", []), anext(client.export("m"))):
+            await client.mark("here")
+            assert await client.marks() == ["here"]
+            for refused in (client.load("m", []), anext(client.export("m"))):
                 with pytest.raises(Unsupported):
                     await refused
             with pytest.raises(InvalidArgument, match="shape"):
