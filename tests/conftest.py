@@ -22,7 +22,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 LONG = os.environ.get("MEMSTORE_LONG") == "1"
 """Whether what is random is tried as often as it should be, not as often as there is time for."""
 
-TOGETHER = ("tests/cluster/test_cluster.py", "tests/cluster/test_shared_storage.py")
+TOGETHER = tuple(
+    f"tests/cluster/test_{name}.py" for name in ("cluster", "refresh", "shared_storage")
+)
 """Files whose tests share what takes long to start: one process does all of them."""
 
 

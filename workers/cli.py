@@ -7,6 +7,7 @@ memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"
 memtrain ingest FILE … --into DIR       memories of the facts in files
 memtrain cluster up | status | down     a memory on Ray
+memtrain refresh ray:NAMESPACE/NAME     encode anew what drifted, at a share of the time
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import inspect
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
 from memstore import MemstoreError
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from workers import checkpoints, cluster_cli, ingest_cli, recipes, report, showing
+from workers import checkpoints, cluster_cli, ingest_cli, recipes, refresh_cli, report, showing
 from workers.ask import Reply, ask
 from workers.recipes import Recipe
+from workers.refresh import Refresher
 from workers.run import Run, is_built, recipe_of
 from workers.showing import console
 from workers.stopping import interrupted
@@ -101,12 +103,12 @@ def fit(options: argparse.Namespace) -> None:
             asdict(recipe),
             f"go on with it by `memtrain resume {folder}`, or choose another folder by --out",
         )
-    _fit(folder, recipe, options.checkpoint_steps)
+    _fit(folder, recipe, options.checkpoint_steps, options.refresh_share)
 
 
 def resume(options: argparse.Namespace) -> None:
     """goes on with a run from its newest checkpoint"""
-    _fit(options.folder, None, options.checkpoint_steps)
+    _fit(options.folder, None, options.checkpoint_steps, options.refresh_share)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -131,11 +133,15 @@ def ask_one(options: argparse.Namespace) -> None:
 
 
 def _fit(
-    folder: Path, recipe: Recipe | None, checkpoint_steps: int | None = None
+    folder: Path,
+    recipe: Recipe | None,
+    checkpoint_steps: int | None = None,
+    refresh_share: float = 0.0,
 ) -> KnowledgeBase | None:
     """Builds and trains what is missing; returns the knowledge base if it had to be read.
 
-    recipe: what to build where nothing is; None goes on with what is there alone.
+    recipe: what to build where nothing is; None goes on with what is there alone.  refresh_share:
+    of the time, that a thread refreshes the facts, beside the refreshes of the recipe.
     """
     base = None
     if recipe is not None and not is_built(folder):
@@ -152,7 +158,11 @@ def _fit(
             console.print(f"All {run.recipe.steps} steps are done.")
         else:
             base = base or _base(run.recipe)
-            with closing(run.train(base, checkpoint_steps)) as steps:
+            with ExitStack() as stack:
+                if refresh_share:
+                    worker = stack.enter_context(Refresher(run.holder, share=refresh_share))
+                    run.paused = worker.paused
+                steps = stack.enter_context(closing(run.train(base, checkpoint_steps)))
                 showing.training(run, steps)
             report.write(folder, run.steps, run.figures, [])
     return base
@@ -230,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--search", action="store_true", help="propose facts by inner product")
     cluster_cli.add_commands(commands)
     ingest_cli.add_commands(commands)
+    refresh_cli.add_command(commands)
     return parser
 
 
@@ -239,6 +250,13 @@ def _add_pace(sub: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="steps from one checkpoint to the next (so many that they take 5% of the time)",
+    )
+    sub.add_argument(
+        "--refresh-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the time, that a thread refreshes the facts meanwhile; another run each time (0)",
     )
 
 

@@ -40,6 +40,12 @@ def _add_spec(sub: argparse.ArgumentParser) -> None:
         metavar="WHERE",
         help="a folder that all nodes mount, or as s3://bucket/prefix: rows are there, on any node",
     )
+    sub.add_argument(
+        "--refresh-share",
+        type=float,
+        default=0.0,
+        help="of its time, that an actor refreshes encoded memories (0: there is none)",
+    )
     sub.add_argument("--fsync", choices=get_args(Fsync), help="on the disk of a node (interval)")
     sub.add_argument("--timeout-s", type=float, default=120.0, help="for all to be served (120)")
 
@@ -48,9 +54,8 @@ def up(options: argparse.Namespace) -> None:
     """start a cluster, or what is missing of it, and wait until it serves"""
     cluster = _cluster()
     own = ("name", "namespace", "parts", "cpus", "gpus", "memory_bytes", "shared", "fsync")
-    spec = cluster.ClusterSpec(
-        folder=options.folder.absolute(), **{name: getattr(options, name) for name in own}
-    )
+    given = {name: getattr(options, name) for name in (*own, "refresh_share")}
+    spec = cluster.ClusterSpec(folder=options.folder.absolute(), **given)
     _connect(options)
     _show(cluster.up(spec, options.timeout_s))
     print(f'From a driver:  memstore.connect("{spec.address}")')
@@ -104,5 +109,8 @@ def _show(found: ClusterStatus) -> None:
             print(f"  on any node: its rows are on {found.spec.shared}")
         if part.memories:
             print(f"  memories: {', '.join(part.memories)}")
+    if found.spec.refresh_share:
+        told = "does not answer" if found.refreshing is None else str(found.refreshing)
+        print(f"refresher  {told}")
         if part.why:
             print(f"  {part.why}")

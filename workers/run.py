@@ -13,8 +13,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,8 @@ class Run:
         self._metrics = Metrics(folder / "metrics")
         of_step = "" if step is None else f"-{step:08d}"
         self._figures = folder / f"figures{of_step}.json"
+        self.paused: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        """Holds off whoever changes the memories beside the steps, while a checkpoint is made."""
         self._own = holder is None
         self.holder: Holder = memstore.open(folder / "store") if holder is None else holder
         try:
@@ -214,7 +216,8 @@ class Run:
         first = max((step for step in saved if step < done), default=0)
         self._metrics.add([step for step in self.steps if step.number >= first])
         position = {"seed": self.recipe.seed, "searches": self.network.reader.searches}
-        self.checkpoints.save(self.holder, done, self.trainer.arrays(), position)
+        with self.paused():
+            self.checkpoints.save(self.holder, done, self.trainer.arrays(), position)
 
     def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
         """Tests on held-out wordings of held-out entities, both ways of proposing facts.

@@ -225,6 +225,8 @@ def test_a_part_whose_node_is_not_there_is_not_placed(tmp_path: Path) -> None:
         {"gpus": -1.0},
         {"memory_bytes": -1},
         {"fsync": "sometimes"},
+        {"refresh_share": 1.5},
+        {"refresh_share": -0.1},
         {"shared": "here"},
         {"shared": "hdfs://host/x"},
         {"shared": "s3://key:secret@bucket/x"},

@@ -148,6 +148,21 @@ def test_an_evaluation_halfway_changes_nothing_of_what_comes(tmp_path: Path) -> 
     assert curves[0] == curves[1]
 
 
+def test_facts_may_be_refreshed_beside_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    pace = ("--checkpoint-steps", "2", "--refresh-share")
+    fit = ("fit", "--recipe", OWN, *SHORT, "--out", str(folder))
+    assert main([*fit, *pace, "2"]) == 1
+    assert "a share is out of range: got 2.0" in capsys.readouterr().out
+    assert main(["resume", str(folder), *pace, "0.5"]) == 0
+    with Run(folder) as run:
+        assert (run.trainer.done, len(run.steps)) == (8, 8)
+        assert run.memories.facts.describe().drift == 0.0
+    assert main(["evaluate", str(folder), "--step", "6"]) == 0
+
+
 def test_an_error_in_the_middle_of_a_step_saves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

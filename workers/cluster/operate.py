@@ -14,6 +14,7 @@ import memstore
 from memstore.errors import InvalidArgument, MemstoreError, Unreachable
 from workers.cluster import control
 from workers.cluster.placing import PINNED, Node, plan
+from workers.cluster.refresh_actor import RefreshActor
 from workers.cluster.registry_actor import RegistryActor
 from workers.cluster.shard_actor import ShardActor
 from workers.cluster.spec import NAMESPACE, ClusterSpec
@@ -50,6 +51,8 @@ def up(spec: ClusterSpec, timeout_s: float = UP_S) -> ClusterStatus:
         group = _group(spec, [part["host"] for part in told["parts"]], ends)
         for number in range(spec.parts):
             _start(spec, number, group)
+        if spec.refresh_share:
+            _refresh(spec)
         return _served(spec, ends)
     except BaseException:
         if new:
@@ -73,9 +76,9 @@ def down(name: str, namespace: str = NAMESPACE, timeout_s: float = DOWN_S) -> Cl
     registry = control.registry(name, namespace)
     spec = ClusterSpec.from_dict(control.ask(registry.describe.remote())["spec"])
     found = []
-    for number in range(spec.parts):
+    for each in (spec.refresher, *map(spec.actor, range(spec.parts))):
         with contextlib.suppress(Unreachable):
-            found.append(control.actor(spec.actor(number), namespace))
+            found.append(control.actor(each, namespace))
     calls = [actor.close.remote() for actor in found]
     failed: list[MemstoreError] = []
     for call in calls:
@@ -87,7 +90,7 @@ def down(name: str, namespace: str = NAMESPACE, timeout_s: float = DOWN_S) -> Cl
         ray.kill(actor, no_restart=True)
     with contextlib.suppress(ValueError):
         remove_placement_group(get_placement_group(spec.group))
-    names = [spec.registry, *map(spec.actor, range(spec.parts))]
+    names = [spec.registry, spec.refresher, *map(spec.actor, range(spec.parts))]
     ends = time.monotonic() + control.CALL_S
     while any(_is_there(each, namespace) for each in names) and time.monotonic() < ends:
         time.sleep(LOOK_S)
@@ -199,6 +202,13 @@ def _start(spec: ClusterSpec, number: int, group: Any) -> None:
         max_concurrency=4,
         **FOREVER,
     ).remote(spec.to_dict(), number)
+
+
+def _refresh(spec: ClusterSpec) -> None:
+    """Starts the actor that refreshes where there is none; the parts do what it asks for."""
+    ray.remote(RefreshActor).options(
+        name=spec.refresher, namespace=spec.namespace, num_cpus=0, max_concurrency=2, **FOREVER
+    ).remote(spec.to_dict())
 
 
 def _served(spec: ClusterSpec, ends: float) -> ClusterStatus:

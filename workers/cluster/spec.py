@@ -26,6 +26,8 @@ class ClusterSpec:
     that they are on the disk of the node that a part was first placed on, to which it is pinned.
     parts: servers, one actor each: a memory of n shards lies on the first n of them.
     cpus, gpus, memory_bytes: of each part, kept for it by Ray.
+    refresh_share: of its time, that an actor works on encoding anew what drifted of encoded
+    memories; 0 is no such actor.
     fsync: as of a `Store`; None is "always" where storage is shared, which takes no other, and
     "interval" on the disk of a node.
     """
@@ -39,6 +41,7 @@ class ClusterSpec:
     memory_bytes: int = 0
     shared: str | None = None
     fsync: Fsync | None = None
+    refresh_share: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -59,6 +62,10 @@ class ClusterSpec:
                 "resources of a part are out of range",
                 got=f"cpus {self.cpus}, gpus {self.gpus}, memory_bytes {self.memory_bytes}",
                 expected="cpus > 0, gpus ≥ 0, memory_bytes ≥ 0",
+            )
+        if not 0.0 <= self.refresh_share <= 1.0:
+            raise InvalidArgument(
+                "a share is out of range", got=self.refresh_share, expected="0 ≤ refresh_share ≤ 1"
             )
         if self.fsync is None:
             object.__setattr__(self, "fsync", "interval" if self.shared is None else "always")
@@ -106,6 +113,11 @@ class ClusterSpec:
     def registry(self) -> str:
         """The name of the actor that knows where the parts are."""
         return registry_of(self.name)
+
+    @property
+    def refresher(self) -> str:
+        """The name of the actor that refreshes."""
+        return f"{self.name}/refresh"
 
     @property
     def group(self) -> str:

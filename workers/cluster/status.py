@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from memstore.errors import MemstoreError
 from workers.cluster import control
 from workers.cluster.spec import ClusterSpec
+from workers.refresh import Progress
 
 LOOK_S = 10.0
 """For an actor to say how it is; one that is being started again does not answer before."""
@@ -36,12 +38,17 @@ class PartStatus:
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """version: of the topology.  memstore: the version that the registry runs."""
+    """version: of the topology.  memstore: the version that the registry runs.
+
+    refreshing: what the actor that refreshes has done since it was started last; None where there
+    is none, or it does not answer.
+    """
 
     spec: ClusterSpec
     memstore: str
     version: int
     parts: tuple[PartStatus, ...]
+    refreshing: Progress | None = None
 
     @property
     def serving(self) -> bool:
@@ -76,7 +83,16 @@ def look(name: str, namespace: str) -> ClusterStatus:
                 memories=tuple(found["memories"]),
             )
         )
-    return ClusterStatus(spec, told["memstore"], told["version"], tuple(parts))
+    return ClusterStatus(spec, told["memstore"], told["version"], tuple(parts), _refreshing(spec))
+
+
+def _refreshing(spec: ClusterSpec) -> Progress | None:
+    if spec.refresh_share:
+        with contextlib.suppress(MemstoreError):
+            found = control.actor(spec.refresher, spec.namespace)
+            progress: Progress = control.ask(found.describe.remote(), LOOK_S)
+            return progress
+    return None
 
 
 def _asked(spec: ClusterSpec, number: int) -> object:
