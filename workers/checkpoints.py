@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from memstore import checks, files, snapshot
 from memstore.disk import DISK
-from memstore.errors import InvalidArgument, Unsupported, UnsupportedVersion
+from memstore.errors import InvalidArgument, UnsupportedVersion
 from memstore.place import Place
 from memstore.restoring import restore_into
 from memstore.store import Store
@@ -197,13 +197,6 @@ class Checkpoints:
         if there == found.versions:
             return found
         files.check(found.folder / DENSE, found.dense)
-        if found.topology["servers"] > 1:
-            raise Unsupported(
-                "memories cannot be restored over several servers yet",
-                got=found.topology["servers"],
-                expected="1",
-                hint=f"nothing was changed; one server can have those of {self.memories}",
-            )
         # What is encoded before its parts.
         for name in sorted(there, key=lambda name: holder.memory(name).config.encoding is None):
             holder.drop(name)
