@@ -82,11 +82,12 @@ def restore_into(
     number: int | None = None,
     filesystem: fs.FileSystem | None = None,
     progress: snapshot.Progress | None = None,
+    made: int = 0,
 ) -> list[str]:
     """Makes the memories of a snapshot in a store that is open, all or none; returns their names.
 
-    As `restore` otherwise; in a part, what lies there of them. Raises `MemoryExists` where a name
-    is taken, `StoreLocked` while another is restored into this store.
+    As `restore` otherwise; in a part, what lies there of them, made under that number. Raises
+    `MemoryExists` where a name is taken, `StoreLocked` while another is restored into this store.
     """
     place = Place(uri, filesystem)
     bodies = _bodies(place, number)
@@ -97,7 +98,8 @@ def restore_into(
         files.make_folder(draft)
         with files.lock(draft / "RESTORING"):
             _fetch(joining.sources(bodies, store.part), place, draft, progress)
-            store.adopt(_memories(joining.joined(bodies, draft, store.part), draft, store))
+            memories = _memories(joining.joined(bodies, draft, store.part), draft, store)
+            store.adopt(memories, made=made)
             shutil.rmtree(draft, ignore_errors=True)
     return sorted(bodies[0]["memories"])
 

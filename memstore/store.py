@@ -187,27 +187,30 @@ class Store:
                     expected=f"more than {self.part.number} shards",
                 )
             memory = self._assemble(self.empty(name, config, 0, self.path))
-            base_of(memory).made = made
-            self.adopt({name: memory}, **self._turned(made))
+            self.adopt({name: memory}, made=made)
             return memory
 
-    def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory], **facts: Any) -> None:
+    def adopt(
+        self, memories: Mapping[str, EmbeddedMemory | EncodedMemory], *, made: int = 0
+    ) -> None:
         """Takes in memories that belong to no store, as they are, all or none of them.
 
-        facts: as in `Manifests.write`.
+        made: of a part, the number of their making, as in `create`.
 
         Raises `MemoryExists` where a name is taken.
         """
         with self._mutex:
             self.check_free(memories)
-            made = {
+            for memory in memories.values():
+                base_of(memory).made = made
+            entries = {
                 name: self._made(name, memory, secrets.token_hex(8), None)
                 for name, memory in memories.items()
             }
             try:
                 for name, memory in memories.items():
-                    self._open_logs(made[name], [0] * len(base_of(memory).shards))
-                self._write(self._checkpoints | made, list(made), **facts)
+                    self._open_logs(entries[name], [0] * len(base_of(memory).shards))
+                self._write(self._checkpoints | entries, list(entries), **self._turned(made))
             except BaseException:
                 for memory in memories.values():
                     with contextlib.suppress(MemstoreError):

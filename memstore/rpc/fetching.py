@@ -26,26 +26,31 @@ Ask = Callable[[int, str, Any, float | None], Any]
 """Has a part do that, within so many seconds; returns the reply, or raises a `MemstoreError`."""
 
 
-def restore(store: Store, ask: Ask, fan: Fan, uri: str, number: int | None) -> list[str]:
+def restore(
+    store: Store, ask: Ask, fan: Fan, uri: str, number: int | None, next_turn: Callable[[], int]
+) -> list[str]:
     """Makes the memories of a snapshot, as the server of part 0; returns their names.
+
+    next_turn: numbers their making.
 
     Raises as `restore_into`, of any part.
     """
     names, number = snapshot_names(uri, number)
     store.check_free(names)
     parts = [Part(i, store.part.of) for i in range(1, store.part.of)]
-    messages = [pb.FetchRequest(part=to_part(part), uri=uri, number=number) for part in parts]
+    facts: dict[str, Any] = {"uri": uri, "number": number, "turn": next_turn()}
+    messages = [pb.FetchRequest(part=to_part(part), **facts) for part in parts]
     calls = [
         partial(ask, part.number, "fetch", message, None)
         for part, message in zip(parts, messages, strict=True)
     ]
     try:
         all_of(fan(calls))
-        return restore_into(store, uri, number=number)
+        return restore_into(store, uri, number=number, made=facts["turn"])
     except BaseException:
         for name in reversed(names):
             for part in parts:
-                gone = pb.UnmakeRequest(part=to_part(part), memory=name)
+                gone = pb.UnmakeRequest(part=to_part(part), memory=name, turn=facts["turn"])
                 with contextlib.suppress(MemstoreError):
                     ask(part.number, "unmake", gone, UNMAKE_S)
         raise
@@ -58,4 +63,5 @@ def fetch(store: Store, drop: Callable[[str], bool], asked: pb.FetchRequest) -> 
     for name in names:
         for other in (*store.users(name), name):
             drop(other)
-    return pb.FetchReply(memories=restore_into(store, asked.uri, number=asked.number))
+    made = restore_into(store, asked.uri, number=asked.number, made=asked.turn)
+    return pb.FetchReply(memories=made)

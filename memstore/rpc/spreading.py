@@ -203,7 +203,8 @@ class Spreading:
             )
             return done
         with self._fleet.deadline.held(self._making, "other memories"):
-            return fetching.restore(self.store, self._once, self._fleet.fan, uri, number)
+            fan, turn = self._fleet.fan, self._next_turn
+            return fetching.restore(self.store, self._once, fan, uri, number, turn)
 
     def topology(self) -> pb.TopologyReply:
         now, part = self.membership.topology, to_part(self.part)
@@ -290,7 +291,10 @@ class Spreading:
 
     def fetch(self, asked: pb.FetchRequest, deadline_s: float | None) -> pb.FetchReply:
         self.check(asked.part)
-        return fetching.fetch(self.store, self._drop, asked)
+        with Deadline(deadline_s).held(self._making, "other memories"):
+            # It is never sent again: what comes again is late.
+            self._check_turn(asked.turn, again=False)
+            return fetching.fetch(self.store, self._drop, asked)
 
     def make(self, asked: pb.MakeRequest, deadline_s: float | None) -> pb.MakeReply:
         self.check(asked.part)
@@ -356,13 +360,17 @@ class Spreading:
         self.store.note_turn(turn)
         return turn
 
-    def _check_turn(self, turn: int) -> None:
-        """Raises `RequestTooOld` where a memory was made or dropped since; 0 is not known."""
-        if turn and turn < self.store.turn:
+    def _check_turn(self, turn: int, *, again: bool = True) -> None:
+        """Raises `RequestTooOld` where a memory was made or dropped since; 0 is not known.
+
+        again: it may be the same that was made or dropped last.
+        """
+        least = self.store.turn + (not again)
+        if turn and turn < least:
             raise RequestTooOld(
                 "memories were made or dropped since; nothing was changed",
                 got=f"number {turn} of part 0",
-                expected=f"≥ {self.store.turn}",
+                expected=f"≥ {least}",
                 hint="where part 0 was put back from an older copy, make it again",
             )
 

@@ -210,6 +210,28 @@ def test_a_call_under_way_ends_with_the_memory_that_it_was_for(
     other.close()
 
 
+def test_what_is_restored_is_another_memory(
+    tmp_path: Path, servers: Servers, client: Client
+) -> None:
+    former = client.create("m", CONFIG)
+    former.append(rows(12))
+    uri = str(tmp_path / "snapshots")
+    taken = client.snapshot(uri)
+    client.drop("m")
+    assert client.restore(uri) == ["m"]
+    memory = client.memory("m")
+    is_whole(memory, 12)
+    assert [held.made for held in servers.held("m")] == [3] * COUNT
+    with pytest.raises(UnknownMemory, match="another was made under its name"):
+        former.erase(range(12))
+    memory.append(rows(1))
+    for turn in (2, 3):
+        late = pb.FetchRequest(uri=uri, number=taken.number, turn=turn)
+        with pytest.raises(RequestTooOld):
+            tell(servers, 2, "fetch", late)
+    assert memory.gather([12]).generations_B.tolist() == [0]
+
+
 def test_memories_from_before_there_were_numbers_go_on(servers: Servers, client: Client) -> None:
     for store in servers.stores:
         store.create("old", CONFIG)

@@ -903,14 +903,16 @@ class CutRequest(_message.Message):
     def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., step: _Optional[str] = ..., cut: _Optional[str] = ..., name: _Optional[str] = ..., lease_s: _Optional[float] = ..., known: _Optional[_Iterable[str]] = ..., suspended: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., allowed: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., asked: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., restarted: _Optional[_Iterable[int]] = ..., ages_s: _Optional[_Iterable[float]] = ..., uri: _Optional[str] = ..., probe: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("part", "uri", "number")
+    __slots__ = ("part", "uri", "number", "turn")
     PART_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     part: Part
     uri: str
     number: int
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., uri: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+    turn: int
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., uri: _Optional[str] = ..., number: _Optional[int] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class FetchReply(_message.Message):
     __slots__ = ("memories",)
