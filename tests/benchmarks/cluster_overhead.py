@@ -9,8 +9,6 @@ is by the node and the second, not by the step. Calls that this process makes to
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -20,16 +18,14 @@ from typing import Any
 
 import memstore
 from tests.benchmarks.alone import measured_alone, tell
+from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.parted import CORES, parted, used_s
 from tests.benchmarks.runner import Figure, Measured, at_most, paired_medians
 from tests.benchmarks.stepping import BATCH, WARM, WIDTH, K, filled, stepper
 
-PARTS, NAMESPACE = 2, "benchmarks"
+PARTS = 2
 STEPS = 5
 """Steps of one, before as many of the other."""
-
-NICE = {"RAY_worker_niceness": "0"}
-"""Else Ray has its workers wait for whatever else runs on their node, so also for this load."""
 
 RAY_CALLS = ("get", "put", "wait", "get_actor", "kill")
 
@@ -48,7 +44,8 @@ def measure(rows: int, rounds: int) -> Iterator[Measured]:
     from workers.cluster import ClusterSpec, down, up
 
     with contextlib.ExitStack() as stack:
-        daemons = stack.enter_context(_ray())
+        kinds = stack.enter_context(nodes(cpus=PARTS)).head_node.all_processes
+        daemons = [info.process.pid for kind in kinds.values() for info in kind]
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".cluster-"))
         )
@@ -100,35 +97,6 @@ def measure(rows: int, rounds: int) -> Iterator[Measured]:
     yield at_most(0, Figure("ray_calls", f"{case}; of {2 * steps} steps", len(calls), "calls"))
     words = f"{len(daemons)} processes of Ray on one node, of {len(CORES)} cores"
     yield Figure("ray_processor", words, own / (wall_s * len(CORES)), "share")
-
-
-@contextlib.contextmanager
-def _ray() -> Iterator[list[int]]:
-    """A Ray of one node on this machine; gives the processes that it is made of."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    # Short: there are sockets in it.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    head: dict[str, Any] = {
-        "num_cpus": 2 * PARTS,
-        "include_dashboard": False,
-        "object_store_memory": 80 << 20,
-        "temp_dir": folder,
-    }
-    os.environ |= NICE
-    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        ray.init(cluster.address, namespace=NAMESPACE, log_to_driver=False)
-        yield [
-            info.process.pid
-            for all_of_kind in cluster.head_node.all_processes.values()
-            for info in all_of_kind
-        ]
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -123,12 +123,15 @@ def used_s(pid: int) -> float:
 def crossed(addresses: Sequence[str]) -> tuple[int, int]:
     """Bytes that this process has sent to servers and got from them, as the kernel counts them.
 
-    Of the connections that are open now; what TCP itself adds, 40 bytes a packet, is left out.
+    Of the connections that are open now, to be compared with a count before; what TCP itself adds,
+    40 bytes a packet, is left out.
     """
     ports = {int(address.rpartition(":")[2]) for address in addresses}
     sent = got = 0
     for each in Path("/proc/self/fd").iterdir():
         try:
+            if not each.is_socket():
+                continue
             with socket.socket(fileno=os.dup(int(each.name))) as peer:
                 if peer.family not in (socket.AF_INET, socket.AF_INET6):
                     continue
@@ -136,7 +139,7 @@ def crossed(addresses: Sequence[str]) -> tuple[int, int]:
                     continue
                 told = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES + 16)
         except OSError:
-            continue  # no socket, or not connected
+            continue  # closed meanwhile, or not connected
         more_sent, more_got = struct.unpack_from("=QQ", told, TCP_BYTES)
         sent, got = sent + more_sent, got + more_got
     return sent, got

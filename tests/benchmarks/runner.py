@@ -33,7 +33,7 @@ from models.tasks.data import DataMissing
 
 PACKAGE = "tests.benchmarks"
 HELPERS = (
-    *("__main__", "alone", "bare", "data", "echo", "link", "parted", "plots", "runner"),
+    *("__main__", "alone", "bare", "data", "echo", "link", "on_ray", "parted", "plots", "runner"),
     *("scaling_model", "stepping"),
     *("served", "sweeps"),
 )

@@ -1,0 +1,41 @@
+"""A Ray of one or several nodes on this machine, for a while; no benchmark itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+NAMESPACE = "benchmarks"
+NICE = {"RAY_worker_niceness": "0"}
+"""Else Ray has its workers wait for whatever else runs on their node, so also for a load here."""
+
+
+@contextlib.contextmanager
+def nodes(*, count: int = 1, cpus: int) -> Iterator[Any]:
+    """Starts it, and connects this process.  cpus: that each node says it has."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    # Short: there are sockets in it.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    head: dict[str, Any] = {
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": 80 << 20,
+        "temp_dir": folder,
+    }
+    os.environ |= NICE
+    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=cpus, object_store_memory=80 << 20)
+        ray.init(cluster.address, namespace=NAMESPACE, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
