@@ -15,10 +15,11 @@ from pathlib import Path
 from memstore import manifest
 from memstore import snapshot as snapshots
 from memstore.deadline import Deadline
-from memstore.errors import InvalidArgument, Overloaded
+from memstore.errors import InvalidArgument, Overloaded, UnknownMemory
 from memstore.holding import Gate
 from memstore.manifests import Manifests
 from memstore.place import Place
+from memstore.stills import Still
 
 TAKE_S = 5.0
 """For a moment to be taken: mutations that are being made are waited for."""
@@ -51,6 +52,7 @@ class Cuts:
         # Its own: the mutex is held as long as a checkpoint is written.
         self._lock = threading.Lock()
         self._taking: dict[str, _Taking] = {}
+        self._stills: dict[tuple[str, str], Still] = {}
         self._reserved = 0.0
 
     @property
@@ -121,11 +123,26 @@ class Cuts:
                 self._manifests.pins.remove(body)
                 self._mutex.notify_all()
 
+    def still(self, cut: str, memory: str) -> Still:
+        """What it had of a memory; raises `InvalidArgument` where it does not have the cut, and
+        `UnknownMemory` where there was none."""
+        with self._mutex:
+            body = self.body(cut)
+            if memory not in body["memories"]:
+                raise UnknownMemory("there was no such memory", got=repr(memory))
+            known = self._stills.get((cut, memory))
+            if known is None:
+                folder = self._folder / manifest.MEMORIES / memory
+                known = Still(folder, body["memories"][memory], self._manifests.part)
+                self._stills[cut, memory] = known
+            return known
+
     def forget(self, cut: str) -> None:
         """Lets go of a cut, and of marks that are of it."""
         self.gate.release(cut)
         with self._lock:
             taking = self._taking.pop(cut, None)
+            self._stills = {key: still for key, still in self._stills.items() if key[0] != cut}
             if taking is not None:
                 taking.over = True
         with self._mutex:

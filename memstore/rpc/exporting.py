@@ -73,6 +73,9 @@ class Export:
             return data
         return None
 
+    def end(self) -> None:
+        """Nothing: it holds on to nothing."""
+
     def _live(self, first: int, last: int) -> Slots:
         if self._slots is None:
             slots_B: Slots = np.arange(first, last)

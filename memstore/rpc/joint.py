@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 
 from memstore import files
@@ -34,6 +35,7 @@ from memstore.held import HeldMemory
 from memstore.holding import LONGEST_S, MARGIN_S, Key, State, Told
 from memstore.place import Place
 from memstore.placement import Part
+from memstore.rpc.calls import LONG_DEADLINE_S
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.spread import Fan, all_of
 from memstore.store import Store, check_name
@@ -64,8 +66,8 @@ class Joint:
     def __init__(self, store: Store, ask: Ask, fan: Fan, making: threading.RLock) -> None:
         """making: held while memories are made and dropped, and while a moment is taken."""
         self._store, self._ask, self._fan, self._making = store, ask, fan, making
-        self._wanted: set[str] = set()
-        """Cuts that are being made and copied."""
+        self._wanted: dict[str, float] = {}
+        """Cuts that are being made, copied and read, and until when: who reads may be lost."""
 
     def mark(self, name: str, deadline: Deadline) -> None:
         """Keeps all memories as they are now under a name."""
@@ -80,7 +82,6 @@ class Joint:
                 # Part 0 last: then it is there.
                 self._all("keep", cut, name=name, but_first=True)
                 self._one(0, "keep", cut, name=name)
-                self._wanted.discard(cut)
 
     def unmark(self, name: str) -> None:
         """Takes a mark away: from part 0 last, so that it can be asked for again."""
@@ -119,11 +120,25 @@ class Joint:
         sizes = [snapshots.Copied(reply.bytes, reply.copied) for reply in replies]
         return snapshots.take_joint(bodies, sizes, place, at)
 
+    def make(self, deadline: Deadline) -> str:
+        """Makes a cut that is no mark, and stays until it is dropped, or an hour is over."""
+        cut = secrets.token_hex(CUT_DIGITS // 2)
+        with deadline.held(self._making, "other cuts and memories"):
+            with self._made(cut, deadline):
+                pass
+            self._wanted[cut] = time.monotonic() + LONG_DEADLINE_S
+        return cut
+
+    def drop(self, cut: str) -> None:
+        """Lets go of a cut that is no mark."""
+        self._wanted.pop(cut, None)
+        self._forget(cut)
+
     @contextlib.contextmanager
     def _made(self, cut: str, deadline: Deadline) -> Iterator[None]:
         """Makes a cut, which is written in all parts; where what is done with it fails, none has
         it any more."""
-        self._wanted.add(cut)
+        self._wanted[cut] = inf
         try:
             for left in reversed(range(TRIES)):
                 try:
@@ -139,11 +154,13 @@ class Joint:
             self._forget(cut)
             raise
         finally:
-            self._wanted.discard(cut)
+            self._wanted.pop(cut, None)
 
     def _take(self, cut: str) -> None:
         """Takes one moment of all parts."""
-        known = {*self._wanted.copy(), *self._store.cuts.marks().values()}
+        now = time.monotonic()
+        wanted = {each for each, until in self._wanted.copy().items() if until > now}
+        known = wanted | {*self._store.cuts.marks().values()}
         self._all("ready", cut, known=known, lease_s=LEASE_S)
         try:
             held = self._all("hold", cut, lease_s=LEASE_S, deadline_s=STEP_S)
@@ -271,7 +288,7 @@ class Settling:
 
 def step(store: Store, asked: pb.CutRequest, deadline: Deadline) -> pb.CutReply:
     """Does a step of a cut in one part."""
-    cuts, cut = store.cuts, _checked(asked.cut)
+    cuts, cut = store.cuts, checked(asked.cut)
     if asked.step == "ready":
         cuts.ready([*asked.known], min(asked.lease_s, LEASE_S))
     elif asked.step == "hold":
@@ -346,7 +363,8 @@ def told_of(begun: pb.Begun) -> Told:
     return Told(key_of(begun), states.get(begun.state, "unknown"), tuple(begun.parts))
 
 
-def _checked(cut: str) -> str:
+def checked(cut: str) -> str:
+    """Raises `InvalidArgument` on what is no cut."""
     if len(cut) != CUT_DIGITS or not set(cut) <= set("0123456789abcdef"):
         raise InvalidArgument(
             "not a cut", got=repr(cut[:64]), expected=f"{CUT_DIGITS} hexadecimal digits"

@@ -39,6 +39,7 @@ from memstore.rpc.alone import Alone
 from memstore.rpc.assembling import Assembler
 from memstore.rpc.batching import Coalescer
 from memstore.rpc.beside import Health, Reflection
+from memstore.rpc.exporting import Export
 from memstore.rpc.limits import CORES, Gate, Held, Limits
 from memstore.rpc.pools import Pool
 from memstore.rpc.security import Caller, Guard, Tokens, is_loopback, seen_by
@@ -174,6 +175,7 @@ class Server:
             answered=self._answered,
             read=partial(self._in, self._readers),
             write=partial(self._in, self._writers),
+            export=self._export,
             limits=self._limits,
         )
         self._assembler = Assembler(
@@ -324,7 +326,7 @@ class Server:
         caller.check(role_of(name, message), memory_of(message))
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=name)
-        pools = {"lead": self._forwards, "widen": self._readers}
+        pools = {"lead": self._forwards, "widen": self._readers, "rows": self._readers}
         pools |= {"cut": self._cutters, "fetch": self._cutters}
         pool = pools.get(name, self._writers)
         ends, do = ends_at(deadline_s), getattr(self._spreading, name)
@@ -453,6 +455,15 @@ class Server:
                 hint="gather it slot by slot, and append to it",
             )
         return self._store.memory(name)
+
+    async def _export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
+        """An export, and what reads it."""
+        if self._spreading is None:
+            memory: Any = self._store.memory(asked.memory)
+            read = partial(self._in, self._readers)
+            return await read(Export, memory, asked, most_bytes), read
+        read = partial(self._in, self._forwarded_reads)
+        return await read(self._spreading.export, asked, most_bytes, left_s), read
 
     async def _search(self, memory: Memory, message: pb.SearchRequest) -> pb.SearchReply:
         if message.HasField("options") and message.options.ByteSize() > FILTER_BYTES:

@@ -42,6 +42,7 @@ from memstore.rpc.joint import Joint
 from memstore.rpc.membership import Membership
 from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
 from memstore.rpc.requests import MemoryRequests, refreshed
+from memstore.rpc.spread_export import SpreadExport, still_rows
 from memstore.rpc.sums import RemoteSums, summed
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Route
@@ -50,7 +51,7 @@ from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS, Role
 from memstore.rpc.ways import Ways
 from memstore.shard.requests import DIGEST_BYTES
 from memstore.snapshot import Snapshot
-from memstore.spread import MemoryPart, SpreadMemory
+from memstore.spread import Fan, MemoryPart, SpreadMemory
 from memstore.spread_encoded import EncodedPart, SpreadEncodedMemory
 from memstore.store import Store
 
@@ -233,6 +234,52 @@ class Spreading:
                 hint="ask for the topology again",
             )
 
+    # Rows of one moment.
+
+    @property
+    def fan(self) -> Fan:
+        return self._fleet.fan
+
+    def make_cut(self) -> str:
+        if self.part.number == 0:
+            return self._joint.make(self._fleet.deadline)
+        asked = pb.CutRequest(step="make")
+        cut: str = self.led("cut", asked, lambda reply: reply.cut.cut, again=False)
+        return cut
+
+    def drop_cut(self, cut: str) -> None:
+        if self.part.number == 0:
+            self._joint.drop(cut)
+        else:
+            self.led("cut", pb.CutRequest(step="drop", cut=cut), _nothing)
+
+    def rows_of(self, number: int, asked: pb.RowsRequest) -> pb.RowsReply:
+        """Rows of a part at a cut."""
+        if number == self.part.number:
+            return still_rows(self.store, asked)
+        reply: pb.RowsReply = self._ask(number, "rows", asked, _itself)
+        return reply
+
+    def rows(self, asked: pb.RowsRequest, deadline_s: float | None) -> pb.RowsReply:
+        self.check(asked.part)
+        return still_rows(self.store, asked)
+
+    def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
+        """An export of a whole memory, that is begun."""
+        deadline = Deadline(left_s)
+
+        def within(work: Callable[[], Any]) -> Any:
+            return self._fleet.within(deadline, work)
+
+        config = within(lambda: self.memory(asked.memory).config)
+        made = SpreadExport(self, config, within, asked, most_bytes)
+        try:
+            made.begin()
+        except BaseException:
+            made.end()
+            raise
+        return made
+
     def prepare(self, asked: pb.PrepareRequest, deadline_s: float | None) -> pb.PrepareReply:
         if asked.verb not in VERBS or VERBS[asked.verb].role != "write":
             raise InvalidArgument("no mutation", got=repr(asked.verb[:64]))
@@ -328,6 +375,8 @@ class Spreading:
             check_made(message.memory, message.made, memory.made)
             do = partial(VERBS[verb].do, memory, message, deadline_s)
             return pb.LeadReply(slots=self.within(deadline_s, do))
+        if verb == "cut":
+            return pb.LeadReply(cut=self.within(deadline_s, partial(self._led_cut, message)))
         if verb == "describe":
             memory = self.memory(message.memory)
             told = pb.DescribeReply(config=codec.to_config(memory.config), made=memory.made)
@@ -438,6 +487,14 @@ class Spreading:
             return joint.step(self.store, asked, self._fleet.deadline)
         reply: pb.CutReply = self._once(number, "cut", asked, deadline_s)
         return reply
+
+    def _led_cut(self, asked: pb.CutRequest) -> pb.CutReply:
+        if asked.step == "make":
+            return pb.CutReply(cut=self._joint.make(self._fleet.deadline))
+        if asked.step != "drop":
+            raise InvalidArgument("no such step", got=repr(asked.step[:64]))
+        self._joint.drop(joint.checked(asked.cut))
+        return pb.CutReply()
 
     def _once(self, number: int, verb: str, message: Any, deadline_s: float | None) -> Any:
         """Has a part do something, and not again: what of it is lost is told."""

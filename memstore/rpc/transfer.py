@@ -17,7 +17,6 @@ from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, Overloaded
 from memstore.memory import Memory
 from memstore.rpc import failures
-from memstore.rpc.exporting import Export
 from memstore.rpc.limits import Held, Limits
 from memstore.rpc.loading import Load, checked_end
 from memstore.rpc.security import Caller, seen_by
@@ -36,6 +35,8 @@ audit = logging.getLogger("memstore.audit")
 In = Callable[..., Awaitable[Any]]
 """Does some work in a pool: what, and its arguments."""
 
+Begin = Callable[[pb.ExportRequest, int, float | None], Awaitable[tuple[Any, In]]]
+
 Answered = Callable[[Callable[[], Awaitable[Any]], Any], Awaitable[Any]]
 """Does a call, and ends it with the status that its error has."""
 
@@ -52,13 +53,16 @@ class Transfers:
         answered: Answered,
         read: In,
         write: In,
+        export: Begin,
         limits: Limits,
         silent_s: float = SILENT_S,
     ) -> None:
-        """enter: lets the call of a context in, and says who makes it.  read, write: the pools."""
+        """enter: lets the call of a context in, and says who makes it.  read, write: the pools.
+        export: begins one, of batches of so many bytes and in so many seconds; says what reads it.
+        """
         self._store = store
         self._enter, self._memory, self._answered = enter, memory, answered
-        self._read, self._write = read, write
+        self._read, self._write, self._begun = read, write, export
         self._limits, self._silent_s = limits, silent_s
         self._exports = 0
         self._loads = set[asyncio.Task[bytes]]()
@@ -161,6 +165,22 @@ class Transfers:
         except MemstoreError as error:
             raise seen_by(caller, error) from None
 
+    async def _batches(
+        self, asked: pb.ExportRequest, most_bytes: int, caller: Caller, held: Held, context: Any
+    ) -> None:
+        left_s = context.time_remaining()
+        try:
+            export, read = await self._begun(asked, most_bytes, left_s)
+        except MemstoreError as error:
+            raise seen_by(caller, error) from None
+        try:
+            while (batch := await read(export.next)) is not None:
+                # Returns when gRPC has room for it: so long nothing more is read.
+                await failures.write(context, pb.ExportReply(batch=batch).SerializeToString())
+                await held.paced(export.rows, len(batch))
+        finally:
+            await whole(read(export.end))
+
     async def _export(self, _: Any, context: Any) -> None:
         async def work() -> None:
             caller, held = self._enter(context)
@@ -175,14 +195,8 @@ class Transfers:
                 )
             self._exports += 1
             try:
-                memory = cast(Any, self._found(asked.memory, caller))
-                export = await self._read(
-                    Export, memory, asked, self._limits.message_bytes - SLACK_BYTES
-                )
-                while (batch := await self._read(export.next)) is not None:
-                    # Returns when gRPC has room for it: so long nothing more is read.
-                    await failures.write(context, pb.ExportReply(batch=batch).SerializeToString())
-                    await held.paced(export.rows, len(batch))
+                most_bytes = self._limits.message_bytes - SLACK_BYTES
+                await self._batches(asked, most_bytes, caller, held, context)
             finally:
                 self._exports -= 1
 

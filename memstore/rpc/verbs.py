@@ -281,6 +281,7 @@ SPREAD: Mapping[str, type[Any]] = {
     "lead": pb.LeadRequest,
     "cut": pb.CutRequest,
     "fetch": pb.FetchRequest,
+    "rows": pb.RowsRequest,
 }
 """What servers of one memory ask each other."""
 

@@ -801,7 +801,7 @@ class UnmakeReply(_message.Message):
     def __init__(self, done: _Optional[bool] = ...) -> None: ...
 
 class LeadRequest(_message.Message):
-    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore")
+    __slots__ = ("part", "append", "allocate", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore", "cut")
     PART_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_FIELD_NUMBER: _ClassVar[int]
@@ -815,6 +815,7 @@ class LeadRequest(_message.Message):
     MARKS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     part: Part
     append: AppendRequest
     allocate: AllocateRequest
@@ -828,10 +829,11 @@ class LeadRequest(_message.Message):
     marks: MarksRequest
     snapshot: SnapshotRequest
     restore: RestoreRequest
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ..., refresh: _Optional[_Union[RefreshRequest, _Mapping]] = ..., mark: _Optional[_Union[MarkRequest, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkRequest, _Mapping]] = ..., marks: _Optional[_Union[MarksRequest, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., restore: _Optional[_Union[RestoreRequest, _Mapping]] = ...) -> None: ...
+    cut: CutRequest
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., append: _Optional[_Union[AppendRequest, _Mapping]] = ..., allocate: _Optional[_Union[AllocateRequest, _Mapping]] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., drop: _Optional[_Union[DropRequest, _Mapping]] = ..., list: _Optional[_Union[ListRequest, _Mapping]] = ..., describe: _Optional[_Union[DescribeRequest, _Mapping]] = ..., refresh: _Optional[_Union[RefreshRequest, _Mapping]] = ..., mark: _Optional[_Union[MarkRequest, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkRequest, _Mapping]] = ..., marks: _Optional[_Union[MarksRequest, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., restore: _Optional[_Union[RestoreRequest, _Mapping]] = ..., cut: _Optional[_Union[CutRequest, _Mapping]] = ...) -> None: ...
 
 class LeadReply(_message.Message):
-    __slots__ = ("slots", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore")
+    __slots__ = ("slots", "create", "drop", "list", "describe", "refresh", "mark", "unmark", "marks", "snapshot", "restore", "cut")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     CREATE_FIELD_NUMBER: _ClassVar[int]
     DROP_FIELD_NUMBER: _ClassVar[int]
@@ -843,6 +845,7 @@ class LeadReply(_message.Message):
     MARKS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     slots: SlotsReply
     create: CreateReply
     drop: DropReply
@@ -854,7 +857,8 @@ class LeadReply(_message.Message):
     marks: MarksReply
     snapshot: SnapshotReply
     restore: RestoreReply
-    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., refresh: _Optional[_Union[RefreshReply, _Mapping]] = ..., mark: _Optional[_Union[MarkReply, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkReply, _Mapping]] = ..., marks: _Optional[_Union[MarksReply, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotReply, _Mapping]] = ..., restore: _Optional[_Union[RestoreReply, _Mapping]] = ...) -> None: ...
+    cut: CutReply
+    def __init__(self, slots: _Optional[_Union[SlotsReply, _Mapping]] = ..., create: _Optional[_Union[CreateReply, _Mapping]] = ..., drop: _Optional[_Union[DropReply, _Mapping]] = ..., list: _Optional[_Union[ListReply, _Mapping]] = ..., describe: _Optional[_Union[DescribeReply, _Mapping]] = ..., refresh: _Optional[_Union[RefreshReply, _Mapping]] = ..., mark: _Optional[_Union[MarkReply, _Mapping]] = ..., unmark: _Optional[_Union[UnmarkReply, _Mapping]] = ..., marks: _Optional[_Union[MarksReply, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotReply, _Mapping]] = ..., restore: _Optional[_Union[RestoreReply, _Mapping]] = ..., cut: _Optional[_Union[CutReply, _Mapping]] = ...) -> None: ...
 
 class Begun(_message.Message):
     __slots__ = ("memory", "client", "number", "state", "parts")
@@ -902,6 +906,30 @@ class CutRequest(_message.Message):
     token: str
     def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., step: _Optional[str] = ..., cut: _Optional[str] = ..., name: _Optional[str] = ..., lease_s: _Optional[float] = ..., known: _Optional[_Iterable[str]] = ..., suspended: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., allowed: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., asked: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., restarted: _Optional[_Iterable[int]] = ..., ages_s: _Optional[_Iterable[float]] = ..., uri: _Optional[str] = ..., probe: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
 
+class RowsRequest(_message.Message):
+    __slots__ = ("part", "memory", "cut", "slots", "without_vectors", "columns")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    memory: str
+    cut: str
+    slots: Tensor
+    without_vectors: bool
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., cut: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., without_vectors: _Optional[bool] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RowsReply(_message.Message):
+    __slots__ = ("batch", "next_slot")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_SLOT_FIELD_NUMBER: _ClassVar[int]
+    batch: bytes
+    next_slot: int
+    def __init__(self, batch: _Optional[bytes] = ..., next_slot: _Optional[int] = ...) -> None: ...
+
 class FetchRequest(_message.Message):
     __slots__ = ("part", "uri", "number", "turn")
     PART_FIELD_NUMBER: _ClassVar[int]
@@ -921,18 +949,20 @@ class FetchReply(_message.Message):
     def __init__(self, memories: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CutReply(_message.Message):
-    __slots__ = ("age_s", "begun", "manifest", "bytes", "copied")
+    __slots__ = ("age_s", "begun", "manifest", "bytes", "copied", "cut")
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     COPIED_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     age_s: float
     begun: _containers.RepeatedCompositeFieldContainer[Begun]
     manifest: str
     bytes: int
     copied: int
-    def __init__(self, age_s: _Optional[float] = ..., begun: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., manifest: _Optional[str] = ..., bytes: _Optional[int] = ..., copied: _Optional[int] = ...) -> None: ...
+    cut: str
+    def __init__(self, age_s: _Optional[float] = ..., begun: _Optional[_Iterable[_Union[Begun, _Mapping]]] = ..., manifest: _Optional[str] = ..., bytes: _Optional[int] = ..., copied: _Optional[int] = ..., cut: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("number", "deadline_s", "append", "write", "blend", "update", "touch", "allocate", "erase", "search", "gather", "lookup", "describe")
