@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from memstore import checks, files, joining, manifest, resharding, snapshot
+from memstore import belonging, checks, files, joining, manifest, resharding, snapshot
 from memstore.checkpoints import MemoryCheckpoints, config_of, shards_of
 from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
@@ -20,7 +20,7 @@ from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
 from memstore.placement import WHOLE, Part, holders
 from memstore.resharding import encoded
-from memstore.store import CLOSED, Store
+from memstore.store import Store
 
 RESTORING = "restoring"
 """The folder of a store where files lie that are fetched into it."""
@@ -149,7 +149,7 @@ def _found(body: manifest.Body, draft: Path) -> None:
             files.make_folder(draft / manifest.LOGS / entry["log"]["name"] / f"shard-{shard}")
     manifest.write(draft / manifest.NAME, body)
     if manifest.part_of(body) != WHOLE:
-        closed = draft / CLOSED
+        closed = draft / belonging.CLOSED
         closed.unlink(missing_ok=True)
         files.make(closed, lambda file: None)
 

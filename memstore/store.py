@@ -5,33 +5,30 @@
     …
     store.close()
 
-A checkpoint takes all memories as they are at one moment and writes what has changed of them,
-while they go on changing; then it replaces one manifest. Whoever opens the directory finds all
-memories as of one checkpoint, and does again what was logged since.
+What it holds, and how that gets to the directory, is in `contents`; whose directory it is, in
+`belonging`. Here are the verbs of a store, what excludes what, and its life.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-import hashlib
 import logging
 import re
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, get_args
+from typing import Any, Self, get_args
 
-import numpy as np
 from pyarrow import fs
 
-from memstore import checks, files, manifest, routing
+from memstore import belonging, checks, manifest
 from memstore import snapshot as snapshots
-from memstore.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
+from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
+from memstore.contents import Contents
 from memstore.cuts import Cuts
 from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
@@ -41,24 +38,17 @@ from memstore.errors import (
     MemoryExists,
     MemoryInUse,
     MemstoreError,
-    NotAStore,
     ReadOnly,
     StoreClosed,
-    UnknownMemory,
     Unsupported,
-    WrongPart,
 )
-from memstore.held import HeldMemory
-from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import devices
 from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.openings import Openings
 from memstore.place import Place
-from memstore.placement import WHOLE, Part, check_cluster, check_made, holders
-from memstore.shard import segments
-from memstore.shard.journal import Journal
-from memstore.shard.log import Fsync, Log
+from memstore.placement import WHOLE, Part, check_cluster, check_made
+from memstore.shard.log import Fsync
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -67,9 +57,6 @@ LOG_BYTES = 1 << 30
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 64.0
 """How often it is looked how much was logged; the pause doubles after a checkpoint that failed."""
-
-CLOSED = "CLOSED"
-"""A file that a part has while it is closed in order: without it, steps may have been lost."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +99,8 @@ class Store:
             raise InvalidArgument(
                 "fsync is unknown", got=repr(fsync), expected=f"one of {get_args(Fsync)}"
             )
-        self._fsync: Fsync = fsync
         self._log_bytes = checks.positive("log_bytes", log_bytes)
         self._disk = disk
-        self._memories: dict[str, EmbeddedMemory | EncodedMemory] = {}
-        self._checkpoints: dict[str, MemoryCheckpoints] = {}
-        self._covered: dict[str, int] = {}
-        """By log, the bytes that the last checkpoint of its memory covers."""
         self._manifests = Manifests(self.path, disk, WHOLE if part is None else part)
         # One checkpoint at a time, and none beside what changes which memories there are.
         self._mutex = threading.RLock()
@@ -134,25 +116,30 @@ class Store:
             check_cluster(cluster)
             if part is None or part == WHOLE or read_only:
                 raise InvalidArgument("a cluster is of parts that are opened to write", got=part)
-        self._lock = self._take()
+        self._contents = Contents(
+            self.path,
+            self._manifests,
+            self.cuts.gate,
+            fsync=fsync,
+            disk=disk,
+            refusal=self._refusal,
+        )
+        self._lock = belonging.take(self.path, disk, read_only=read_only)
         try:
-            if self._is_there():
+            if belonging.is_there(self.path):
                 body = self._manifests.read()
                 if not (read_only and part is None):
-                    self._check_part(WHOLE if part is None else part)
+                    belonging.check_part(self.path, self.part, WHOLE if part is None else part)
                 if cluster is not None:
-                    self._check_cluster(cluster)
-                self._load(body)
+                    belonging.check_cluster(self.path, self.cluster, cluster)
+                self._contents.load(body)
                 if self.part != WHOLE and not read_only:
-                    self._write(self._checkpoints, [], **self._opened(cluster))
+                    self._contents.write([], **belonging.opened(self._manifests, cluster))
             else:
-                self._write({}, [], **self._opened(cluster))
+                self._contents.write([], **belonging.opened(self._manifests, cluster))
         except BaseException:
             with self._lock:
-                for memory in self._memories.values():
-                    base_of(memory).retire(StoreClosed(f"{self.path} could not be opened"))
-                    with contextlib.suppress(MemstoreError):
-                        base_of(memory).close_logs()
+                self._contents.give_up()
             raise
         if not read_only:
             self._tender = threading.Thread(
@@ -178,7 +165,7 @@ class Store:
                     "not a configuration", got=type(config).__name__, expected="MemoryConfig"
                 )
             devices.find(config.index_config)
-            if name in self._memories:
+            if name in self._contents.memories:
                 raise MemoryExists(f"memory {name!r} is there already", hint="drop it first")
             if not self.part.shards(config.shards):
                 raise InvalidArgument(
@@ -186,7 +173,7 @@ class Store:
                     got=f"{config.shards} shards, part {self.part}",
                     expected=f"more than {self.part.number} shards",
                 )
-            memory = self._assemble(self.empty(name, config, 0, self.path))
+            memory = self._contents.assemble(self.empty(name, config, 0, self.path))
             self.adopt({name: memory}, made=made)
             return memory
 
@@ -203,20 +190,7 @@ class Store:
             self.check_free(memories)
             for memory in memories.values():
                 base_of(memory).made = made
-            entries = {
-                name: self._made(name, memory, secrets.token_hex(8), None)
-                for name, memory in memories.items()
-            }
-            try:
-                for name, memory in memories.items():
-                    self._open_logs(entries[name], [0] * len(base_of(memory).shards))
-                self._write(self._checkpoints | entries, list(entries), **self._turned(made))
-            except BaseException:
-                for memory in memories.values():
-                    with contextlib.suppress(MemstoreError):
-                        base_of(memory).close_logs()
-                raise
-            self._memories |= memories
+            self._contents.adopt(memories, **self._turned(made))
 
     @property
     def part(self) -> Part:
@@ -240,9 +214,9 @@ class Store:
             self._check_writing()
             if self.part == WHOLE:
                 raise InvalidArgument(f"{self.path} is no part", hint="it has whole memories")
-            self._check_cluster(cluster)
+            belonging.check_cluster(self.path, self.cluster, cluster)
             if not self.cluster:
-                self._write(self._checkpoints, [], cluster=cluster)
+                self._contents.write([], cluster=cluster)
 
     @property
     def turn(self) -> int:
@@ -255,7 +229,7 @@ class Store:
         with self._mutex:
             self._check_writing()
             if self._turned(turn):
-                self._write(self._checkpoints, [], **self._turned(turn))
+                self._contents.write([], **self._turned(turn))
 
     def _turned(self, turn: int) -> dict[str, Any]:
         """What is to be kept of a number; numbers do not fall."""
@@ -265,19 +239,19 @@ class Store:
         """Raises `MemoryExists` where one of the names is taken."""
         with self._mutex:
             self._check_writing()
-            taken = sorted(set(names) & self._memories.keys())
+            taken = sorted(set(names) & self._contents.memories.keys())
         if taken:
             raise MemoryExists(f"memories {taken} are there already", hint="drop them first")
 
     def memory(self, name: str) -> Memory:
         """The memory of that name; raises `UnknownMemory`."""
         self._check_open()
-        return self._find(name)
+        return self._contents.find(name)
 
     def list(self) -> list[str]:
         """The names of the memories, sorted."""
         self._check_open()
-        return sorted(self._memories)
+        return sorted(self._contents.memories)
 
     def drop(self, name: str, *, made: int = 0, turn: int = 0) -> None:
         """Takes a memory and its files away.
@@ -288,19 +262,14 @@ class Store:
         """
         with self._mutex:
             self._check_writing()
-            check_made(name, made, base_of(self._find(name)).made)
+            check_made(name, made, base_of(self._contents.find(name)).made)
             users = self.users(name)
             if users:
                 raise MemoryInUse(
                     f"memory {name!r} holds the parts of {users}",
                     hint="drop what is encoded from it first",
                 )
-            left = {n: each for n, each in self._checkpoints.items() if n != name}
-            self._write(left, [], **self._turned(turn))
-            dropped = base_of(self._memories.pop(name))
-            dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
-            dropped.close_logs()
-            self._manifests.sweep()
+            self._contents.drop(name, **self._turned(turn))
 
     @contextlib.contextmanager
     def loading(self, *names: str, by: object = None) -> Iterator[None]:
@@ -319,14 +288,15 @@ class Store:
                     f"{self.path} is part {self.part} of its memories: it is not loaded alone",
                     hint="append to a server of all",
                 )
-            bases = [base_of(self._find(name)) for name in names]
+            bases = [base_of(self._contents.find(name)) for name in names]
             for base in bases:
                 if base.config.capacity is not None:
                     raise Unsupported(
                         f"memory {base.name!r} has a capacity",
                         hint="append to it: what it evicts cannot be taken back",
                     )
-            held = [base_of(memory) for memory in self._memories.values() if _on(memory, names)]
+            memories = self._contents.memories.values()
+            held = [base_of(memory) for memory in memories if _on(memory, names)]
             self._loading = MemoryInUse(
                 f"{sorted(names)} of {self.path} are being loaded", hint="wait until that is done"
             )
@@ -335,7 +305,7 @@ class Store:
         try:
             yield
             with self._mutex:
-                self._write(self._checkpoints, list(self._memories))
+                self._contents.write()
         except BaseException:
             for base in bases:
                 base.take_back()
@@ -417,7 +387,7 @@ class Store:
         """Makes a checkpoint; says when its moment is taken, and returns its manifest."""
         with self._mutex:
             self._check_writing()
-            self._write(self._checkpoints, list(self._memories), begun)
+            self._contents.write(begun=begun)
             return self._manifests.body
 
     def checkpoint(self) -> None:
@@ -427,7 +397,7 @@ class Store:
         """
         with self._mutex:
             self._check_writing()
-            self._write(self._checkpoints, list(self._memories))
+            self._contents.write()
             self._manifests.sweep()
 
     def close(self) -> None:
@@ -442,17 +412,15 @@ class Store:
                 if self._loading is not None:
                     raise self._loading
                 if self._refusal is None:
-                    self._last_checkpoint()
+                    self._contents.last_checkpoint()
                 with contextlib.ExitStack() as stack:
                     stack.callback(self._lock.close)
                     stack.callback(self._ended.set)
-                    self._retire(stack)
-                    if self.part != WHOLE and self._refusal is None and not self._behind():
-                        with contextlib.suppress(OSError):
-                            files.make(self.path / CLOSED, lambda file: None, self._disk)
-                            self._disk.sync_folder(self.path)
+                    self._contents.retire(stack)
+                    if self.part != WHOLE and self._refusal is None and not self._contents.behind():
+                        belonging.note_closed(self.path, self._disk)
                     self._closed = True
-                self._memories.clear()
+                self._contents.memories.clear()
         if self._tender is not None and self._tender is not threading.current_thread():
             self._tender.join()
 
@@ -467,188 +435,13 @@ class Store:
     ) -> None:
         self.close()
 
-    def _take(self) -> IO[str]:
-        """Locks the directory, or makes it; what is foreign is not even locked."""
-        there = self._is_there()
-        if self._refusal is not None:
-            if not there:
-                raise NotAStore(
-                    f"{self.path} holds no store", hint="only one that is there can be read"
-                )
-            return files.lock(self.path / "LOCK", shared=True)
-        try:
-            files.make_folder(self.path, self._disk)
-        except OSError as error:
-            raise NotAStore(f"{self.path} cannot be made", got=str(error)) from error
-        return files.lock(self.path / "LOCK")
-
-    def _is_there(self) -> bool:
-        """Whether there is a store; raises `NotAStore` where there is something else."""
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            raise NotAStore(f"{self.path} is no directory", hint="name a directory")
-        if (self.path / manifest.NAME).exists():
-            return True
-        # A process that died while it made the store may have left these.
-        ours = {"LOCK", f"{manifest.NAME}.new"}
-        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
-        if foreign:
-            raise NotAStore(
-                f"{self.path} holds something else",
-                got=f"{foreign[:5]}",
-                expected=f"{manifest.NAME}, or an empty directory",
-            )
-        return False
-
-    def _check_part(self, part: Part) -> None:
-        if part != self.part:
-            raise WrongPart(
-                f"{self.path} is another part of its memories",
-                got=f"part {part}",
-                expected=f"part {self.part}",
-                hint="each server has the directory of its own part",
-            )
-
-    def _check_cluster(self, cluster: str) -> None:
-        if self.cluster and self.cluster != cluster:
-            raise WrongPart(
-                f"{self.path} belongs to another cluster",
-                got=f"cluster {cluster}",
-                expected=f"cluster {self.cluster}",
-                hint="each part has a directory of its own, and is no copy of another cluster's",
-            )
-
-    def _opened(self, cluster: str | None) -> dict[str, Any]:
-        """What a part notes when it is opened to write."""
-        if self.part == WHOLE:
-            return {}
-        if cluster is None and not self.part.number and not self.cluster:
-            cluster = secrets.token_hex(8)
-        facts = {} if cluster is None else {"cluster": cluster}
-        return {**facts, "openings": self.openings.another().kept}
-
-    def empty(
-        self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
-    ) -> EmbeddedMemory:
-        """What it holds of a memory, without rows."""
-        if self.part == WHOLE:
-            return EmbeddedMemory(name, config, next_slot, folder, self.part)
-        held = HeldMemory(name, config, next_slot, folder, self.part)
-        held.gate = self.cuts.gate
-        return held
-
-    def _load(self, body: manifest.Body) -> None:
-        # Parts before what is encoded from them.
-        for name, entry in sorted(
-            body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
-        ):
-            home = self.path if self._refusal is None else None
-            base = self.empty(name, config_of(entry), entry["next_slot"], home)
-            base.made = entry.get("made", 0)
-            memory = self._memories[name] = self._assemble(base)
-            made = self._made(name, memory, entry["log"]["name"], entry)
-            made.load()
-            self._checkpoints[name] = made
-        # Last, since it writes: a store that is refused stays as it is.
-        for made in self._checkpoints.values():
-            assert made.entry is not None
-            self._open_logs(made, made.entry["log"]["after"])
-            base_of(made.memory).refusal = self._refusal
-        if self._refusal is None:
-            self._manifests.sweep()
-            self._note_losses()
-
-    def _note_losses(self) -> None:
-        """Counts as drifted what a part lost that was not closed in order."""
-        if self.part == WHOLE:
-            return
-        mark = self.path / CLOSED
-        if mark.exists():
-            with files.typed("opening a store"):
-                self._disk.remove(mark)
-                self._disk.sync_folder(self.path)
-            return
-        for memory in self._memories.values():
-            if isinstance(memory, HeldEncodedMemory):
-                memory.lost_steps()
-
-    def _write(
-        self,
-        made: dict[str, MemoryCheckpoints],
-        names: Sequence[str],
-        begun: Callable[[], None] = lambda: None,
-        **facts: Any,
-    ) -> None:
-        """Makes these the memories that whoever opens the directory finds, those named as now.
-
-        begun: is called once their moment is taken; what it raises ends it.  facts: as in
-        `Manifests.write`.
-        """
-        number = self._manifests.number()
-        moments: dict[str, Moment] = {}
-        try:
-            with files.typed("a checkpoint"), contextlib.ExitStack() as stack:
-                for name in sorted(names):
-                    stack.enter_context(base_of(made[name].memory).frozen())
-                covered = {made[name].log: made[name].logged for name in names}
-                for name in names:
-                    moment = made[name].begin()
-                    if moment is not None:
-                        moments[name] = moment
-            begun()
-            with files.typed("a checkpoint"):
-                drafts = {name: made[name].write(moments[name], number) for name in moments}
-            entries = {name: each.entry for name, each in made.items()}
-            entries |= {name: draft.entry for name, draft in drafts.items()}
-            self._manifests.write(number, entries, **facts)
-        except BaseException:
-            for name, moment in moments.items():
-                made[name].abandon(moment)
-            raise
-        self._checkpoints = made
-        self._covered |= covered
-        for name, draft in drafts.items():
-            made[name].keep(draft)
-        for name in drafts:
-            try:
-                made[name].truncate()
-            except MemstoreError as error:
-                # It takes room, and no more: the checkpoint stands.
-                logger.warning("the log of %s stays: %s", name, error)
-
-    def _open_logs(self, made: MemoryCheckpoints, after_S: Sequence[int]) -> None:
-        """Does again what the logs of a memory have behind its checkpoint; goes on with them.
-
-        after_S: of each shard, the last record that the checkpoint covers.
-        """
-        base, folder = base_of(made.memory), self.path / manifest.LOGS / made.log
-        replayed = [np.empty(0, np.int64)]
-        for shard, after in zip(base.shards, after_S, strict=True):
-            own = folder / f"shard-{shard.number}"
-            name = hashlib.blake2b(f"{folder.name}/{shard.number}".encode(), digest_size=16)
-            if self._refusal is None:
-                with files.typed("a log"):
-                    files.make_folder(own, self._disk)
-                log = Log(own, name.digest(), after=after, fsync=self._fsync, disk=self._disk)
-                rows = shard.replay(log.replay())
-                shard.journal = Journal(base.config, shard.number, log)
-            else:
-                rows = shard.replay(segments.replay(own, name.digest(), after))
-            replayed.append(routing.slots_of(rows, shard.number, base.config.shards))
-            base.next_slot = max(base.next_slot, shard.given_out)
-        if isinstance(made.memory, EncodedMemory):
-            made.memory.replayed(np.sort(np.concatenate(replayed)))
-
-    def _made(
-        self, name: str, memory: EmbeddedMemory | EncodedMemory, log: str, entry: Entry | None
-    ) -> MemoryCheckpoints:
-        folder = self.path / manifest.MEMORIES / name
-        return MemoryCheckpoints(memory, folder, log, entry, self._disk)
-
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
-        if self._loading is not None or self.cuts.reserved or self._logged() <= self._log_bytes:
+        if (
+            self._loading is not None
+            or self.cuts.reserved
+            or self._contents.logged <= self._log_bytes
+        ):
             return LOOK_S
         try:
             self.checkpoint()
@@ -658,86 +451,19 @@ class Store:
             return min(2 * pause_s, LONGEST_PAUSE_S)
         return LOOK_S
 
-    def _logged(self) -> int:
-        """Bytes logged since the last checkpoint, of all memories."""
-        made = self._checkpoints.values()
-        return sum(each.logged - self._covered.get(each.log, 0) for each in made)
-
-    def _assemble(self, base: EmbeddedMemory) -> EmbeddedMemory | EncodedMemory:
-        if base.config.encoding is None:
-            return base
-        parts: dict[str, EmbeddedMemory] = {}
-        for name in sorted(base.config.encoding_config.memories):
-            if self.part.number and name not in self._memories:
-                continue  # none of its shards is here
-            part = self._find(name)
-            if isinstance(part, EncodedMemory):
-                raise InvalidArgument(
-                    f"memory {name!r} is encoded itself", hint="parts are rows of plain memories"
-                )
-            parts[name] = part
-        if isinstance(base, HeldMemory):
-            return HeldEncodedMemory(base, parts)
-        return EncodedMemory(base, parts)
+    def empty(
+        self, name: str, config: MemoryConfig, next_slot: int, folder: Path | None
+    ) -> EmbeddedMemory:
+        """What it holds of a memory, without rows."""
+        return self._contents.empty(name, config, next_slot, folder)
 
     def check_parts(self, name: str, config: MemoryConfig, servers: int) -> None:
         """Raises what making an encoded memory over several servers would, where part 0 is."""
-        if config.encoding is None:
-            return
-        self._assemble(self.empty(name, config, 0, None))
-        for part in sorted(config.encoding_config.memories):
-            shards = self._find(part).config.shards
-            if holders(shards, servers) > holders(config.shards, servers):
-                raise InvalidArgument(
-                    f"memory {name!r} would not lie on all servers that memory {part!r} lies on",
-                    got=f"{config.shards} shards",
-                    expected=f"≥ {holders(shards, servers)}",
-                )
+        self._contents.check_parts(name, config, servers)
 
     def users(self, name: str) -> builtins.list[str]:
         """The memories that are encoded from one."""
-        return [
-            other
-            for other, memory in self._memories.items()
-            if isinstance(memory, EncodedMemory) and name in memory.config.encoding_config.memories
-        ]
-
-    def _last_checkpoint(self) -> None:
-        """Makes one of all memories but those whose log has more than they: opening puts these
-        right, from the checkpoint before."""
-        behind = self._behind()
-        self._write(self._checkpoints, [name for name in self._memories if name not in behind])
-        self._manifests.sweep()
-
-    def _behind(self) -> set[str]:
-        bases = {name: base_of(memory) for name, memory in self._memories.items()}
-        return {n for n, b in bases.items() if any(s.behind is not None for s in b.shards)}
-
-    def _find(self, name: str) -> EmbeddedMemory | EncodedMemory:
-        found = self._memories.get(name)
-        if found is None:
-            known = sorted(self._memories)
-            raise UnknownMemory("no such memory", got=repr(name), expected=f"one of {known}")
-        return found
-
-    def _retire(self, stack: contextlib.ExitStack) -> None:
-        """Writes what was changed while the last checkpoint was written; then nothing changes.
-
-        stack: is given what is to be done then. Leaves all open where it raises.
-        """
-        bases = [base_of(memory) for _, memory in sorted(self._memories.items())]
-        with contextlib.ExitStack() as frozen:
-            for base in bases:
-                frozen.enter_context(base.frozen())
-            if self._refusal is None:
-                try:
-                    self._last_checkpoint()
-                except BaseException:
-                    stack.pop_all()
-                    raise
-            for base in bases:
-                base.retire(StoreClosed(f"{self.path} was closed", hint="open it again"))
-                stack.callback(base.close_logs)
+        return self._contents.users(name)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -154,7 +154,7 @@ def expected(folder: Path, how: MemoryConfig, changes: int) -> list[Any]:
 
 def died(store: memstore.Store) -> None:
     """Lets go of a store as the death of its process would."""
-    for memory in store._memories.values():
+    for memory in store._contents.memories.values():
         base_of(memory).settle()
     store._ended.set()
     if store._tender is not None:

@@ -216,4 +216,4 @@ def test_a_log_that_was_done_again_counts_until_a_checkpoint(
             assert time.monotonic() < until
             time.sleep(0.01)
         with store._mutex:  # its manifest is there before it is done
-            assert store._logged() == 0
+            assert store._contents.logged == 0

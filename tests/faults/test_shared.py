@@ -115,7 +115,7 @@ class Owners:
     def close(self) -> None:
         """Ends all, of which only the last can write."""
         for store in self.stores:
-            for memory in store._memories.values():
+            for memory in store._contents.memories.values():
                 memory.retire(InvalidArgument("over"))  # type: ignore[union-attr]
             store._ended.set()
             store._lock.close()
