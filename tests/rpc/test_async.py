@@ -41,8 +41,8 @@ ROWS = np.eye(WIDTH, dtype=np.float32)
 def no_reads(server: Server) -> Iterator[None]:
     """Keeps all that a server reads with busy."""
     free = threading.Event()
-    workers = server._readers._max_workers
-    busy = [server._readers.submit(free.wait) for _ in range(workers)]
+    workers = server._pools.readers._max_workers
+    busy = [server._pools.readers.submit(free.wait) for _ in range(workers)]
     try:
         yield
     finally:

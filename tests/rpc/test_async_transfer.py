@@ -162,10 +162,10 @@ def test_an_export_that_nobody_reads_on_is_ended(store: Store, server: Server) -
         async with memstore.connect_async(server.address) as client:
             batches = client.export("wide")
             await anext(batches)
-            assert server._transfers._exports == 1
+            assert server._handlers.transfers._exports == 1
             await batches.aclose()  # type: ignore[attr-defined]
             async with asyncio.timeout(60):
-                while server._transfers._exports:
+                while server._handlers.transfers._exports:
                     await asyncio.sleep(0.01)
 
     asyncio.run(work())

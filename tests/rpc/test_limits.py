@@ -267,7 +267,7 @@ def test_what_waits_for_a_thread_is_not_begun_too_late(
         with client.session() as session:
             with embedded._mutation:
                 first = once(client, "append", append())
-                wait_for(lambda: len(server._writers._given) == 1)
+                wait_for(lambda: len(server._pools.writers._given) == 1)
                 if unary:
                     late = once(client, "append", append(100), 2.0)
                 else:
@@ -287,7 +287,7 @@ def test_what_is_cancelled_is_dropped(store: Store, tmp_path: Path) -> None:
         memory = session.memory("m")
         with embedded._mutation:
             first = once(client, "append", append())
-            wait_for(lambda: len(server._writers._given) == 1)
+            wait_for(lambda: len(server._pools.writers._given) == 1)
             for _ in range(5):
                 session.begin("append", append(100))
             wait_for(lambda: server.gate.all.calls == 6)

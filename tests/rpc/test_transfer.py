@@ -313,7 +313,7 @@ def test_others_meanwhile(store: Store, server: Server, client: Client) -> None:
 
 def test_a_load_that_says_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(store) as server:
-        monkeypatch.setattr(server._transfers, "_silent_s", 0.2)
+        monkeypatch.setattr(server._handlers.transfers, "_silent_s", 0.2)
         held = Held(server)
         with pytest.raises(grpc.RpcError) as refused:
             held.call.result(30)
@@ -482,7 +482,7 @@ def test_a_slow_reader_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPat
         with pytest.raises(Overloaded):
             list(other.export("m"))
         batches.close()  # type: ignore[attr-defined]
-        wait_for(lambda: server._transfers._exports == 0)
+        wait_for(lambda: server._handlers.transfers._exports == 0)
         assert len(made) <= count + 4
         assert sum(map(len, other.export("wide", vectors=False))) == 64_000
 
