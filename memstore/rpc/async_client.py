@@ -37,13 +37,13 @@ from memstore.rpc import administration, async_bulk, bulk, columns, failures, sp
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.async_bulk import AsyncBatches
 from memstore.rpc.async_remote import AsyncRemoteMemory
+from memstore.rpc.async_session import AsyncSession
 from memstore.rpc.async_spread import AsyncSpreadMemory, Threads
-from memstore.rpc.async_streaming import AsyncSession
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.bulk import Loaded
 from memstore.rpc.calls import Numbering, Request, awaited
 from memstore.rpc.client import Client
-from memstore.rpc.cutting import Parts
+from memstore.rpc.cutting import Portions
 from memstore.rpc.target import Target, opener, stubs
 
 AsyncMemory: TypeAlias = AsyncRemoteMemory | AsyncSpreadMemory
@@ -194,19 +194,19 @@ class AsyncClient:
         if isinstance(request.message, splice.Message):
             # Others go on before it is sent.
             request = replace(request, message=request.message.apart())
-        parts = Parts(request, self._target.message_bytes)
+        portions = Portions(request, self._target.message_bytes)
         while True:
             try:
                 left_s = attempts.left_s()
-                reply = await self._sent(request.service, request.verb, parts.message, left_s)
+                reply = await self._sent(request.service, request.verb, portions.message, left_s)
             except TooLong as error:
-                parts.cut(error)
+                portions.cut(error)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
                 await asyncio.sleep(pause_s)
             else:
-                if parts.take(reply):
-                    return request.decode(parts.reply)
+                if portions.take(reply):
+                    return request.decode(portions.reply)
 
     async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         at, target = self._at, self._target

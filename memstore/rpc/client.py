@@ -43,12 +43,12 @@ from memstore.rpc.administration import StoreRequests
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.bulk import Batches, Bulk, Loaded
 from memstore.rpc.calls import Numbering, Request, sent
-from memstore.rpc.cutting import Parts
+from memstore.rpc.client_session import Session
+from memstore.rpc.cutting import Portions
 from memstore.rpc.fleet import Fleet
 from memstore.rpc.membership import CLUSTER
 from memstore.rpc.parts import RemotePart, search_all
 from memstore.rpc.remote import RemoteMemory
-from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Pair, Way, Ways
@@ -199,19 +199,19 @@ class Client:
         A read whose reply is longer than a message is cut into several.
         """
         attempts = Attempts(request, self._target.deadline_s)
-        parts = Parts(request, self._target.message_bytes)
+        portions = Portions(request, self._target.message_bytes)
         while True:
             try:
                 left_s = attempts.left_s()
-                reply = self._sent(request.service, request.verb, parts.message, left_s)
+                reply = self._sent(request.service, request.verb, portions.message, left_s)
             except TooLong as error:
-                parts.cut(error)
+                portions.cut(error)
             except MemstoreError as error:
                 pause_s = attempts.pause_s(error)
                 time.sleep(pause_s)
             else:
-                if parts.take(reply):
-                    return request.decode(parts.reply)
+                if portions.take(reply):
+                    return request.decode(portions.reply)
 
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         way = self._ways.any()

@@ -4,10 +4,10 @@ A read is cut by its rows into several, whose replies are joined: each is of its
 mutation is one, whatever its length: its bytes go in pieces (`Assemble`), and so do those of a read
 that cannot be cut, since what one of its queries finds depends on the others.
 
-    parts = Parts(request, most_bytes)
-    reply to parts.message               parts.take(reply), until it is the last
-    it is too long all the same          parts.cut(error)
-    parts.reply
+    portions = Portions(request, most_bytes)
+    reply to portions.message            portions.take(reply), until it is the last
+    it is too long all the same          portions.cut(error)
+    portions.reply
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pieces(verb: str, data: bytes, most_bytes: int) -> Iterator[bytes]:
         start = {}
 
 
-class Parts:
+class Portions:
     """What is sent for one request: its message, or those that it is cut into, one by one."""
 
     def __init__(self, request: Request[Any], most_bytes: int) -> None:

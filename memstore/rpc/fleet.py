@@ -22,7 +22,7 @@ from memstore.errors import (
 )
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Request
-from memstore.rpc.cutting import Parts
+from memstore.rpc.cutting import Portions
 from memstore.rpc.membership import CLUSTER, OPENING, told
 from memstore.rpc.sparing import Spare, spared
 from memstore.rpc.topology import Topology
@@ -89,7 +89,7 @@ class Fleet:
             most_s = request.deadline_s if outer is None else min(most_s, request.deadline_s)
         most_s *= request.share
         attempts = Attempts(replace(request, deadline_s=most_s), most_s)
-        parts = Parts(request, self._ways.target.message_bytes)
+        portions = Portions(request, self._ways.target.message_bytes)
         # Who called is to be told which shards are lost before the time is over.
         patience = Deadline(None if self._patience_s is None else min(self._patience_s, most_s / 3))
         spare: Spare | None = getattr(self._own, "spare", None)
@@ -103,16 +103,16 @@ class Fleet:
                 way = self._ways.to(address)
                 also = self._also(topology, number)
                 verb = request.service, request.verb
-                reply, behind = way.answered(*verb, parts.message, left_s, also, spare)
+                reply, behind = way.answered(*verb, portions.message, left_s, also, spare)
                 self._late.discard(number)
                 opening = told(behind, OPENING)
                 if opening:
                     self._openings[number] = opening
-                if parts.take(reply):
-                    return request.decode(parts.reply)
+                if portions.take(reply):
+                    return request.decode(portions.reply)
                 continue
             except TooLong as error:
-                parts.cut(error)
+                portions.cut(error)
                 continue
             except MemstoreError as error:
                 failure = error

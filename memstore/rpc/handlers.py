@@ -21,7 +21,7 @@ from memstore.rpc.assembling import Assembler
 from memstore.rpc.limits import Gate, Held, Limits
 from memstore.rpc.pools import SMALL_BYTES, Pools
 from memstore.rpc.security import Caller, Guard, seen_by
-from memstore.rpc.session import Asked, Session
+from memstore.rpc.server_session import Asked, Session
 from memstore.rpc.spreading import Spreading
 from memstore.rpc.transfer import Transfers
 from memstore.rpc.v1 import memory_pb2 as pb

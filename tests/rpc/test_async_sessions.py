@@ -19,7 +19,7 @@ from memstore.errors import (
     UnknownMemory,
     UnknownSlot,
 )
-from memstore.rpc.async_streaming import AsyncSession
+from memstore.rpc.async_session import AsyncSession
 from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
 from memstore.rpc.target import Target

@@ -22,9 +22,9 @@ from memstore.errors import (
 )
 from memstore.rpc import codec
 from memstore.rpc.client import Client
+from memstore.rpc.client_session import Session
 from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
-from memstore.rpc.streaming import Session
 from memstore.rpc.target import Target
 from memstore.rpc.v1 import memory_pb2 as pb
 from tests.rpc.conftest import CONFIG, WIDTH
@@ -190,8 +190,8 @@ def test_answers_that_are_unknown_end_no_thread() -> None:
 
 
 def test_a_session_remembers_no_memory(store: Store) -> None:
-    from memstore.rpc.session import Asked
-    from memstore.rpc.session import Session as Served
+    from memstore.rpc.server_session import Asked
+    from memstore.rpc.server_session import Session as Served
 
     kept: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""A session from the client's side: calls that need not wait for each other, over one stream.
+"""A session, from the client's side: calls that need not wait for each other, over one stream.
 
     with client.session() as session:
         facts = session.memory("facts")

@@ -1,4 +1,4 @@
-"""A session: calls pipelined over one stream, begun in order, answered in order.
+"""A session, from the server's side: calls over one stream, begun in order, answered in order.
 
 A read may be under way beside other reads of its memory; a mutation waits for all before it on that
 memory, and what follows it waits for it.

@@ -6,8 +6,8 @@
         await facts.update(slots, grads)               sees, and is seen, in the order of the calls
         (await found).slots_QK
 
-Order, retries and what is promised are those of `streaming`. A call is made where its coroutine
-begins to run: tasks do so in the order in which they were made.
+Order, retries and what is promised are those of `client_session`. A call is made where its
+coroutine begins to run: tasks do so in the order in which they were made.
 """
 
 from __future__ import annotations
