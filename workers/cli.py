@@ -203,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help=f"the run folder ({FOLDER}; quick: {QUICK})")
     sub.add_argument("--quick", action="store_true", help="a small memory, under a minute")
 
-    sub = add("fit", fit, f"settings:\n\n{inspect.getdoc(Recipe)}")
+    first = [f"  {key}={value}" for key, value in asdict(recipes.geography()).items()]
+    told = [inspect.getdoc(Recipe), "settings of geography:", "\n".join(first)]
+    sub = add("fit", fit, "\n\n".join(["settings:", *map(str, told)]))
     names = ", ".join(recipes.NAMES)
     sub.add_argument(
         "--recipe",
@@ -249,7 +251,7 @@ def _add_pace(sub: argparse.ArgumentParser) -> None:
         "--checkpoint-steps",
         type=int,
         metavar="N",
-        help="steps from one checkpoint to the next (so many that they take 5% of the time)",
+        help="steps from one checkpoint to the next (so many that they take 5%% of the time)",
     )
     sub.add_argument(
         "--refresh-share",

@@ -26,6 +26,17 @@ OWN = "tests.training.small:recipe"
 SHORT = ("--set", "hashed_steps=4", "--set", "searched_steps=4", "--set", "refresh_steps=2")
 
 
+@pytest.mark.parametrize("command", ["demo", "fit", "resume", "evaluate", "ask"])
+def test_every_command_tells_what_it_takes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert f"memtrain {command}" in said
+    assert ("searched_steps=300" in said) == (command == "fit")
+
+
 def test_a_recipe_is_found_by_name_or_is_ones_own() -> None:
     assert recipe_of("geography") == geography()
     assert recipe_of("geography-quick") == geography(quick=True)
