@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 from memstore.disk import Superseded
 from memstore.errors import CorruptFile, StoreLocked
+from memstore.shared.ahead import Ahead
 from memstore.shared.shelf import Shelf
 
 OPS, BASES, WHOLE = "ops", "base", ".whole"
@@ -98,22 +99,23 @@ def _sealed_by(
 ) -> Position:
     """Reads all behind a position and puts the seal of a term at the end; returns where."""
     own, (now, sequence) = SEAL + json.dumps([term, secrets.token_hex(8)]).encode(), at
-    while True:
-        name = _op(now, sequence + 1)
-        data = shelf.get(name)
-        if data is None:
-            if now >= term:
-                raise _locked(term, now)
-            if shelf.put(name, own):
-                return now, sequence + 1
-        elif data.startswith(SEAL):
-            following = json.loads(data[len(SEAL) :])[0]
-            if following >= term:
-                raise _locked(term, following)
-            now, sequence = following, 0
-        else:
-            take(data, name)
-            sequence += 1
+    with Ahead(shelf) as ahead:
+        while True:
+            name = _op(now, sequence + 1)
+            data = ahead.get(name, lambda more: _op(now, sequence + 1 + more))  # noqa: B023
+            if data is None:
+                if now >= term:
+                    raise _locked(term, now)
+                if shelf.put(name, own):
+                    return now, sequence + 1
+            elif data.startswith(SEAL):
+                following = json.loads(data[len(SEAL) :])[0]
+                if following >= term:
+                    raise _locked(term, following)
+                now, sequence = following, 0
+            else:
+                take(data, name)
+                sequence += 1
 
 
 def _behind(names: list[str], at: Position) -> list[str]:
@@ -145,12 +147,13 @@ def _newest_base(shelf: Shelf) -> Position | None:
 def _read_base(shelf: Shelf, at: Position, take: Callable[[bytes, str], None]) -> bool:
     whole = f"{BASES}/{_place(at)}"
     count = shelf.get(whole + WHOLE)
-    for number in range(1, 1 + int(count or 0)):
-        name = f"{whole}.{number:08d}"
-        data = shelf.get(name)
-        if data is None:
-            return False
-        take(data, name)
+    with Ahead(shelf) as ahead:
+        for number in range(1, 1 + int(count or 0)):
+            name = f"{whole}.{number:08d}"
+            data = ahead.get(name, lambda more: f"{whole}.{number + more:08d}")  # noqa: B023
+            if data is None:
+                return False
+            take(data, name)
     return count is not None
 
 

@@ -85,10 +85,26 @@ def _rates(place: Path, name: str, shelf: Shelf, commits: int, rounds: int) -> I
                     commits * each / timed.b_s,
                     ratio=1 / timed.ratio,
                 )
+    yield _opening(place, name, shelf)
 
 
 def _objects(disk: SharedDisk) -> int:
     return disk._stream.sequence
+
+
+def _opening(place: Path, name: str, shelf: Shelf) -> Figure:
+    """What a part does that starts on another node, beside gets of the same objects."""
+    ops = shelf.within("store/ops")
+    names = ops.names("")
+    start = time.perf_counter()
+    for each in names:
+        assert ops.get(each)
+    middle = time.perf_counter()
+    SharedDisk.open(Path(tempfile.mkdtemp(dir=place)), shelf.within("store"), 2)
+    end = time.perf_counter()
+    case = f"{name}, behind {len(names):,} objects; peer: gets, one after another"
+    rate, peer = (len(names) / seconds for seconds in (end - middle, middle - start))
+    return Figure("open_rate", case, rate, "objects/s", peer)
 
 
 def _appended(memory: Memory, keys_BD: Array, writers: int, commits: int) -> float:
