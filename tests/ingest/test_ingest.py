@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from memstore.errors import InvalidArgument, MemoryExists
 from models.tasks.knowledge import TaskDataError
 from tests.ingest.made import SMALL, Fact, contents, expected, facts, records, write_tsv
 from workers import cli
-from workers.ingest import Layout, Reading, SourceError, ingest, plan
+from workers.ingest import Layout, Reading, SourceError, ingest, lines, plan
 
 
 @pytest.fixture
@@ -108,13 +109,13 @@ def test_another_delimiter_and_chosen_columns(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cut_small")
 def test_broken_lines_are_counted_kept_and_fatal_where_they_are_many(tmp_path: Path) -> None:
     rows = facts(2_000)
-    lines = ["\t".join(row).encode() for row in rows]
+    texts = ["\t".join(row).encode() for row in rows]
     # After so many sound lines; the number of each is what it is by then.
     for at, broken in ((1_999, b"a\tb"), (900, b"\tb\tc"), (400, b"a\t\xff\tc"), (0, b"\t\t")):
-        lines.insert(at, broken)
-    lines.insert(1, b"")
+        texts.insert(at, broken)
+    texts.insert(1, b"")
     source = tmp_path / "facts.tsv"
-    source.write_bytes(b"\r\n".join(lines))
+    source.write_bytes(b"\r\n".join(texts))
     report = ingest([source], tmp_path / "store", layout=SMALL, work=tmp_path / "work")
     assert records(tmp_path / "store") == expected(rows)
     assert (report.rejected, report.given) == (4, 2_000)
@@ -146,6 +147,28 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         assert error.value.path == tmp_path / name
     with pytest.raises(InvalidArgument, match="budget is too small"):
         ingest([tmp_path / "foreign.xyz"], tmp_path / "store", memory_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("end", "packed"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".zst", lambda data: pa.compress(data, codec="zstd", asbytes=True)),
+    ],
+)
+def test_streams_behind_each_other_are_all_read_and_torn_ones_told(
+    end: str, packed: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    data = b"".join(b"a\tb\t%d\n" % i for i in range(10_000))
+    path = tmp_path / f"facts.tsv{end}"
+    path.write_bytes(packed(data) + packed(data) + packed(b"") + packed(data))
+    assert b"".join(lines.chunks(path, 0, 0, 4096)) == data * 3
+    path.write_bytes((packed(data) + packed(data))[:-9])
+    with pytest.raises(SourceError, match="a whole stream") as error:
+        list(lines.chunks(path, 0, 0, 4096))
+    assert error.value.line is not None
+    assert error.value.line > 10_000 - 1_000
 
 
 def test_memories_of_others_and_other_calls_are_left_alone(tmp_path: Path) -> None:

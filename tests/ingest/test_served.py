@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import memstore
 from memstore.errors import Unreachable
 from memstore.rpc.client import Client
+from memstore.rpc.loading import Load
 from memstore.rpc.server import Server
 from tests.congruence.spread import Servers
 from tests.ingest.made import MEMORIES, SMALL, contents, facts, write_tsv
@@ -70,3 +72,36 @@ def test_into_several_servers_also_where_one_was_lost_in_the_middle(
             assert served(client) == contents(tmp_path / "embedded")
     finally:
         servers.close()
+
+
+def test_a_slow_server_slows_what_reads_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", [(f"s{i:05}", "r", "o") for i in range(20_000)])
+    handed = taken = ahead = 0
+    between, put = rows.Rows.between, Load.put
+
+    def counted(self: rows.Rows, name: str, first: int, last: int) -> Any:
+        nonlocal handed, ahead
+        for batch in between(self, name, first, last):
+            if name == "entities":
+                handed += len(batch[1])
+                ahead = max(ahead, handed - taken)
+            yield batch
+
+    def slowly(self: Load, *arguments: Any) -> int:
+        nonlocal taken
+        time.sleep(0.1)
+        taken += (count := put(self, *arguments))
+        return count
+
+    monkeypatch.setattr(rows.Rows, "between", counted)
+    monkeypatch.setattr(Load, "put", slowly)
+    layout = Layout(dim=512, index="none")  # 40 MB of entities
+    with memstore.open(tmp_path / "store") as store, Server(store) as server:
+        work = tmp_path / "work"
+        budget = 32 << 20
+        ingest([source], server.address, layout=layout, memory_bytes=budget, work=work)
+    assert handed == 20_001
+    # A batch that is being sent, and what gRPC holds of it: some megabytes.
+    assert ahead < 14_000
