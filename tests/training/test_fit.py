@@ -136,6 +136,26 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no run in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"task": "geography", "seed": 0}', "of another version"),
+        ('{"format": 2, "recipe": {"bacth": 1}}', "bacth"),
+        ('{"format": 2, "recipe": {"batch": 0}}', "batch is out of range"),
+        ('{"format": 2', "delimiter"),
+    ],
+)
+def test_a_folder_of_another_version_is_refused(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.json").write_text(text)
+    assert main(["resume", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert said in told
+    assert "delete the run, fit anew" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
 def test_an_evaluation_halfway_changes_nothing_of_what_comes(tmp_path: Path) -> None:
     recipe = recipe_of(OWN, SHORT[1::2])
     base = small.base()
