@@ -67,9 +67,11 @@ def test_the_verbs_of_a_store_on_several_servers(servers: Servers) -> None:
                 await client.memory("none")
             await client.mark("here")
             assert await client.marks() == ["here"]
-            for refused in (client.load("m", []), anext(client.export("m"))):
-                with pytest.raises(Unsupported):
-                    await refused
+            with pytest.raises(Unsupported):
+                await client.load("m", [])
+            await memory.append(rows(20))
+            batches = [batch async for batch in client.export("m")]
+            assert [slot for batch in batches for slot in batch["slot"].to_pylist()] == [*range(20)]
             with pytest.raises(InvalidArgument, match="shape"):
                 await memory.append(np.zeros((1, WIDTH + 1)))
             with pytest.raises(InvalidArgument, match="deadline_s"):
