@@ -26,6 +26,7 @@ from tests.s3 import S3Server
 
 pytest.importorskip("ray", reason="Ray is not installed: the extra cluster")
 
+from workers import cli
 from workers.cluster import ClusterSpec, down, status, up
 
 WIDTH, LONG_S = 3, 120.0
@@ -141,7 +142,10 @@ def test_a_part_is_opened_anew_when_storage_that_failed_is_back(
         shared=objects.uri("cluster", str(tmp_path).strip("/")),
         cpus=0.5,
     )
-    [before] = up(spec, LONG_S).parts
+    assert spec.shared is not None
+    own = ("--namespace", NAMESPACE, "--folder", str(spec.folder), "--cpus", "0.5")
+    assert cli.main(["cluster", "up", spec.name, *own, "--shared", spec.shared]) == 0
+    [before] = status(spec.name, NAMESPACE).parts
     with memstore.connect(spec.address, deadline_s=LONG_S) as client:
         memory = client.create("m", CONFIG)
         memory.append(rows(3))

@@ -248,6 +248,54 @@ def test_what_was_not_acknowledged_is_there_or_not_whole(
         owners.close()
 
 
+def test_another_owner_may_come_at_each_put(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what an owner is about to put, and that it does."""
+    monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 6)
+    came = 0
+    for at in range(1, 40, 3):
+        shelf = open_shelf(place(tmp_path / str(at) / "shelf"))
+        owners, others = (Owners(tmp_path / str(at) / name, shelf) for name in ("a", "b"))
+        owners.next().create("m", CONFIG)
+        others.term = 8
+
+        class Overtaken(Between):
+            left = at
+            by = others
+
+            def put(self, name: str, data: bytes) -> bool:
+                self.left -= 1
+                if self.left == 0:
+                    self.by.next().memory("m").append(rows(1, 77))
+                return self.inner.put(name, data)
+
+        owners.shelf = Overtaken(shelf)
+        done, refused = 0, False
+        try:
+            memory = owners.next().memory("m")
+            for number in range(20):
+                memory.append(rows(1, number))
+                done += 1
+                owners.disk.settle()
+        except (MemstoreError, OSError):
+            refused = True
+        owners.disk.settle()  # who comes while a base is put is in that thread
+        if others.stores:
+            came += 1
+            assert refused
+            for other in (others.stores[-1], others.next()):
+                found = other.memory("m")
+                expected = [*(rows(1, number) for number in range(done)), rows(1, 77)]
+                np.testing.assert_array_equal(
+                    found.gather(range(done + 1)).keys_BD, np.concatenate(expected)
+                )
+                assert found.describe().next_slot == done + 1
+        owners.close()
+        others.close()
+    assert came > 5
+
+
 def test_an_opening_begins_again_where_a_base_took_away_what_it_reads(shelf: Shelf) -> None:
     first = Stream.open(shelf, 1, lambda: lambda data, name: None)
     for number in range(6):
