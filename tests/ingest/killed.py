@@ -1,7 +1,8 @@
 """An ingest that is killed in the middle: python -m tests.ingest.killed SOURCE INTO AFTER [WORKERS]
 
 It kills itself, by SIGKILL, once it has written so many files, its own and the store's, or
-appended so many batches: before what was written has its name. It prints how many it did.
+appended so many batches: before what was written has its name. It prints how many it did, or
+the stage in which it was killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from memstore import files
 from tests.ingest.made import SMALL
 from workers.ingest import ingest, plan, rows
 
-done = 0
+done, stage = 0, ""
 
 
 def main(source: str, into: str, after: int, workers: int = 1) -> None:
@@ -38,14 +39,20 @@ def main(source: str, into: str, after: int, workers: int = 1) -> None:
     rows.Rows.between = counted_between  # type: ignore[method-assign]
     plan.MOST_BLOCK_BYTES = 4096
     rows.DRAWN = 128
-    ingest([Path(source)], into, layout=SMALL, workers=workers)
+    ingest([Path(source)], into, layout=SMALL, workers=workers, progress=told)
     print(done)
+
+
+def told(what: str, done: int, total: int) -> None:
+    global stage
+    stage = what
 
 
 def count(after: int) -> None:
     global done
     done += 1
     if done == after:
+        print(stage, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
