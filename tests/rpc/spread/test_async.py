@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,7 @@ from memstore.finding import Found
 from memstore.rpc import async_spread
 from memstore.rpc.async_spread import AsyncSpreadMemory
 from tests.congruence.spread import Servers
-from tests.rpc.test_spread import CONFIG, COUNT, EXACT, WIDTH, again, down, rows
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
-    made = Servers(tmp_path, COUNT)
-    yield made
-    made.close()
+from tests.rpc.spread.moving import CONFIG, COUNT, EXACT, WIDTH, again, down, rows
 
 
 def connect(servers: Servers, deadline_s: float = 20.0, **options: Any) -> Any:

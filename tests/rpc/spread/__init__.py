@@ -1,0 +1,1 @@
+"""Tests of memories that lie on several servers."""
