@@ -179,6 +179,10 @@ def test_memories_of_others_and_other_calls_are_left_alone(tmp_path: Path) -> No
         ingest([source], tmp_path / "store", layout=SMALL)
     first = ingest([source], tmp_path / "mine", layout=SMALL)
     assert ingest([source], tmp_path / "mine", layout=SMALL) == first
+    (tmp_path / "mine").rename(tmp_path / "elsewhere")
+    with pytest.raises(TaskDataError, match=r"remove .*mine\.ingest too"):
+        ingest([source], tmp_path / "mine", layout=SMALL)
+    (tmp_path / "elsewhere").rename(tmp_path / "mine")
     with pytest.raises(TaskDataError, match="begun with other layout"):
         ingest([source], tmp_path / "mine", layout=Layout(dim=32))
     write_tsv(source, facts(51))

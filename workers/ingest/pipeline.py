@@ -105,6 +105,12 @@ def ingest(
         found = Plan.made(sources, into, reading, layout, memory_bytes // workers)
         plan = _planned(work, found)
         if (work / "report.json").exists():
+            if not (is_served(into) or Path(into).exists()):
+                raise TaskDataError(
+                    f"no store {into}, into which all was ingested",
+                    "the store",
+                    f"remove {work} too to begin anew",
+                )
             return Report(**files.read_json(work / "report.json"))
         scheduler = scheduling.scheduler(workers, memory_bytes)
         try:
