@@ -30,6 +30,7 @@ from tests.s3 import CREDENTIALS
 
 ROWS, WIDTH = 64, 128
 WRITERS = (1, 16)
+OPENED = 150
 DELAY_S = 0.02
 """Of a request to an object store of the same region, about."""
 
@@ -42,7 +43,9 @@ def run(quick: bool) -> Iterator[Measured]:
         yield from _rates(place, "a folder", open_shelf(place / "shelf"), commits, rounds)
         for name, delay_s in (("moto", 0.0), (f"moto, delay {1e3 * DELAY_S:g} ms", DELAY_S)):
             with _server(delay_s) as uri:
-                yield from _rates(place, name, open_shelf(uri), commits, rounds)
+                shelf = open_shelf(uri)
+                yield from _rates(place, name, shelf, commits, rounds)
+                yield _opening(place, name, shelf.within("opened"))
 
 
 def _rates(place: Path, name: str, shelf: Shelf, commits: int, rounds: int) -> Iterator[Figure]:
@@ -85,7 +88,6 @@ def _rates(place: Path, name: str, shelf: Shelf, commits: int, rounds: int) -> I
                     commits * each / timed.b_s,
                     ratio=1 / timed.ratio,
                 )
-    yield _opening(place, name, shelf)
 
 
 def _objects(disk: SharedDisk) -> int:
@@ -94,16 +96,21 @@ def _objects(disk: SharedDisk) -> int:
 
 def _opening(place: Path, name: str, shelf: Shelf) -> Figure:
     """What a part does that starts on another node, beside gets of the same objects."""
-    ops = shelf.within("store/ops")
-    names = ops.names("")
+    folder = Path(tempfile.mkdtemp(dir=place))
+    disk = SharedDisk.open(folder, shelf, 1)
+    for number in range(OPENED):
+        file = disk.create(folder / str(number))
+        file.write([bytes(ROWS * WIDTH * 4)])
+        file.sync()
+        file.close()
     start = time.perf_counter()
-    for each in names:
-        assert ops.get(each)
+    for each in shelf.names("ops"):
+        assert shelf.get(f"ops/{each}")
     middle = time.perf_counter()
-    SharedDisk.open(Path(tempfile.mkdtemp(dir=place)), shelf.within("store"), 2)
+    SharedDisk.open(Path(tempfile.mkdtemp(dir=place)), shelf, 2)
     end = time.perf_counter()
-    case = f"{name}, behind {len(names):,} objects; peer: gets, one after another"
-    rate, peer = (len(names) / seconds for seconds in (end - middle, middle - start))
+    case = f"{name}, behind {OPENED} objects of {ROWS} rows; peer: gets, one after another"
+    rate, peer = OPENED / (end - middle), OPENED / (middle - start)
     return Figure("open_rate", case, rate, "objects/s", peer)
 
 
