@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from memstore.changes import NOTHING, Change, Outline
+from memstore.changing import LOADER
 from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, MemoryInUse, Overloaded, ShardElsewhere, Unsupported
@@ -73,6 +74,8 @@ class HeldMemory(EmbeddedMemory):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.loader: object = None
+        """Who alone is given slots, while a memory is loaded."""
         self.gate = Gate()
         """What mutations pass through; that of a store is one for all its memories."""
 
@@ -146,6 +149,7 @@ class HeldMemory(EmbeddedMemory):
             )
             if reply is not None:
                 return Reply.unpacked(reply).first
+            self._check_loader()
             self.known(asked)
             first = self.next_slot
             told = Reply(asked=count, of=count, first=first).packed()
@@ -229,12 +233,22 @@ class HeldMemory(EmbeddedMemory):
         """Its `count` least used slots, for a request that may have been here before."""
         with self._mutating(deadline):
             self._check_open()
+            if count:
+                self._check_loader()
             known = self.known(asked)
             slots_L, priority_L = self._by_use(min(count, self.live), known.shards)
             places_A, given_A = known.handed_out
             generations_L = self._tenants(slots_L)
         facts = slots_L, priority_L, places_A, given_A, generations_L
         return LeastUsed(self.live, known.applied, *facts)
+
+    def _check_loader(self) -> None:
+        """Raises `MemoryInUse` where slots are given to a load alone."""
+        if self.loader is not None and LOADER.get() is not self.loader:
+            raise MemoryInUse(
+                f"memory {self._name!r} is being loaded, or that is taken back",
+                hint="wait until that is done",
+            )
 
     def _tenants(self, slots_B: Slots) -> Slots:
         generations_B = np.empty(len(slots_B), np.int64)

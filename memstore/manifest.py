@@ -17,7 +17,7 @@ NAME = "memstore.json"
 MEMORIES, LOGS, MARKS = "memories", "logs", "marks"
 """The folders of a store."""
 
-FACTS = ("cluster", "openings", "turn")
+FACTS = ("cluster", "openings", "turn", "loads", "loaded")
 """What a part may have besides."""
 
 Body = dict[str, Any]

@@ -223,6 +223,16 @@ class Store:
         """Of a part: the highest number of a making or dropping of which it knows."""
         return self._manifests.turn
 
+    def fact(self, name: str, default: Any) -> Any:
+        """What the manifest of a part has besides its memories."""
+        return self._manifests.body.get(name, default)
+
+    def note(self, **facts: Any) -> None:
+        """Keeps facts of a part, as in `Manifests.write`; they are durable when it returns."""
+        with self._mutex:
+            self._check_writing()
+            self._contents.write([], **facts)
+
     def note_turn(self, turn: int) -> None:
         """Keeps the number of a making or dropping for which there is nothing to do here, or which
         is about to be done; durable when it returns."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from memstore.errors import DeadlineExceeded, MemstoreError, ShardElsewhere, Unsupported
+from memstore.errors import DeadlineExceeded, MemstoreError, ShardElsewhere
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.placement import check_made
 from memstore.rpc import codec, sizes
@@ -19,6 +19,7 @@ from memstore.rpc.alone import Alone
 from memstore.rpc.batching import Coalescer
 from memstore.rpc.exporting import Export
 from memstore.rpc.limits import Held, Limits
+from memstore.rpc.loading import Load
 from memstore.rpc.pools import Pools
 from memstore.rpc.security import Caller, seen_by
 from memstore.rpc.spreading import Spreading, memory_of, role_of
@@ -104,14 +105,11 @@ class Answering:
         held.add(self.size(reply))
         return reply
 
-    def only(self, name: str) -> Memory:
-        """A memory all of which is here."""
+    def load(self, start: pb.LoadRequest) -> Any:
+        """A load, that is to be begun."""
         if self._spreading is not None:
-            raise Unsupported(
-                f"memory {name[:64]!r} lies on several servers and is not read as a whole",
-                hint="gather it slot by slot, and append to it",
-            )
-        return self._store.memory(name)
+            return self._spreading.load(start)
+        return Load(self._store, cast(Any, self._store.memory(start.memory)), start)
 
     async def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
         """An export, and what reads it."""

@@ -121,8 +121,9 @@ class AsyncClient:
         def messages(batches: bulk.Batches) -> Iterator[bytes]:
             return bulk.messages(memory, config, batches, step, request_id)
 
+        at = self._client.loads_at(await self.send(administration.topology()))
         with self._typed(self._target):
-            return await async_bulk.load(self._client.bulk(), messages, batches, deadline_s)
+            return await async_bulk.load(self._client.bulk(at), messages, batches, deadline_s)
 
     def export(
         self,

@@ -149,7 +149,7 @@ class Client:
         """
         config = self.send(administration.config(memory))
         requests = bulk.messages(memory, config, batches, step, request_id)
-        bulk_streams = self.bulk()
+        bulk_streams = self.bulk(self.loads_at(self.send(administration.topology())))
         return bulk_streams.end(bulk_streams.begin(requests, deadline_s))
 
     def export(
@@ -266,9 +266,15 @@ class Client:
             if self._topology is known:
                 self._ways.find()
 
-    def bulk(self) -> Bulk:
-        """The long streams to a server."""
-        return Bulk(self._ways.any().channel, self._target)
+    def bulk(self, address: str | None = None) -> Bulk:
+        """The long streams to a server: to one, or to any."""
+        way = self._ways.any() if address is None else self._ways.to(address)
+        return Bulk(way.channel, self._target)
+
+    @staticmethod
+    def loads_at(topology: Topology | None) -> str | None:
+        """The server that loads: of several that of part 0."""
+        return None if topology is None else topology.servers[0]
 
 
 class _Opener:

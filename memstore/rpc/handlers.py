@@ -65,7 +65,7 @@ class Handlers:
         self.transfers = Transfers(
             store,
             enter=self._opened,
-            memory=self._answering.only,
+            load=self._answering.load,
             answered=self._answered,
             read=partial(pools.run, pools.readers),
             write=partial(pools.run, pools.writers),

@@ -66,6 +66,8 @@ class Joint:
     def __init__(self, store: Store, ask: Ask, fan: Fan, making: threading.RLock) -> None:
         """making: held while memories are made and dropped, and while a moment is taken."""
         self._store, self._ask, self._fan, self._making = store, ask, fan, making
+        self.check: Callable[[], None] = lambda: None
+        """Raises where no cut is to be made, but for one of who says so."""
         self._wanted: dict[str, float] = {}
         """Cuts that are being made, copied and read, and until when: who reads may be lost."""
 
@@ -74,6 +76,7 @@ class Joint:
         check_name(name)
         cut = secrets.token_hex(CUT_DIGITS // 2)
         with deadline.held(self._making, "other cuts and memories"):
+            self.check()
             if name in self._store.marks():
                 raise InvalidArgument(
                     "the mark is there already", got=repr(name), hint="take it away by unmark first"
@@ -103,6 +106,7 @@ class Joint:
         cut = secrets.token_hex(CUT_DIGITS // 2)
         with contextlib.ExitStack() as stack:
             with deadline.held(self._making, "other cuts and memories"):
+                self.check()
                 stack.enter_context(self._made(cut, deadline))
             taken = self._copied(cut, place, None)
             self._forget(cut)
@@ -120,10 +124,12 @@ class Joint:
         sizes = [snapshots.Copied(reply.bytes, reply.copied) for reply in replies]
         return snapshots.take_joint(bodies, sizes, place, at)
 
-    def make(self, deadline: Deadline) -> str:
+    def make(self, deadline: Deadline, *, checked: bool = True) -> str:
         """Makes a cut that is no mark, and stays until it is dropped, or an hour is over."""
         cut = secrets.token_hex(CUT_DIGITS // 2)
         with deadline.held(self._making, "other cuts and memories"):
+            if checked:
+                self.check()
             with self._made(cut, deadline):
                 pass
             self._wanted[cut] = time.monotonic() + LONG_DEADLINE_S

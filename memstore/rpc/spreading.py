@@ -43,6 +43,7 @@ from memstore.rpc.membership import Membership
 from memstore.rpc.parts import RemotePart, asked_of, to_least, to_part, widened
 from memstore.rpc.requests import MemoryRequests, refreshed
 from memstore.rpc.spread_export import SpreadExport, still_rows
+from memstore.rpc.spread_load import Loads, SpreadLoad
 from memstore.rpc.sums import RemoteSums, summed
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Route
@@ -77,6 +78,9 @@ class Spreading:
         # there is to be one that chooses the least used of its rows.
         self._making, self._finding = threading.RLock(), threading.Lock()
         self._joint = Joint(store, self._cut, self._fleet.fan, self._making)
+        how = self.memory, self.next_request, self.within, self._making
+        self._loads = Loads(store, self._joint, *how)
+        self._joint.check = self._loads.check
 
     @property
     def part(self) -> Part:
@@ -264,6 +268,10 @@ class Spreading:
         self.check(asked.part)
         return still_rows(self.store, asked)
 
+    def load(self, start: pb.LoadRequest) -> SpreadLoad:
+        """A load of a whole memory, that is to be begun."""
+        return SpreadLoad(self._loads, start)
+
     def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
         """An export of a whole memory, that is begun."""
         deadline = Deadline(left_s)
@@ -401,6 +409,7 @@ class Spreading:
         return self._numbering.next()
 
     def close(self) -> None:
+        self._loads.close()
         self._fleet.close()
 
     def _next_turn(self) -> int:

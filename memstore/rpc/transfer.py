@@ -15,10 +15,9 @@ import grpc
 
 from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, InvalidArgument, MemstoreError, Overloaded
-from memstore.memory import Memory
 from memstore.rpc import failures
 from memstore.rpc.limits import Held, Limits
-from memstore.rpc.loading import Load, checked_end
+from memstore.rpc.loading import checked_end
 from memstore.rpc.security import Caller, seen_by
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.wire import parsed
@@ -49,7 +48,7 @@ class Transfers:
         store: Store,
         *,
         enter: Callable[[Any], tuple[Caller, Held]],
-        memory: Callable[[str], Memory],
+        load: Callable[[pb.LoadRequest], Any],
         answered: Answered,
         read: In,
         write: In,
@@ -58,10 +57,11 @@ class Transfers:
         silent_s: float = SILENT_S,
     ) -> None:
         """enter: lets the call of a context in, and says who makes it.  read, write: the pools.
-        export: begins one, of batches of so many bytes and in so many seconds; says what reads it.
+        load: makes one, that is to be begun.  export: begins one, of batches of so many bytes and
+        in so many seconds; says what reads it.
         """
         self._store = store
-        self._enter, self._memory, self._answered = enter, memory, answered
+        self._enter, self._load_of, self._answered = enter, load, answered
         self._read, self._write, self._begun = read, write, export
         self._limits, self._silent_s = limits, silent_s
         self._exports = 0
@@ -108,7 +108,7 @@ class Transfers:
         facts = f"load of {ascii(start.memory[:64])[1:-1]} by {caller.name} at {context.peer()}"
         try:
             caller.check("admin", start.memory)
-            load = Load(self._store, cast(Any, self._memory(start.memory)), start)
+            load = self._load_of(start)
             try:
                 await whole(self._write(load.begin))
                 rows = await self._put_all(load, start, messages, deadline, held)
@@ -128,7 +128,7 @@ class Transfers:
 
     async def _put_all(
         self,
-        load: Load,
+        load: Any,
         message: pb.LoadRequest,
         messages: AsyncIterator[bytes],
         deadline: Deadline,
@@ -158,12 +158,6 @@ class Transfers:
                 f"the load sent nothing for {self._silent_s:g} s; nothing was loaded",
                 hint="others wait for it: have the rows ready before it is begun",
             ) from None
-
-    def _found(self, name: str, caller: Caller) -> Memory:
-        try:
-            return self._memory(name)
-        except MemstoreError as error:
-            raise seen_by(caller, error) from None
 
     async def _batches(
         self, asked: pb.ExportRequest, most_bytes: int, caller: Caller, held: Held, context: Any

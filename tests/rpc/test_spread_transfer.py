@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,25 @@ import pyarrow as pa
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig
+from memstore import EncodingConfig, MemoryConfig, RequestId
 from memstore.cli import main
-from memstore.errors import InvalidArgument, UnknownMemory, UnknownSlot
+from memstore.deadline import Deadline
+from memstore.errors import (
+    InvalidArgument,
+    MemoryInUse,
+    RequestConflict,
+    ShardElsewhere,
+    UnknownMemory,
+    UnknownSlot,
+    Unsupported,
+)
 from memstore.memory import Array
-from memstore.rpc import spread_export
+from memstore.rpc import columns, spread_export
+from memstore.rpc.bulk import fit
 from memstore.rpc.client import Client
 from memstore.rpc.server import Server
+from memstore.rpc.spread_load import SpreadLoad
+from memstore.rpc.v1 import memory_pb2 as pb
 from tests.congruence import histories
 from tests.congruence.spread import Servers
 from tests.rpc.test_spread_snapshots import clean
@@ -171,3 +184,134 @@ def test_the_command_line_exports(tmp_path: Path, servers: Servers, client: Clie
     assert main(["export", servers.servers[2].address, "m", str(target)]) == 0
     with pa.ipc.open_file(str(target)) as reader:
         assert reader.read_all().num_rows == ROWS - 2
+
+
+def batches(count: int, each: int = 40) -> Iterator[pa.RecordBatch]:
+    for n in range(count):
+        yield pa.record_batch(
+            {
+                "key": list(rows(each, n)),
+                "value": list(rows(each, 100 + n, 2)),
+                "n": [*range(n * each, (n + 1) * each)],
+            }
+        )
+
+
+def noted(servers: Servers) -> dict[str, Any]:
+    found: dict[str, Any] = servers.stores[0].fact("loads", {})
+    return found
+
+
+def test_a_load_is_there_as_a_whole(tmp_path: Path, servers: Servers, client: Client) -> None:
+    memory = client.create("m", CONFIG)
+    memory.append(rows(5), rows(5, 1, 2), records={"n": [-1] * 5})
+    asked = RequestId("loader", 1)
+    done = client.load("m", batches(6), step=3, request_id=asked)
+    assert (done.rows, done.first, done.last) == (240, 5, 244)
+    assert client.load("m", batches(6), step=3, request_id=asked) == done
+    with pytest.raises(RequestConflict):
+        client.load("m", batches(5), step=3, request_id=asked)
+    assert memory.describe().rows == 245
+    found = memory.gather(range(5, 245), columns=["n"])
+    np.testing.assert_array_equal(found.keys_BD, np.vstack([rows(40, n) for n in range(6)]))
+    assert found.records["n"].to_pylist() == [*range(240)]  # type: ignore[index]
+    assert memory.append(rows(1), rows(1, 1, 2), records={"n": [0]}).tolist() == [245]
+    assert not noted(servers)
+    assert clean(servers)
+    client.mark("m")
+    target = tmp_path / "rows.arrow"
+    assert main(["export", servers.servers[2].address, "m", str(target)]) == 0
+    client.create("again", CONFIG)
+    assert main(["load", servers.servers[2].address, "again", str(target)]) == 0
+    assert client.memory("again").describe().rows == 246
+
+
+def test_others_wait_for_a_load_or_go_on(servers: Servers, client: Client) -> None:
+    memory = client.create("m", CONFIG)
+    memory.append(rows(5), rows(5, 1, 2), records={"n": [-1] * 5})
+
+    def slow() -> Iterator[pa.RecordBatch]:
+        yield from batches(2)
+        while memory.describe().rows < 85:
+            pass
+        row: dict[str, Any] = {"records": {"n": [0]}}
+        for refused in (
+            lambda: memory.append(rows(1), rows(1, 1, 2), **row),
+            lambda: memory.allocate(1, **row),
+            lambda: client.mark("m"),
+            lambda: client.load("m", batches(1)),
+        ):
+            with pytest.raises(MemoryInUse):
+                refused()
+        assert memory.write([0, 1, 2, 3], rows(4, 7)).applied == 4
+        yield from batches(1)
+
+    assert client.load("m", slow()).rows == 120
+    np.testing.assert_array_equal(memory.gather(range(4)).keys_BD, rows(4, 7))
+    client.mark("m")
+
+
+def test_a_load_that_is_refused_or_lost_is_taken_back(
+    tmp_path: Path, servers: Servers, client: Client
+) -> None:
+    memory = client.create("m", CONFIG)
+    memory.append(rows(5), rows(5, 1, 2), records={"n": [-1] * 5})
+
+    def bad() -> Iterator[pa.RecordBatch]:
+        yield from batches(3)
+        yield pa.record_batch({"key": [[1.0, 2.0, 3.0]], "n": [1]})
+
+    with pytest.raises(InvalidArgument):
+        client.load("m", bad())
+    assert memory.describe().rows == 5
+    assert not noted(servers)
+    # Part 0 ends in the middle, as by a crash: what it noted is what is taken back.
+    held: Any = servers.held("m")[0]
+    loads = servers.servers[0]._spreading._loads  # type: ignore[union-attr]
+    load = loads_begun(loads, 3)
+    assert memory.describe().rows == 125
+    assert noted(servers)["m"][1] == held.next_slot - 120 == load._first
+    servers.close()
+    again = Servers(tmp_path / "servers", COUNT)
+    try:
+        with memstore.connect(again.servers[1].address, deadline_s=30.0) as other:
+            memory = other.memory("m")
+            while noted(again):
+                threading.Event().wait(0.05)
+            assert memory.describe().rows == 5
+            new = memory.append(rows(1), rows(1, 1, 2), records={"n": [0]})
+            assert new.tolist() == [held.next_slot]
+    finally:
+        again.close()
+
+
+def loads_begun(loads: Any, count: int) -> SpreadLoad:
+    """A load that is begun, and left."""
+    load = SpreadLoad(loads, pb.LoadRequest(memory="m"))
+    load.begin()
+    for batch in batches(count):
+        table = fit(pa.Table.from_batches([batch]), CONFIG).cast(columns.schema_of(CONFIG))
+        load.put(columns.to_batch(table), Deadline(30))
+    return load
+
+
+def test_loads_are_of_part_0_and_of_memories_without_a_capacity(
+    servers: Servers, client: Client
+) -> None:
+    client.create("m", dataclasses.replace(CONFIG, capacity=10))
+    with pytest.raises(Unsupported):
+        client.load("m", batches(1))
+    with pytest.raises(ShardElsewhere):
+        SpreadLoad(servers.servers[1]._spreading._loads, pb.LoadRequest(memory="m"))  # type: ignore[union-attr]
+
+
+def test_encoded_memories_are_loaded(servers: Servers, client: Client) -> None:
+    encoding = EncodingConfig(key={"a": "words", "b": "words"})
+    client.create("words", MemoryConfig(dim=WIDTH, index="none", shards=4)).append(rows(30))
+    config = MemoryConfig(
+        dim=WIDTH, shards=4, records={"a": "int64", "b": "int64"}, encoding=encoding
+    )
+    facts = client.create("facts", config)
+    table = pa.table({"a": [*range(25)], "b": [29] * 25})
+    assert client.load("facts", table).rows == 25
+    np.testing.assert_array_equal(facts.gather(range(25)).keys_BD, rows(30)[:25] + rows(30)[29])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import memstore
@@ -18,7 +19,6 @@ from memstore.errors import (
     ShardUnavailable,
     StoreClosed,
     UnknownMemory,
-    Unsupported,
 )
 from memstore.finding import Found
 from memstore.rpc import async_spread
@@ -59,9 +59,8 @@ def test_the_verbs_of_a_store_on_several_servers(servers: Servers) -> None:
                 await client.memory("none")
             await client.mark("here")
             assert await client.marks() == ["here"]
-            with pytest.raises(Unsupported):
-                await client.load("m", [])
-            await memory.append(rows(20))
+            assert (await client.load("m", [])).rows == 0
+            assert (await client.load("m", pa.table({"key": list(rows(20))}))).last == 19
             batches = [batch async for batch in client.export("m")]
             assert [slot for batch in batches for slot in batch["slot"].to_pylist()] == [*range(20)]
             with pytest.raises(InvalidArgument, match="shape"):
