@@ -24,7 +24,7 @@ from memstore.rpc.attempts import Attempts
 from memstore.rpc.calls import Request
 from memstore.rpc.cutting import Portions
 from memstore.rpc.membership import CLUSTER, OPENING, told
-from memstore.rpc.sparing import Spare, spared
+from memstore.rpc.sparing import AGAIN_S, Spare, spared
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Ways
 
@@ -54,8 +54,9 @@ class Fleet:
         self._ways, self._topology, self._renew = ways, topology, renew
         self._patience_s = patience_s
         self._openings: dict[int, str] = {}
-        # Parts that did not answer in time, and nothing since; and how many calls wait for each.
-        self._late, self._waiting = set[int](), Counter[int]()
+        # Parts that did not answer in time, nor since, and when that was; how many calls wait for
+        # each.
+        self._late, self._waiting = dict[int, float](), Counter[int]()
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS, "memstore-fan")
         self._own = threading.local()
@@ -104,7 +105,7 @@ class Fleet:
                 also = self._also(topology, number)
                 verb = request.service, request.verb
                 reply, behind = way.answered(*verb, portions.message, left_s, also, spare)
-                self._late.discard(number)
+                self._late.pop(number, None)
                 opening = told(behind, OPENING)
                 if opening:
                     self._openings[number] = opening
@@ -119,7 +120,7 @@ class Fleet:
                 if spare is not None and spare.over.is_set():
                     raise Unreachable("others have answered, and it has not", got=address) from None
                 if isinstance(error, DeadlineExceeded) and attempts.is_over:
-                    self._late.add(number)
+                    self._late[number] = time.monotonic()
                     raise Unreachable("it does not answer in time", got=address) from error
                 if isinstance(error, StoreClosed) and not self._ways.closed:
                     # Of the server: it ends, and another may be there for it soon.
@@ -169,7 +170,10 @@ class Fleet:
                 self._begun(_bound(self._sparing, each, call))
                 for each, call in zip(spares, calls, strict=True)
             ]
-            self._late.update(spared(begun, spares, self._late))
+            now = time.monotonic()
+            late = {number for number, at in [*self._late.items()] if now - at < AGAIN_S}
+            for number in spared(begun, spares, late):
+                self._late[number] = time.monotonic()
             return [*map(self._ended, begun)]
         begun = [self._begun(call) for call in calls[:-1]]
         last = _tried(calls[-1])

@@ -16,12 +16,16 @@ from typing import Any
 
 from memstore.errors import MemstoreError
 
-PATIENCE, LEAST_S = 8.0, 1.0
+PATIENCE, LEAST_S = 8.0, 2.0
 """How long is waited in all: so many times as long as the slowest that has answered took, and no
 less than that. Servers that do the same work differ by less; a search takes milliseconds."""
 
 PATIENCE_AGAIN, LEAST_AGAIN_S = 2.0, 0.1
 """The same for a server that has not answered since it was left out before."""
+
+AGAIN_S = 20.0
+"""For so long; then it is waited for as at first, once: one that is merely slow is not to be left
+out for good."""
 
 
 class Spare:
@@ -57,7 +61,7 @@ def spared(
     """Waits until all calls, which were begun just now, are done, or the time that others took says
     that those left are too slow: these are ended.
 
-    late: parts that were left out before.  Returns those that are now.
+    late: parts that were left out just before.  Returns the others that are now.
     """
     began = time.monotonic()
     waiting = dict(zip(begun, spares, strict=True))
@@ -82,7 +86,7 @@ def spared(
                 del waiting[future]
                 spare.end()
                 future.cancel()
-                if spare.number is not None:
+                if spare.number is not None and spare.number not in late:
                     ended.append(spare.number)
 
 

@@ -105,6 +105,22 @@ def test_a_part_that_was_told_no_cluster_waits_for_part_0(tmp_path: Path) -> Non
             server.route(Topology(3, ("127.0.0.1:1", server.address), "1" * 16))
 
 
+def test_who_writes_the_topology_may_draw_the_id(tmp_path: Path) -> None:
+    """As the registry of a cluster on Ray does, and a file for `memstore serve`."""
+    own, path = "0123456789abcdef", tmp_path / "topology.json"
+    with ExitStack() as stack:
+        servers = []
+        for number, cluster in enumerate((own, None)):
+            part: Any = {"part": Part(number, 2), "cluster": cluster}
+            store = stack.enter_context(memstore.open(tmp_path / str(number), **part))
+            servers.append(stack.enter_context(Server(store, topology=path)))
+        addresses = [server.address for server in servers]
+        path.write_text(json.dumps({"version": 1, "servers": addresses, "cluster": own}))
+        with memstore.connect(addresses[1]) as client:
+            assert len(client.create("m", CONFIG).append(rows(8))) == 8
+        assert {server._store.cluster for server in servers} == {own}
+
+
 def test_a_topology_of_another_cluster_is_refused_when_a_server_is_made(tmp_path: Path) -> None:
     path = tmp_path / "topology.json"
     told = {"version": 1, "servers": ["a:1", "b:2"], "cluster": "0" * 16}
