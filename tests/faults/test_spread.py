@@ -102,10 +102,10 @@ def test_nothing_acknowledged_is_lost_and_others_never_fail(tmp_path: Path, fan_
     try:
         # Who asks one server for all asks one that lives.
         address = cluster.addresses[2]
+        with memstore.connect(address, deadline_s=120.0) as client:  # all is cold
+            client.create("m", CONFIG).append(np.zeros((COUNTERS, WIDTH), np.float32))
         with memstore.connect(address, fan_out=fan_out, deadline_s=10.0) as client:
-            client.create("m", CONFIG)
             load = Load(client)
-            load.memory.append(np.zeros((COUNTERS, WIDTH), np.float32))
             recovered = []
 
             def kill() -> None:
