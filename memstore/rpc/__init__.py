@@ -36,5 +36,5 @@ Several servers: each holds a part
     fleet               servers asked by part, at once, wherever they are; `sparing`: the slow ones
     parts, sums         a part elsewhere, as one here; the same of encoded memories
     spreading           what a server of one part does for whole memories
-    joint, fetching     marks and snapshots of all parts; a restore; `spread_export`: an export
+    joint, fetching     marks, snapshots, restores of all parts; `spread_export`, `spread_load`
 """
