@@ -2,6 +2,7 @@
 
 memtrain demo                     everything, once; quick when it is there already
 memtrain fit --recipe NAME        build and train (goes on where it was stopped)
+memtrain fit --cluster NAMESPACE/NAME --trainers N      the same on Ray
 memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"
@@ -24,7 +25,16 @@ from pathlib import Path
 from memstore import MemstoreError
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from workers import checkpoints, cluster_cli, ingest_cli, recipes, refresh_cli, report, showing
+from workers import (
+    checkpoints,
+    cluster_cli,
+    ingest_cli,
+    recipes,
+    refresh_cli,
+    report,
+    showing,
+    train_cli,
+)
 from workers.ask import Reply, ask
 from workers.recipes import Recipe
 from workers.refresh import Refresher
@@ -103,6 +113,9 @@ def fit(options: argparse.Namespace) -> None:
             asdict(recipe),
             f"go on with it by `memtrain resume {folder}`, or choose another folder by --out",
         )
+    if options.cluster is not None:
+        train_cli.fit(options, folder, recipe)
+        return
     _fit(folder, recipe, options.checkpoint_steps, options.refresh_share)
 
 
@@ -223,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="the run folder (runs/NAME)")
     sub.add_argument("--quick", action="store_true", help="as --recipe geography-quick")
     _add_pace(sub)
+    train_cli.add_options(sub)
 
     sub = add("resume", resume)
     sub.add_argument("folder", type=Path, metavar="DIR", help="the run folder")

@@ -56,7 +56,7 @@ def up(options: argparse.Namespace) -> None:
     own = ("name", "namespace", "parts", "cpus", "gpus", "memory_bytes", "shared", "fsync")
     given = {name: getattr(options, name) for name in (*own, "refresh_share")}
     spec = cluster.ClusterSpec(folder=options.folder.absolute(), **given)
-    _connect(options)
+    connect(options.ray, options.namespace)
     _show(cluster.up(spec, options.timeout_s))
     print(f'From a driver:  memstore.connect("{spec.address}")')
 
@@ -64,14 +64,14 @@ def up(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """tell where each part is, and how"""
     cluster = _cluster()
-    _connect(options)
+    connect(options.ray, options.namespace)
     _show(cluster.status(options.name, options.namespace))
 
 
 def down(options: argparse.Namespace) -> None:
     """end a cluster after a checkpoint; its folders stay"""
     cluster = _cluster()
-    _connect(options)
+    connect(options.ray, options.namespace)
     spec = cluster.down(options.name, options.namespace)
     where = f"on their nodes, in {spec.home('part-*')}" if spec.shared is None else spec.shared
     print(f"Ended. The rows stay {where}.")
@@ -86,13 +86,14 @@ def _cluster() -> Any:
     return cluster
 
 
-def _connect(options: argparse.Namespace) -> None:
+def connect(address: str, namespace: str) -> None:
+    """Makes this process one of a running Ray; raises `Unreachable` where there is none."""
     import ray
 
     if ray.is_initialized():
         return
     try:
-        ray.init(options.ray, namespace=options.namespace, log_to_driver=False)
+        ray.init(address, namespace=namespace, log_to_driver=False)
     except ConnectionError as error:
         raise Unreachable(
             "there is no Ray to ask", got=str(error).splitlines()[0], hint="ray start --head"

@@ -95,11 +95,8 @@ class Group:
         return numbers
 
     def once(self, work: Callable[[], object]) -> None:
-        """Has the first trainer do what is done once; where they are in step, others wait."""
+        """Has the first trainer do what is done once, while the others wait."""
         work()
-
-    def barrier(self) -> None:
-        """Waits for all trainers."""
 
 
 class Trainers(Group):
@@ -137,12 +134,9 @@ class Trainers(Group):
         return tuple((told / self.size).tolist())
 
     def once(self, work: Callable[[], object]) -> None:
+        dist.barrier()
         if self.rank == 0:
             work()
-        if self._in_step:
-            self.barrier()
-
-    def barrier(self) -> None:
         dist.barrier()
 
     def _scaled(self, memory: Memory, grads: RowGradients) -> RowGradients:

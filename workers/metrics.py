@@ -55,9 +55,12 @@ class Metrics:
 class Board:
     """Writes steps as TensorBoard reads them; nothing where tensorboardX is not installed."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """step: the first that will be written; later ones that are there are not shown then."""
+    def __init__(self, folder: Path | None, step: int) -> None:
+        """folder: None writes nothing.  step: the first that will be written; later ones that are
+        there are not shown then."""
         self._writer: Any = None
+        if folder is None:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError:

@@ -32,6 +32,7 @@ from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from models.tasks.linking import AliasIndex
 from workers.checkpoints import Checkpoints, Holder
 from workers.evaluate import Evaluation, evaluate
+from workers.group import Group
 from workers.loop import Step, Trainer
 from workers.metrics import Board, Metrics
 from workers.recipes import Recipe
@@ -43,23 +44,32 @@ FORMAT = 2
 SHARE = 0.05
 """Of the time of a run that checkpoints may take, unless it is told after how many steps."""
 
+PAUSES_S = (1.0, 2.0, 5.0, 10.0, 20.0)
+"""Before a checkpoint that failed for a reason that may pass is tried again."""
+
 
 class Run:
     """One run in its folder, built once, opened after that as it was at its last checkpoint."""
 
     def __init__(
-        self, folder: Path, holder: Holder | None = None, *, step: int | None = None
+        self,
+        folder: Path,
+        holder: Holder | None = None,
+        *,
+        step: int | None = None,
+        group: Group = Group(),
     ) -> None:
         """Opens a run that `build` made; raises `TaskDataError` where there is none.
 
         holder: what has its memories, if not the store in the folder; the caller closes it.
         step: that of a checkpoint other than the newest.
+        group: the trainers that open it together, the first of which alone writes what it keeps.
         """
         if not is_built(folder):
             raise TaskDataError(
                 f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`"
             )
-        self.folder = folder
+        self.folder, self.group = folder, group
         self.recipe = recipe_of(folder)
         self.task = task_of(self.recipe.task)
         self.checkpoints = Checkpoints(folder / "checkpoints", asdict(self.recipe))
@@ -79,8 +89,9 @@ class Run:
     def _open(self, step: int | None) -> None:
         # Before the first step there is none: then the memories are as they were built.
         found = None
+        self.group.once(lambda: self._restore(step))
         if step is not None or self.checkpoints.steps():
-            found = self.checkpoints.restore(self.holder, step)
+            found = self.checkpoints.read(step)
         self.memories = memories.KnowledgeMemories.of(self.holder)
         self.reader = QuestionReader(self.memories, AliasIndex.load(self.folder / "aliases"))
         entities, relations = RowTable(self.memories.entities), RowTable(self.memories.relations)
@@ -93,12 +104,16 @@ class Run:
         )
         words = RowTable(self.memories.words)
         self.network = KVMemNN(words, entities, facts, hops=self.recipe.hops)
-        self.trainer = Trainer(self.network, self.reader, self.recipe)
+        self.trainer = Trainer(self.network, self.reader, self.recipe, self.group)
         self.steps: list[Step] = []
         if found is not None:
             self.trainer.take(found.arrays())
             facts.searches = found.position["searches"]
             self.steps = self._metrics.read(found.step)
+
+    def _restore(self, step: int | None) -> None:
+        if step is not None or self.checkpoints.steps():
+            self.checkpoints.restore(self.holder, step)
 
     @classmethod
     @contextlib.contextmanager
@@ -154,40 +169,45 @@ class Run:
     ) -> Generator[Step, None, None]:
         """Takes the steps that are left; ended between two of them, it makes a checkpoint.
 
-        checkpoint_steps: from one to the next; None lets them take a twentieth of the time.
+        checkpoint_steps: from one to the next; None lets them take a twentieth of the time, of
+        which several trainers have each their own idea: they are to be told. Where these are apart
+        it is made when they meet next.
         """
-        if checkpoint_steps is not None:
+        if checkpoint_steps is not None or self.group.size > 1:
             checks.positive("checkpoint_steps", checkpoint_steps)
-        if not self.checkpoints.steps():
+        if not self.trainer.done:
             self.save()
         asked, right_QA = self._asked(base)
-        done = self.trainer.done
-        self._metrics.cut(done)
-        board = Board(self.folder / "tensorboard", done)
+        done, writes = self.trainer.done, self.group.rank == 0
+        if writes:
+            self._metrics.cut(done)
+        board = Board(self.folder / "tensorboard" if writes else None, done)
         with closing(board), closing(self.trainer.run(asked, right_QA)) as steps:
-            last, cost_s = time.perf_counter(), 0.0
+            last, cost_s, due = time.perf_counter(), 0.0, False
             try:
                 for step in steps:
                     self.steps.append(step)
                     board.add(step, self.recipe.batch)
                     yield step
                     now = time.perf_counter()
-                    due = (
+                    due = due or (
                         self.trainer.done % checkpoint_steps == 0
                         if checkpoint_steps
                         else now - last >= max(cost_s, 0.5) / SHARE
                     )
-                    if due and not self.trained:
+                    if due and self.trainer.met and not self.trained:
                         self.save()
+                        due = False
                         last, cost_s = time.perf_counter(), time.perf_counter() - now
                         board.put(step.number, {"speed/checkpoint_s": cost_s})
             except GeneratorExit:
                 # In the middle of a step it stays as it was: network and rows are not of one step.
-                if not self.trained:
+                # Several are ended together with those that wait for them.
+                if not self.trained and self.group.size == 1:
                     self.save()
                 raise
             # So that who reads it finds facts by the keys that were learnt.
-            self.memories.facts.refresh()
+            self.group.once(self.memories.facts.refresh)
             self.save()
 
     def _asked(self, base: KnowledgeBase) -> tuple[Questions, memstore.memory.Slots]:
@@ -209,6 +229,9 @@ class Run:
 
     def save(self) -> None:
         """Makes a checkpoint of the network and the memories, unless there is one of this step."""
+        self.group.once(self._save)
+
+    def _save(self) -> None:
         done = self.trainer.done
         saved = self.checkpoints.steps()
         if done in saved:

@@ -48,7 +48,7 @@ def main(told: dict) -> None:
             send(client, group, folder)
         else:
             train(client, group, folder, Recipe(**told["recipe"]), told["slow_s"][rank])
-        group.barrier()
+        dist.barrier()
     dist.destroy_process_group()
 
 
@@ -79,7 +79,7 @@ def send(client: Client, group: Group, folder: Path) -> None:
             (weighed_B * keys_BD).sum().backward()
             (-weighed_B * values_BV).sum().backward()
         optimizer.step()
-        group.barrier()
+        dist.barrier()
 
 
 if __name__ == "__main__":

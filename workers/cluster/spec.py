@@ -122,7 +122,7 @@ class ClusterSpec:
     @property
     def group(self) -> str:
         """The name of the placement group."""
-        return f"{self.name}/parts"
+        return group_of(self.name)
 
     def actor(self, number: int) -> str:
         """The name of the actor of a part."""
@@ -145,3 +145,7 @@ class ClusterSpec:
 
 def registry_of(name: str) -> str:
     return f"{name}/registry"
+
+
+def group_of(name: str) -> str:
+    return f"{name}/parts"
