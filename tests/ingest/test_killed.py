@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.ingest.made import contents, facts, write_tsv
+import pytest
+
+from tests.ingest.made import SMALL, contents, facts, write_tsv
+from workers.ingest import ingest, pipeline, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,3 +37,29 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     left = {path.name for path in (tmp_path / "killed.ingest").iterdir()}
     assert left == {"plan.json", "report.json", "rejects.jsonl", "LOCK"}
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_interrupted_while_it_loads_it_leaves_no_holes(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(1_500))
+    ingest([source], tmp_path / "whole", layout=SMALL)
+    monkeypatch.setattr(rows, "DRAWN", 128)
+    monkeypatch.setattr(pipeline, "DRAWN", 16)
+    between, batches = rows.Rows.between, 0
+
+    def interrupted(self: rows.Rows, name: str, first: int, last: int) -> Iterator[rows.Batch]:
+        nonlocal batches
+        for each in between(self, name, first, last):
+            yield each
+            batches += 1
+            if batches == batch:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows.Rows, "between", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest([source], tmp_path / "store", layout=SMALL)
+    ingest([source], tmp_path / "store", layout=SMALL)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")

@@ -38,6 +38,9 @@ MEMORY_BYTES = 1 << 30
 REJECT_SHARE = 0.01
 """Default of the share of lines that may be broken."""
 
+MOST_FILLS = 5
+"""How often a memory is filled anew where a load broke off and was taken back."""
+
 ENOUGH_LINES = 100_000
 """Lines from which on the share of broken ones is judged before all are read."""
 
@@ -284,12 +287,29 @@ class _Ingest:
             where.close()
 
     def _fill(self, where: Target, name: str, rows: Rows) -> None:
-        config, total, window = config_of(name, self._plan.layout), rows.count[name], self._plan
+        for _ in range(MOST_FILLS):
+            if self._filled(where, name, rows):
+                return
+            # Number i would not be slot i any more, which the facts rely on.
+            where.drop(name)
+        raise TaskDataError(
+            f"{MOST_FILLS} loads of {name!r} that broke off", "one that does not", "look at servers"
+        )
+
+    def _filled(self, where: Target, name: str, rows: Rows) -> bool:
+        """Loads the windows that are not there; whether the slots have no holes then."""
+        config, total, step = (
+            config_of(name, self._plan.layout),
+            rows.count[name],
+            self._plan.layout.window,
+        )
         if name not in where.names():
             where.create(name, config)
         elif where.config(name) != config:
             raise MemoryExists(f"memory {name!r} is there with another configuration")
-        there, step = where.rows(name), window.layout.window
+        there = where.rows(name)
+        if there is None:
+            return False
         if there > total:
             raise TaskDataError(
                 f"{there:,} rows in {name!r}", f"at most {total:,}", "others wrote there: drop it"
@@ -298,11 +318,13 @@ class _Ingest:
         for first in range(there // step * step, total, step):
             last = min(first + step, total)
             if there < last:
-                where.load(
-                    name, first // step, last - first, partial(rows.between, name, first, last)
-                )
+                batches = partial(rows.between, name, first, last)
+                where.load(name, first // step, last - first, batches)
                 keeping.give_back()
+                if where.rows(name) != last:
+                    return False
             self._progress(f"Loading {name}", last, total)
+        return True
 
 
 def config_of(name: str, layout: Layout) -> MemoryConfig:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import memstore
 from memstore import MemoryConfig, RequestId
-from memstore.errors import MemstoreError, Overloaded, Unsupported
+from memstore.errors import MemstoreError, Overloaded
+from memstore.memory import Description
 from workers.ingest.rows import Batch
 
 MOST_WAITS = 120
@@ -36,7 +37,14 @@ class Target(Protocol):
 
     def config(self, name: str) -> MemoryConfig: ...
 
-    def rows(self, name: str) -> int: ...
+    def drop(self, name: str) -> None: ...
+
+    def rows(self, name: str) -> int | None:
+        """How many rows it has; None where they are not the first slots, one behind the other.
+
+        What was loaded and taken back leaves such holes, but where its process was killed.
+        """
+        ...
 
     def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
         """Appends a window, all of it or nothing.  number: of the window, from 0."""
@@ -60,8 +68,11 @@ class Embedded:
     def config(self, name: str) -> MemoryConfig:
         return self._store.memory(name).config
 
-    def rows(self, name: str) -> int:
-        return self._store.memory(name).describe().rows
+    def drop(self, name: str) -> None:
+        self._store.drop(name)
+
+    def rows(self, name: str) -> int | None:
+        return _rows(self._store.memory(name).describe())
 
     def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
         memory = self._store.memory(name)
@@ -79,7 +90,6 @@ class Served:
     def __init__(self, address: str, client: str) -> None:
         """client: the name under which windows are numbered, the same whenever it goes on."""
         self._client, self._name = memstore.connect(address), client
-        self._whole = True
 
     def names(self) -> list[str]:
         return self._client.list()
@@ -90,33 +100,29 @@ class Served:
     def config(self, name: str) -> MemoryConfig:
         return self._client.memory(name).config
 
-    def rows(self, name: str) -> int:
-        return patiently(lambda: self._client.memory(name).describe().rows)
+    def drop(self, name: str) -> None:
+        self._client.drop(name)
+
+    def rows(self, name: str) -> int | None:
+        return _rows(patiently(lambda: self._client.memory(name).describe()))
 
     def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
-        if self._whole:
-            try:
-                patiently(lambda: self._load(name, number, batches))
-                return
-            except Unsupported:
-                # Several servers, which load nothing as one: appended, a batch is there whole.
-                self._whole = False
-        memory = self._client.memory(name)
-        for place, (keys_BD, records) in enumerate(batches()):
-            request = RequestId(f"{self._name}-{name}-{number}", place + 1)
-            patiently(
-                lambda k=keys_BD, r=records, i=request: memory.append(k, None, r, request_id=i)  # type: ignore[misc]
-            )
-
-    def _load(self, name: str, number: int, batches: Batches) -> None:
         from memstore.rpc import columns
 
         request = RequestId(f"{self._name}-{name}", number + 1)
-        tables = (columns.table_of(keys_BD, None, records) for keys_BD, records in batches())
-        self._client.load(name, tables, request_id=request)
+
+        def load() -> None:
+            tables = (columns.table_of(keys_BD, None, records) for keys_BD, records in batches())
+            self._client.load(name, tables, request_id=request)
+
+        patiently(load)
 
     def close(self) -> None:
         self._client.close()
+
+
+def _rows(found: Description) -> int | None:
+    return found.rows if found.rows == found.next_slot else None
 
 
 def patiently(call: Callable[[], Any]) -> Any:
