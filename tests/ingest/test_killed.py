@@ -45,7 +45,6 @@ def test_interrupted_while_it_loads_it_leaves_no_holes(
 ) -> None:
     source = write_tsv(tmp_path / "facts.tsv", facts(1_500))
     ingest([source], tmp_path / "whole", layout=SMALL)
-    monkeypatch.setattr(rows, "DRAWN", 128)
     monkeypatch.setattr(pipeline, "DRAWN", 16)
     between, batches = rows.Rows.between, 0
 
