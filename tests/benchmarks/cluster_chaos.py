@@ -1,0 +1,205 @@
+"""Training while a shard, a trainer or a node is killed: every run ends, and has learnt as much.
+
+Two trainers and two parts of a memory on storage that their two nodes share. In each run one thing
+is killed, which and when drawn at random while it trains: a shard's process and a trainer's by
+`kill -9`, a node with all that runs on it, in whose place another is added. hits@1 is set beside a
+run that was left alone. Beside them a client counts in a memory of its own whose updates are
+logged, on parts that are killed with the others: what was acknowledged is to be there, once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import memstore
+from memstore import MemoryConfig
+from memstore.errors import MemstoreError
+from models.tasks.geography import load_geography
+from tests.benchmarks import started
+from tests.benchmarks.alone import measured_alone, tell
+from tests.benchmarks.cluster_train import CPUS, LONG_S, POINTS, Learnt, on_cluster, recipe
+from tests.benchmarks.on_ray import NAMESPACE, nodes
+from tests.benchmarks.runner import Figure, Measured, at_least, at_most
+
+if TYPE_CHECKING:
+    from workers.cluster import ClusterSpec
+
+PARTS, NODES, NODE_CPUS = 2, 2, 4
+KINDS = ("shard", "trainer", "node")
+COUNTED = 8
+"""Rows that are counted in."""
+
+EARLIEST, LATEST = 0.05, 0.6
+"""Of the time that an undisturbed run trains, when something is killed."""
+
+
+def run(quick: bool) -> Iterator[Measured]:
+    """Measures in a process of one thread; so are servers and trainers."""
+    import ray  # noqa: F401 - where it is missing, this cannot run
+
+    load_geography(limit=10)  # raises where its data are missing
+    yield from measured_alone("tests.benchmarks.cluster_chaos", 2 if quick else 50)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run. learnt: None where it failed.  lost: updates that were acknowledged and
+    are not there, or are there twice."""
+
+    kind: str
+    learnt: Learnt | None
+    lost: int
+
+
+def measure(runs: int) -> Iterator[Measured]:
+    from workers.cluster import ClusterSpec, down, up
+
+    made = replace(recipe(True), shards=PARTS, test_questions=1_000)
+    base = load_geography(limit=made.places)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".cluster-") as scratch:
+        folder = Path(scratch)
+        with nodes(count=NODES, cpus=NODE_CPUS) as cluster:
+            shared: dict[str, Any] = {
+                "folder": folder / "disk",
+                "namespace": NAMESPACE,
+                "shared": str(folder / "shared"),
+                "parts": PARTS,
+                "cpus": CPUS,
+            }
+            specs = [ClusterSpec(name=name, **shared) for name in ("learnt", "counted")]
+            for spec in specs:
+                up(spec, LONG_S)
+            alone = on_cluster(folder / "alone", made, base, specs[0], started.train)
+            first = min(path.stat().st_mtime for path in (folder / "alone").glob("trainer-*"))
+            trained_s = (folder / "alone" / "checkpoints").stat().st_mtime - first
+            outcomes = []
+            with memstore.connect(specs[1].address, deadline_s=LONG_S) as client:
+                for number in range(runs):
+                    kind, rng = random.Random(number).choice(KINDS), random.Random(-number)
+                    home = folder / f"run-{number}"
+                    counting = Counting(client, f"counts-{number}")
+                    after_s = rng.uniform(EARLIEST, LATEST) * trained_s
+                    killing = Killing(kind, after_s, rng, home, specs, cluster)
+                    try:
+                        learnt = on_cluster(home, made, base, specs[0], started.train)
+                    except (MemstoreError, RuntimeError) as error:
+                        print(f"run {number}, {kind}: {error}", file=sys.stderr)
+                        learnt = None
+                    killing.end()
+                    outcomes.append(Outcome(kind, learnt, counting.end()))
+                    print(f"run {number}: {outcomes[-1]}", file=sys.stderr, flush=True)
+            for spec in specs:
+                down(spec.name, NAMESPACE)
+    yield from _figures(outcomes, alone, base.facts.num_rows)
+
+
+def _figures(outcomes: list[Outcome], alone: Learnt, facts: int) -> Iterator[Figure]:
+    counts = ", ".join(f"{sum(o.kind == kind for o in outcomes)} {kind}s" for kind in KINDS)
+    case = f"{len(outcomes)} runs on {facts:,} facts, killed: {counts}"
+    ended = [outcome.learnt for outcome in outcomes if outcome.learnt is not None]
+    yield at_least(1.0, Figure("runs_ended", case, len(ended) / len(outcomes), "share"))
+    lost = sum(outcome.lost for outcome in outcomes)
+    yield at_most(0, Figure("updates_lost", f"{case}; acknowledged and logged", lost, "updates"))
+    if ended:
+        apart = max(learnt.apart(alone) for learnt in ended)
+        words = f"{case}; from a run left alone, the most of all"
+        yield at_most(POINTS, Figure("hits_at_1_apart", words, apart, "points"))
+        took_s = median(learnt.seconds for learnt in ended)
+        yield Figure("train_s", f"{case}; median; peer: left alone", took_s, "s", alone.seconds)
+
+
+class Counting:
+    """Counts in rows of a memory whose updates are logged, in a thread, until `end`."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        config = MemoryConfig(dim=2, shards=PARTS, index="none", optimizer="sgd", updates="logged")
+        self._client, self._name = client, name
+        self._memory = client.create(name, config)
+        self._slots = self._memory.append(np.zeros((COUNTED, 2), np.float32))
+        self._told = self._unsure = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._count)
+        self._thread.start()
+
+    def _count(self) -> None:
+        one = np.full((COUNTED, 2), -1.0, np.float32)
+        while not self._over.wait(0.05):
+            try:
+                self._memory.update(self._slots, one, lr=1.0)
+                self._told += 1
+            except MemstoreError as error:
+                print(f"counting: {error}", file=sys.stderr)
+                self._unsure += 1
+
+    def end(self) -> int:
+        """By how many updates a row is off what was acknowledged, at most."""
+        self._over.set()
+        self._thread.join()
+        counts_B = self._memory.gather(self._slots).keys_BD[:, 0]
+        self._client.drop(self._name)
+        few = self._told - float(counts_B.min())
+        many = float(counts_B.max()) - self._told - self._unsure
+        return int(max(few, many, 0))
+
+
+class Killing:
+    """Kills one thing of a run, in a thread, some time after its first trainer has begun."""
+
+    def __init__(
+        self,
+        kind: str,
+        after_s: float,
+        rng: random.Random,
+        home: Path,
+        specs: list[ClusterSpec],
+        cluster: Any,
+    ) -> None:
+        self._kind, self._after_s, self._rng = kind, after_s, rng
+        self._home, self._specs, self._cluster = home, specs, cluster
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+        self._thread.start()
+
+    def _kill(self) -> None:
+        while not (trainers := self._trainers()):
+            if self._over.wait(0.1):
+                return
+        if self._over.wait(self._after_s):
+            print("a run was over before anything was killed", file=sys.stderr)
+            return
+        if self._kind == "trainer":
+            os.kill(self._rng.choice(trainers), signal.SIGKILL)
+        elif self._kind == "shard":
+            part = self._rng.randrange(PARTS)
+            for spec in self._specs:
+                for lock in spec.home(f"part-{part}").glob("disk-*/LOCK"):
+                    os.kill(int(lock.read_text()), signal.SIGKILL)
+        else:
+            [*others] = self._cluster.worker_nodes
+            self._cluster.remove_node(self._rng.choice(others), allow_graceful=False)
+            self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=80 << 20)
+
+    def _trainers(self) -> list[int]:
+        """Processes of those that run now."""
+        numbers = (int(path.name.rpartition("-")[2]) for path in self._home.glob("trainer-*"))
+        return [number for number in numbers if Path(f"/proc/{number}").exists()]
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    tell(measure(int(sys.argv[1])))
