@@ -130,7 +130,7 @@ class Counting:
         self._slots = self._memory.append(np.zeros((COUNTED, 2), np.float32))
         self._told = self._unsure = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._count)
+        self._thread = threading.Thread(target=self._count, daemon=True)
         self._thread.start()
 
     def _count(self) -> None:
@@ -169,7 +169,7 @@ class Killing:
         self._kind, self._after_s, self._rng = kind, after_s, rng
         self._home, self._specs, self._cluster = home, specs, cluster
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._kill)
+        self._thread = threading.Thread(target=self._kill, daemon=True)
         self._thread.start()
 
     def _kill(self) -> None:
