@@ -110,8 +110,8 @@ def _show(found: ClusterStatus) -> None:
             print(f"  on any node: its rows are on {found.spec.shared}")
         if part.memories:
             print(f"  memories: {', '.join(part.memories)}")
+        if part.why:
+            print(f"  {part.why}")
     if found.spec.refresh_share:
         told = "does not answer" if found.refreshing is None else str(found.refreshing)
         print(f"refresher  {told}")
-        if part.why:
-            print(f"  {part.why}")

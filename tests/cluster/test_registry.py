@@ -25,6 +25,8 @@ from workers.cluster.notes import check_shelf
 from workers.cluster.placing import Node, plan
 from workers.cluster.registry import Registry
 from workers.cluster.spec import ClusterSpec
+from workers.cluster.status import ClusterStatus, PartStatus
+from workers.cluster_cli import _show
 
 
 def spec_in(folder: Path, **changes: Any) -> ClusterSpec:
@@ -241,3 +243,21 @@ def test_a_spec_is_checked(tmp_path: Path, wrong: dict[str, Any]) -> None:
 def test_a_spec_goes_through_json(tmp_path: Path) -> None:
     spec = spec_in(tmp_path, gpus=0.5, fsync="always")
     assert ClusterSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_status_says_of_each_part_why_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [
+        PartStatus(number, "refused", f"reason {number}", 1, "", "", "", tmp_path, ())
+        for number in range(2)
+    ]
+    for share in (0.0, 0.2):
+        _show(ClusterStatus(spec_in(tmp_path, refresh_share=share), "1", 1, tuple(parts)))
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1:5] == [
+            "part 0  refused    term 1",
+            "  reason 0",
+            "part 1  refused    term 1",
+            "  reason 1",
+        ]
