@@ -24,11 +24,13 @@ import pyarrow as pa
 
 from memstore.config import MemoryConfig
 from memstore.errors import (
+    DeadlineExceeded,
     InvalidArgument,
     MemstoreError,
     ShardUnavailable,
     StoreClosed,
     TooLong,
+    UnknownMemory,
     Unreachable,
     Unsupported,
 )
@@ -95,8 +97,14 @@ class AsyncClient:
         await self.send(self.requests.create(name, config))
         return await self.memory(name)
 
+    async def drop(self, name: str) -> None:
+        """Takes a memory and its files away, and none that is made under its name meanwhile."""
+        made = 0
+        with contextlib.suppress(UnknownMemory):  # parts of it may be left
+            made = (await self.send(administration.found(name)))[1]
+        await self.send(self.requests.drop(name, made))
+
     list = awaited(StoreRequests.list)
-    drop = awaited(StoreRequests.drop)
     mark = awaited(StoreRequests.mark)
     unmark = awaited(StoreRequests.unmark)
     marks = awaited(StoreRequests.marks)
@@ -217,7 +225,8 @@ class AsyncClient:
                 return await calls[service, verb](message, timeout=left_s, metadata=target.metadata)
         except ShardUnavailable:
             raise  # It is there, others are not.
-        except (Unreachable, StoreClosed):
+        except (Unreachable, StoreClosed, DeadlineExceeded):
+            # Of those that hang the next call is to ask another.
             if at == self._at:
                 self._at = (at + 1) % len(self._targets)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,40 @@ def test_who_is_told_to_asks_the_next_server_where_one_is_not_there(servers: Ser
                 await memory.gather(at)
 
     asyncio.run(ask())
+
+
+def test_who_is_told_to_asks_the_next_server_where_one_hangs(servers: Servers) -> None:
+    async def ask(hung: str) -> None:
+        addresses = f"{hung},{servers.servers[0].address}"
+        async with memstore.connect_async(addresses, deadline_s=4.0, fan_out=False) as client:
+            with pytest.raises(DeadlineExceeded):
+                await client.list()
+            assert await client.list() == []
+
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # nobody takes what comes
+        asyncio.run(ask(f"127.0.0.1:{hung.getsockname()[1]}"))
+
+
+def test_a_drop_is_of_the_memory_that_there_was_when_it_was_asked_for(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with connect(servers) as client, connect(servers) as other:
+            await client.create("m", CONFIG)
+            send = client.send
+
+            async def late(request: Any) -> Any:
+                if request.verb == "drop":
+                    await other.drop("m")
+                    await (await other.create("m", CONFIG)).append(rows(20))
+                return await send(request)
+
+            monkeypatch.setattr(client, "send", late)
+            with pytest.raises(UnknownMemory, match="another was made under its name"):
+                await client.drop("m")
+            assert (await (await other.memory("m")).gather([0])).keys_BD.shape == (1, WIDTH)
+
+    asyncio.run(work())
 
 
 def test_a_closed_client_says_so_also_to_those_who_wait(
