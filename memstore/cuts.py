@@ -126,6 +126,9 @@ class Cuts:
     def still(self, cut: str, memory: str) -> Still:
         """What it had of a memory; raises `InvalidArgument` where it does not have the cut, and
         `UnknownMemory` where there was none."""
+        known = self._stills.get((cut, memory))
+        if known is not None:
+            return known  # It waits for no checkpoint that is being written meanwhile.
         with self._mutex:
             body = self.body(cut)
             if memory not in body["memories"]:
@@ -142,10 +145,11 @@ class Cuts:
         self.gate.release(cut)
         with self._lock:
             taking = self._taking.pop(cut, None)
-            self._stills = {key: still for key, still in self._stills.items() if key[0] != cut}
             if taking is not None:
                 taking.over = True
         with self._mutex:
+            # No sooner than the cut: who reads meanwhile would have it kept once more.
+            self._stills = {key: still for key, still in self._stills.items() if key[0] != cut}
             known = self._manifests.cuts.pop(cut, None)
             names = [name for name, of in self.marks().items() if of == cut]
             for name in names:

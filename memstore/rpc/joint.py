@@ -86,9 +86,9 @@ class Joint:
                 self._all("keep", cut, name=name, but_first=True)
                 self._one(0, "keep", cut, name=name)
 
-    def unmark(self, name: str) -> None:
+    def unmark(self, name: str, deadline: Deadline) -> None:
         """Takes a mark away: from part 0 last, so that it can be asked for again."""
-        with self._making:
+        with deadline.held(self._making, "other cuts and memories"):
             cut = self._cut_of(name)
             self._all("forget", cut, but_first=True)
             self._one(0, "forget", cut)

@@ -180,7 +180,7 @@ class Spreading:
         if self.part.number:
             self.led("unmark", pb.UnmarkRequest(name=name), _nothing, again=False)
         else:
-            self._joint.unmark(name)
+            self._joint.unmark(name, self._fleet.deadline)
 
     def marks(self) -> builtins.list[str]:
         if self.part.number == 0:

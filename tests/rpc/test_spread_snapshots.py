@@ -17,6 +17,7 @@ from memstore.cuts import CUT
 from memstore.deadline import Deadline
 from memstore.errors import (
     CorruptFile,
+    DeadlineExceeded,
     Held,
     InvalidArgument,
     MemstoreError,
@@ -89,6 +90,17 @@ def test_marks_are_of_all_parts(servers: Servers, client: Client) -> None:
         client.snapshot("/nowhere", at="a")
     assert client.marks() == []
     assert clean(servers)
+
+
+def test_the_end_of_a_mark_waits_no_longer_than_its_call(servers: Servers) -> None:
+    spreading: Any = servers.servers[0]._spreading
+    with memstore.connect(servers.servers[0].address, deadline_s=20.0) as client:
+        client.mark("m")
+        with ThreadPoolExecutor(1) as pool, spreading._making:  # as while a cut is made
+            late = pool.submit(spreading.within, 0.2, lambda: spreading.unmark("m"))
+            with pytest.raises(DeadlineExceeded, match="other cuts"):
+                late.result(timeout=20)
+        assert client.marks() == ["m"]
 
 
 def test_a_snapshot_is_restored_as_one_store(

@@ -157,6 +157,24 @@ def test_an_export_that_is_left_lets_go(servers: Servers, client: Client) -> Non
     raise AssertionError("a cut is held on to")
 
 
+def test_rows_of_a_cut_are_read_while_a_checkpoint_is_written(
+    servers: Servers, client: Client
+) -> None:
+    filled(client)
+    spreading: Any = servers.servers[0]._spreading
+    cut = spreading._joint.make(Deadline(30.0))
+    with ThreadPoolExecutor(1) as pool:
+        for store in servers.stores:
+            still = store.cuts.still(cut, "m")
+            with store._mutex:  # as a checkpoint has it
+                assert pool.submit(store.cuts.still, cut, "m").result(timeout=10) is still
+    spreading._joint.drop(cut)
+    for store in servers.stores:
+        with pytest.raises(InvalidArgument, match="does not have its part"):
+            store.cuts.still(cut, "m")
+    assert clean(servers)
+
+
 def test_encoded_memories_and_narrow_rows(servers: Servers, client: Client) -> None:
     encoding = EncodingConfig(key={"a": "words", "b": "words"})
     words = client.create("words", MemoryConfig(dim=WIDTH, index="none", shards=4))
