@@ -201,8 +201,16 @@ class SharedDisk:
             if self._pending:
                 return  # Others came meanwhile: at the next time that something is shipped.
             tree, at = copy.deepcopy(self._tree), self._stream.position
-            opened = {path: os.open(self._root / path, os.O_RDONLY) for path in tree.files}
-        self._bytes = self._objects = 0
+            self._bytes = self._objects = 0
+            opened: dict[str, int] = {}
+            try:
+                for path in tree.files:
+                    opened[path] = os.open(self._root / path, os.O_RDONLY)
+            except OSError as error:
+                # What was shipped is there all the same: whoever waits for it is not to fail.
+                logger.warning("the files of %s were not put anew: %s", self._root, error)
+                _close(opened)
+                return
         self._rebasing = threading.Thread(
             target=self._put_base, args=(tree, opened, at), name="memstore-base", daemon=True
         )
@@ -215,9 +223,7 @@ class SharedDisk:
             # What is there says the same, at greater length.
             logger.warning("the files of %s were not put anew: %s", self._root, error)
         finally:
-            for handle in opened.values():
-                with contextlib.suppress(OSError):
-                    os.close(handle)
+            _close(opened)
 
     def settle(self) -> None:
         """Waits for a base that is being put."""
@@ -230,6 +236,12 @@ class SharedDisk:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def _close(opened: dict[str, int]) -> None:
+    for handle in opened.values():
+        with contextlib.suppress(OSError):
+            os.close(handle)
 
 
 class _SharedFile:

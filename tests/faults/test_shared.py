@@ -6,6 +6,8 @@ each owner.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -166,6 +168,40 @@ def test_a_base_stands_for_what_was_before_it(
     found = owners.next().memory("m")
     np.testing.assert_array_equal(found.gather(range(100)).keys_BD, expected)
     owners.stores[-1].checkpoint()
+    np.testing.assert_array_equal(owners.next().memory("m").gather(range(100)).keys_BD, expected)
+
+
+def test_a_commit_does_not_fail_with_the_base_behind_it(
+    owners: Owners, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a process may open no more files."""
+    monkeypatch.setattr(shared_disk, "BASE_OBJECTS", 20)
+    memory = owners.next().create("m", CONFIG)
+    root, opened, tried = owners.disk._root, os.open, [0]
+
+    def full(path: Any, flags: int, *rest: Any, **facts: Any) -> int:
+        if flags == os.O_RDONLY and root in Path(path).parents and Path(path).is_file():
+            tried[0] += 1
+            if tried[0] % 3 == 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, flags, *rest, **facts)
+
+    def handles() -> int:
+        links = list[str]()
+        for each in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+                links.append(str(each.readlink()))
+        return sum(link.startswith(f"{root}/") for link in links)
+
+    before = handles()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        for number in range(50):
+            memory.append(rows(2, number))
+    assert "were not put anew" in caplog.text
+    assert not owners.shelf.names("base")
+    assert handles() == before
+    expected = memory.gather(range(100)).keys_BD
     np.testing.assert_array_equal(owners.next().memory("m").gather(range(100)).keys_BD, expected)
 
 
