@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memstore import files
+from memstore.disk import DISK
 from workers.loop import Step, as_columns
 
 
@@ -35,8 +37,12 @@ class Metrics:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"from-{steps[0].number:08d}.parquet"
         draft = path.with_suffix(".new")
-        pq.write_table(pa.table(as_columns(list(steps))), draft)
+        draft.unlink(missing_ok=True)
+        table = pa.table(as_columns(list(steps)))
+        # The checkpoint that follows is durable: a run goes on from it that finds its steps whole.
+        files.make(draft, lambda file: pq.write_table(table, file))
         draft.replace(path)
+        DISK.sync_folder(self.folder)
 
     def cut(self, end: int) -> None:
         """Takes away the parts of steps from `end` on: those are taken again."""
