@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pyarrow as pa
 import pytest
 
 import memstore
+from memstore import MemoryConfig
 from memstore.errors import Unreachable
+from memstore.rpc import columns
 from memstore.rpc.client import Client
 from memstore.rpc.loading import Load
 from memstore.rpc.server import Server
@@ -63,15 +69,54 @@ def test_into_several_servers_also_where_one_was_lost_in_the_middle(
                 if batches == 5:
                     raise Unreachable("the connection was cut")
 
-        monkeypatch.setattr(rows.Rows, "between", breaking)
-        monkeypatch.setattr(targets, "MOST_WAITS", 0)
-        with pytest.raises(Unreachable):
-            ingest([source], address, layout=layout, work=tmp_path / "work")
+        with monkeypatch.context() as patch:
+            patch.setattr(rows.Rows, "between", breaking)
+            patch.setattr(targets, "MOST_WAITS", 0)
+            with pytest.raises(Unreachable):
+                ingest([source], address, layout=layout, work=tmp_path / "work")
         ingest([source], address, layout=layout, work=tmp_path / "work")
         with memstore.connect(address) as client:
             assert served(client) == contents(tmp_path / "embedded")
     finally:
         servers.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_that_are_taken_back_are_not_gone_on_behind(tmp_path: Path, count: int) -> None:
+    """As where an ingest was killed, and begun again at once."""
+    sent, cut = threading.Event(), threading.Event()
+    config = MemoryConfig(dim=4, shards=2, index="none")
+    table = columns.table_of(np.ones((10, 4), np.float32), None, None)
+
+    def pending() -> Iterator[pa.Table]:
+        yield table
+        sent.set()
+        cut.wait()
+        raise Unreachable("the connection was cut")
+
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        stack.callback(cut.set)
+        if count == 1:
+            store = stack.enter_context(memstore.open(tmp_path / "store"))
+            address = stack.enter_context(Server(store)).address
+        else:
+            servers = Servers(tmp_path / "parts", count)
+            stack.callback(servers.close)
+            address = servers.servers[0].address
+        client = stack.enter_context(memstore.connect(address))
+        memory = client.create("entities", config)
+        memory.append(np.ones((3, 4), np.float32))
+        load = pool.submit(client.load, "entities", pending())
+        assert sent.wait(30)
+        while memory.describe().rows < 13:
+            time.sleep(0.01)
+        again = targets.target(address, "again")
+        stack.callback(again.close)
+        found = pool.submit(again.rows, "entities")
+        cut.set()
+        assert found.result(timeout=60) is None  # a hole, and not 13
+        with pytest.raises(Unreachable):
+            load.result(timeout=60)
 
 
 def test_a_slow_server_slows_what_reads_for_it(

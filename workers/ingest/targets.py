@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import memstore
 from memstore import MemoryConfig, RequestId
-from memstore.errors import MemstoreError, Overloaded
+from memstore.errors import MemoryInUse, MemstoreError, Overloaded
 from memstore.memory import Description
 from workers.ingest.rows import Batch
 
@@ -90,6 +90,7 @@ class Served:
     def __init__(self, address: str, client: str) -> None:
         """client: the name under which windows are numbered, the same whenever it goes on."""
         self._client, self._name = memstore.connect(address), client
+        self._settled = set[str]()
 
     def names(self) -> list[str]:
         return self._client.list()
@@ -104,6 +105,11 @@ class Served:
         self._client.drop(name)
 
     def rows(self, name: str) -> int | None:
+        if name not in self._settled:
+            # A load of nothing waits for one that was cut off: its rows are not to be counted, for
+            # they are taken back.
+            patiently(lambda: self._client.load(name, []), MemoryInUse)
+            self._settled.add(name)
         return _rows(patiently(lambda: self._client.memory(name).describe()))
 
     def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
@@ -115,7 +121,7 @@ class Served:
             tables = (columns.table_of(keys_BD, None, records) for keys_BD, records in batches())
             self._client.load(name, tables, request_id=request)
 
-        patiently(load)
+        patiently(load, MemoryInUse)
 
     def close(self) -> None:
         self._client.close()
@@ -125,15 +131,18 @@ def _rows(found: Description) -> int | None:
     return found.rows if found.rows == found.next_slot else None
 
 
-def patiently(call: Callable[[], Any]) -> Any:
-    """Does a call; waits and does it again where the store says that this may help."""
+def patiently(call: Callable[[], Any], *also: type[MemstoreError]) -> Any:
+    """Does a call; waits and does it again where the store says that this may help.
+
+    also: errors that pass, too.
+    """
     waits = 0
     while True:
         try:
             return call()
         except MemstoreError as error:
             waits += 1
-            if not error.retryable or waits > MOST_WAITS:
+            if not (error.retryable or isinstance(error, also)) or waits > MOST_WAITS:
                 raise
             wanted_s = error.retry_after_s if isinstance(error, Overloaded) else 2.0**waits * 0.05
             time.sleep(min(max(wanted_s, LEAST_WAIT_S), LONGEST_WAIT_S))
