@@ -109,7 +109,7 @@ class MemoryExists(MemstoreError):
 
 
 class MemoryInUse(MemstoreError):
-    """Another memory is encoded from this one."""
+    """Another memory is encoded from this one, or it is being loaded."""
 
 
 class DeviceError(MemstoreError, RuntimeError):

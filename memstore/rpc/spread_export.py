@@ -6,6 +6,7 @@ that. Whoever is asked puts together what they give, batch by batch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import pyarrow as pa
 from memstore import checks
 from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
-from memstore.errors import InvalidArgument, TooLong, UnknownSlot
+from memstore.errors import InvalidArgument, MemstoreError, TooLong, UnknownSlot
 from memstore.memory import Slots
 from memstore.placement import Part, holders, homes
 from memstore.rpc import codec, columns
@@ -105,10 +106,11 @@ class SpreadExport:
         return data
 
     def end(self) -> None:
-        """Lets go of the cut."""
+        """Lets go of the cut; where part 0 does not hear of it, it does so by itself."""
         if self._cut:
             cut, self._cut = self._cut, ""
-            self._moments.drop_cut(cut)
+            with contextlib.suppress(MemstoreError):
+                self._moments.drop_cut(cut)
 
     def _next(self) -> bytes | None:
         while self._at < self._end or not self._at:

@@ -162,11 +162,18 @@ class Transfers:
     async def _batches(
         self, asked: pb.ExportRequest, most_bytes: int, caller: Caller, held: Held, context: Any
     ) -> None:
-        left_s = context.time_remaining()
+        begun = asyncio.ensure_future(self._begun(asked, most_bytes, context.time_remaining()))
         try:
-            export, read = await self._begun(asked, most_bytes, left_s)
+            export, read = await asyncio.shield(begun)
         except MemstoreError as error:
             raise seen_by(caller, error) from None
+        except asyncio.CancelledError:
+            # What a thread has begun meanwhile is let go of.
+            await asyncio.wait([begun])
+            if not begun.cancelled() and begun.exception() is None:
+                export, read = begun.result()
+                await whole(read(export.end))
+            raise
         try:
             while (batch := await read(export.next)) is not None:
                 # Returns when gRPC has room for it: so long nothing more is read.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from memstore.deadline import Deadline
 from memstore.errors import (
     InvalidArgument,
     MemoryInUse,
+    MemstoreError,
     RequestConflict,
     ShardElsewhere,
     UnknownMemory,
@@ -155,6 +157,28 @@ def test_an_export_that_is_left_lets_go(servers: Servers, client: Client) -> Non
             return
         threading.Event().wait(0.01)
     raise AssertionError("a cut is held on to")
+
+
+def test_an_export_that_is_left_before_it_is_begun_lets_go(servers: Servers) -> None:
+    server: Any = servers.servers[0]
+    given = server._pools.forwarded_reads._given
+    with ThreadPoolExecutor(1) as pool, memstore.connect(server.address) as client:
+        filled(client)
+        with server._spreading._making:  # as while another cut is made
+            first = pool.submit(next, client.export("m"))
+            until(lambda: given)
+            client.close()
+            with pytest.raises(MemstoreError):
+                first.result(timeout=30)
+        until(lambda: not given and clean(servers))
+
+
+def until(there: Callable[[], Any]) -> None:
+    """Waits for something."""
+    ends = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 def test_rows_of_a_cut_are_read_while_a_checkpoint_is_written(
