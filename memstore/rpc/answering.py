@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+from memstore.deadline import Deadline
 from memstore.errors import DeadlineExceeded, MemstoreError, ShardElsewhere
 from memstore.memory import Array, Memory, SearchOptions
 from memstore.placement import check_made
@@ -105,10 +106,10 @@ class Answering:
         held.add(self.size(reply))
         return reply
 
-    def load(self, start: pb.LoadRequest) -> Any:
+    def load(self, start: pb.LoadRequest, deadline: Deadline) -> Any:
         """A load, that is to be begun."""
         if self._spreading is not None:
-            return self._spreading.load(start)
+            return self._spreading.load(start, deadline)
         return Load(self._store, cast(Any, self._store.memory(start.memory)), start)
 
     async def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:

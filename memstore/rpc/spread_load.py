@@ -138,8 +138,8 @@ class Loads:
 class SpreadLoad:
     """Appends the batches of one call, which nobody else may do meanwhile."""
 
-    def __init__(self, loads: Loads, start: pb.LoadRequest) -> None:
-        """Raises `ShardElsewhere` where part 0 is elsewhere."""
+    def __init__(self, loads: Loads, start: pb.LoadRequest, deadline: Deadline) -> None:
+        """deadline: for it to be begun.  Raises `ShardElsewhere` where part 0 is elsewhere."""
         store = loads.store
         if store.part.number:
             raise ShardElsewhere(
@@ -147,7 +147,7 @@ class SpreadLoad:
                 got=f"part {store.part}",
                 hint="ask for the topology, and load there",
             )
-        self._loads, self._name = loads, start.memory
+        self._loads, self._name, self._deadline = loads, start.memory, deadline
         self._memory = loads.memory(start.memory)
         config = self._memory.config
         if config.capacity is not None:
@@ -165,7 +165,7 @@ class SpreadLoad:
     def begin(self) -> None:
         """Holds off what would be given slots; raises `MemoryInUse` while another is loaded."""
         loads, held = self._loads, self._loads.held(self._name)
-        with loads.making, held.frozen():
+        with self._deadline.held(loads.making, "cuts and other memories"), held.frozen():
             if held.loader is not None or self._name in loads.noted:
                 raise MemoryInUse(
                     f"memory {self._name!r} is being loaded", hint="wait until that is done"

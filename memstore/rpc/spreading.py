@@ -268,9 +268,9 @@ class Spreading:
         self.check(asked.part)
         return still_rows(self.store, asked)
 
-    def load(self, start: pb.LoadRequest) -> SpreadLoad:
+    def load(self, start: pb.LoadRequest, deadline: Deadline) -> SpreadLoad:
         """A load of a whole memory, that is to be begun."""
-        return SpreadLoad(self._loads, start)
+        return SpreadLoad(self._loads, start, deadline)
 
     def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
         """An export of a whole memory, that is begun."""

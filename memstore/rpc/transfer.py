@@ -48,7 +48,7 @@ class Transfers:
         store: Store,
         *,
         enter: Callable[[Any], tuple[Caller, Held]],
-        load: Callable[[pb.LoadRequest], Any],
+        load: Callable[[pb.LoadRequest, Deadline], Any],
         answered: Answered,
         read: In,
         write: In,
@@ -108,7 +108,7 @@ class Transfers:
         facts = f"load of {ascii(start.memory[:64])[1:-1]} by {caller.name} at {context.peer()}"
         try:
             caller.check("admin", start.memory)
-            load = self._load_of(start)
+            load = self._load_of(start, deadline)
             try:
                 await whole(self._write(load.begin))
                 rows = await self._put_all(load, start, messages, deadline, held)

@@ -19,6 +19,7 @@ from memstore import EncodingConfig, MemoryConfig, RequestId
 from memstore.cli import main
 from memstore.deadline import Deadline
 from memstore.errors import (
+    DeadlineExceeded,
     InvalidArgument,
     MemoryInUse,
     MemstoreError,
@@ -329,7 +330,7 @@ def test_a_load_that_is_refused_or_lost_is_taken_back(
 
 def loads_begun(loads: Any, count: int) -> SpreadLoad:
     """A load that is begun, and left."""
-    load = SpreadLoad(loads, pb.LoadRequest(memory="m"))
+    load = SpreadLoad(loads, pb.LoadRequest(memory="m"), Deadline(30))
     load.begin()
     for batch in batches(count):
         table = fit(pa.Table.from_batches([batch]), CONFIG).cast(columns.schema_of(CONFIG))
@@ -343,8 +344,19 @@ def test_loads_are_of_part_0_and_of_memories_without_a_capacity(
     client.create("m", dataclasses.replace(CONFIG, capacity=10))
     with pytest.raises(Unsupported):
         client.load("m", batches(1))
+    spreading: Any = servers.servers[1]._spreading
     with pytest.raises(ShardElsewhere):
-        SpreadLoad(servers.servers[1]._spreading._loads, pb.LoadRequest(memory="m"))  # type: ignore[union-attr]
+        SpreadLoad(spreading._loads, pb.LoadRequest(memory="m"), Deadline(30))
+
+
+def test_a_load_is_not_begun_behind_its_time(servers: Servers, client: Client) -> None:
+    client.create("m", CONFIG)
+    spreading: Any = servers.servers[0]._spreading
+    load = SpreadLoad(spreading._loads, pb.LoadRequest(memory="m"), Deadline(0.2))
+    held_up = pytest.raises(DeadlineExceeded, match="cuts and other memories")
+    with ThreadPoolExecutor(1) as pool, spreading._making, held_up:  # as while a cut is made
+        pool.submit(load.begin).result(timeout=30)
+    assert client.load("m", batches(1)).rows > 0
 
 
 def test_encoded_memories_are_loaded(servers: Servers, client: Client) -> None:
