@@ -64,8 +64,11 @@ class Loading:
 class Bulk:
     """The long streams of one client. Any thread may use it."""
 
-    def __init__(self, channel: grpc.Channel, target: Target) -> None:
-        self._target = target
+    def __init__(
+        self, channel: grpc.Channel, target: Target, also: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """also: metadata that go with every call."""
+        self._target, self._metadata = target, [*target.metadata, *also]
         self._load = channel.stream_unary(
             path_of(MEMORY_SERVICE, "load"), None, pb.LoadReply.FromString
         )
@@ -90,7 +93,7 @@ class Bulk:
         return Loaded(rows=reply.rows, first=reply.first, last=reply.last)
 
     def _told(self, deadline_s: float | None) -> dict[str, Any]:
-        return {"timeout": timeout_s(deadline_s), "metadata": self._target.metadata}
+        return {"timeout": timeout_s(deadline_s), "metadata": self._metadata}
 
     def export(
         self, message: pb.ExportRequest, deadline_s: float | None

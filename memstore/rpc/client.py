@@ -269,7 +269,7 @@ class Client:
     def bulk(self, address: str | None = None) -> Bulk:
         """The long streams to a server: to one, or to any."""
         way = self._ways.any() if address is None else self._ways.to(address)
-        return Bulk(way.channel, self._target)
+        return Bulk(way.channel, self._target, self._told)
 
     @staticmethod
     def loads_at(topology: Topology | None) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import memstore
@@ -86,6 +87,19 @@ def test_a_cluster_has_one_id_which_its_parts_keep(tmp_path: Path) -> None:
             memstore.open(tmp_path / "new", **part)
     with pytest.raises(InvalidArgument, match="opened to write"):
         memstore.open(tmp_path / "new", cluster="0" * 16)
+
+
+def test_nothing_is_loaded_into_another_cluster(clusters: tuple[Servers, Servers]) -> None:
+    ours, theirs = clusters
+    table = pa.table({"key": [[1.0] * WIDTH] * 5})
+    with memstore.connect(ours.servers[1].address) as client:
+        assert client.memory("m").describe().next_slot == 8
+        assert client.load("m", table).rows == 5
+        addresses = [server.address for server in ours.servers]
+        reroute(ours, theirs.servers[0].address, addresses[1])
+        with pytest.raises(ForeignPart):
+            client.load("m", table)
+    assert [held.next_slot for held in theirs.held("m")] == [8] * COUNT
 
 
 def test_a_part_that_was_told_no_cluster_waits_for_part_0(tmp_path: Path) -> None:
