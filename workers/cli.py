@@ -22,12 +22,14 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
-from memstore import MemstoreError
+from memstore import MemstoreError, checks, files
+from memstore.errors import InvalidArgument
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from workers import (
     checkpoints,
     cluster_cli,
+    folders,
     ingest_cli,
     recipes,
     refresh_cli,
@@ -107,12 +109,7 @@ def fit(options: argparse.Namespace) -> None:
     recipe = recipes.recipe_of(name, options.set)
     folder = options.out or Path("runs") / name.rpartition(":")[2]
     if is_built(folder):
-        checkpoints.same(
-            f"{folder} was made by another recipe",
-            asdict(recipe_of(folder)),
-            asdict(recipe),
-            f"go on with it by `memtrain resume {folder}`, or choose another folder by --out",
-        )
+        _same(folder, recipe)
     if options.cluster is not None:
         train_cli.fit(options, folder, recipe)
         return
@@ -156,11 +153,22 @@ def _fit(
     recipe: what to build where nothing is; None goes on with what is there alone.  refresh_share:
     of the time, that a thread refreshes the facts, beside the refreshes of the recipe.
     """
+    if checkpoint_steps is not None:
+        checks.positive("checkpoint_steps", checkpoint_steps)
+    if not 0.0 <= refresh_share <= 1.0:
+        raise InvalidArgument(
+            "a share is out of range", got=refresh_share, expected="0 ≤ refresh_share ≤ 1"
+        )
     base = None
     if recipe is not None and not is_built(folder):
-        base = _base(recipe)
-        with showing.building(base.facts.num_rows) as told:
-            Run.build(folder, recipe, base, told)
+        folders.make(folder, "the run folder")
+        with files.lock(folder / "LOCK"):
+            if is_built(folder):  # by another process, a moment ago
+                _same(folder, recipe)
+            else:
+                base = _base(recipe)
+                with showing.building(base.facts.num_rows) as told:
+                    Run.build(folder, recipe, base, told)
     with Run(folder) as run:
         facts = run.memories.facts.describe()
         console.print(
@@ -179,6 +187,15 @@ def _fit(
                 showing.training(run, steps)
             report.write(folder, run.steps, run.figures, [])
     return base
+
+
+def _same(folder: Path, recipe: Recipe) -> None:
+    checkpoints.same(
+        f"{folder} was made by another recipe",
+        asdict(recipe_of(folder)),
+        asdict(recipe),
+        f"go on with it by `memtrain resume {folder}`, or choose another folder by --out",
+    )
 
 
 def _base(recipe: Recipe) -> KnowledgeBase:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from memstore import checks
+from memstore import MemoryConfig, checks
 from memstore.errors import InvalidArgument
 from workers import named
 
@@ -68,6 +68,8 @@ class Recipe:
                 raise InvalidArgument(
                     f"{name} is out of range", got=repr(value), expected=_expected(name)
                 )
+
+        MemoryConfig(dim=self.dim, shards=self.shards)
 
     @property
     def steps(self) -> int:

@@ -121,7 +121,8 @@ class Refresher:
     ) -> Progress:
         """Works until it is stopped; with `once` until no part row drifted further than it may.
 
-        What may pass is tried again. Raises what will not: `StoreClosed`, `NotAllowed`, …
+        What may pass is tried again. Raises what will not: `StoreClosed`, `NotAllowed`, …; of
+        memories that were named `UnknownMemory`, and `InvalidArgument` of one that is not encoded.
         tell: called between batches.
         """
         failures = 0
@@ -138,6 +139,8 @@ class Refresher:
                         encoded = self._batch(name)
                 failures = 0
             except UnknownMemory:
+                if self._names is not None:
+                    raise
                 self._looked, busy = -LOOK_S, True  # It was dropped meanwhile.
             except MemstoreError as error:
                 if not error.retryable:
@@ -194,11 +197,19 @@ class Refresher:
         worst = max(self._known, key=self._known.__getitem__, default=None)
         old = time.monotonic() - self._looked > LOOK_S
         if worst is None or self._known[worst] <= self.drift or old:
-            self._known = {
-                name: memory.describe().drift or 0.0
-                for name in (self._source.list() if self._names is None else self._names)
-                if (memory := self._source.memory(name)).config.encoding is not None
-            }
+            names = self._source.list() if self._names is None else self._names
+            known = dict[str, float]()
+            for name in names:
+                memory = self._source.memory(name)
+                if memory.config.encoding is not None:
+                    known[name] = memory.describe().drift or 0.0
+                elif self._names is not None:
+                    raise InvalidArgument(
+                        f"memory {name!r} is refreshed by nobody",
+                        got="keys of its own",
+                        expected="an encoded memory",
+                    )
+            self._known = known
             self._looked = time.monotonic()
             worst = max(self._known, key=self._known.__getitem__, default=None)
         return worst if worst is not None and self._known[worst] > self.drift else None

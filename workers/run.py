@@ -65,10 +65,7 @@ class Run:
         step: that of a checkpoint other than the newest.
         group: the trainers that open it together, the first of which alone writes what it keeps.
         """
-        if not is_built(folder):
-            raise TaskDataError(
-                f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`"
-            )
+        _check_built(folder)
         self.folder, self.group = folder, group
         self.recipe = recipe_of(folder)
         self.task = task_of(self.recipe.task)
@@ -119,6 +116,7 @@ class Run:
     @contextlib.contextmanager
     def at(cls, folder: Path, step: int) -> Iterator[Self]:
         """Opens a copy of a run as it was at the checkpoint of a step, beside the run itself."""
+        _check_built(folder)
         with (
             tempfile.TemporaryDirectory(prefix="step-", dir=folder) as scratch,
             memstore.open(Path(scratch) / "store") as store,
@@ -294,6 +292,11 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_built(folder: Path) -> None:
+    if not is_built(folder):
+        raise TaskDataError(f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`")
 
 
 def recipe_of(folder: Path) -> Recipe:

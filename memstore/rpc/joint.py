@@ -167,6 +167,8 @@ class Joint:
         now = time.monotonic()
         wanted = {each for each, until in self._wanted.copy().items() if until > now}
         known = wanted | {*self._store.cuts.marks().values()}
+        # To get ready may take as long as a checkpoint; this tells at once which part is stopped.
+        self._all("release", cut, deadline_s=2 * STEP_S)
         self._all("ready", cut, known=known, lease_s=LEASE_S)
         try:
             held = self._all("hold", cut, lease_s=LEASE_S, deadline_s=STEP_S)

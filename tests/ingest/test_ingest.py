@@ -111,21 +111,27 @@ def test_broken_lines_are_counted_kept_and_fatal_where_they_are_many(tmp_path: P
     rows = facts(2_000)
     texts = ["\t".join(row).encode() for row in rows]
     # After so many sound lines; the number of each is what it is by then.
-    for at, broken in ((1_999, b"a\tb"), (900, b"\tb\tc"), (400, b"a\t\xff\tc"), (0, b"\t\t")):
+    for at, broken in (
+        (1_999, b"a\tb"),
+        (1_500, b"a\xff\tb"),
+        (900, b"\tb\tc"),
+        (400, b"a\t\xff\tc"),
+        (0, b"\t\t"),
+    ):
         texts.insert(at, broken)
     texts.insert(1, b"")
     source = tmp_path / "facts.tsv"
     source.write_bytes(b"\r\n".join(texts))
     report = ingest([source], tmp_path / "store", layout=SMALL, work=tmp_path / "work")
     assert records(tmp_path / "store") == expected(rows)
-    assert (report.rejected, report.given) == (4, 2_000)
+    assert (report.rejected, report.given) == (5, 2_000)
     found = [
         json.loads(line) for line in (tmp_path / "work/rejects.jsonl").read_text().splitlines()
     ]
-    assert [each["line"] for each in found] == [1, 403, 904, 2004]
+    assert [each["line"] for each in found] == [1, 403, 904, 1505, 2005]
     assert {each["file"] for each in found} == {str(source)}
     with pytest.raises(
-        SourceError, match=r"4 broken lines of 2,005, the first in .* line 1"
+        SourceError, match=r"5 broken lines of 2,006, the first in .* line 1"
     ) as error:
         ingest([source], tmp_path / "other", layout=SMALL, reject_share=0.001)
     assert (error.value.path, error.value.line) == (source, 1)
@@ -135,18 +141,33 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     torn = gzip.compress(b"a\tb\tc\n" * 10_000)[:-20]
     (tmp_path / "torn.tsv.gz").write_bytes(torn)
     (tmp_path / "none.parquet").write_bytes(b"no parquet")
+    (tmp_path / "none.arrow").write_bytes(b"\xff\xff\xff\xff\x00\x00\x00\x80" * 8)
+    (tmp_path / "none.tsv").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "foreign.xyz").write_bytes(b"a\tb\tc\n")
     for name, why in (
         ("torn.tsv.gz", "a whole stream"),
         ("none.parquet", "a whole parquet file"),
+        ("none.arrow", "a whole arrow file"),
+        ("none.tsv", "broken lines"),
         ("foreign.xyz", "an unknown format"),
         ("absent.tsv", "no file"),
     ):
         with pytest.raises(SourceError, match=why) as error:
-            ingest([tmp_path / name], tmp_path / "store", layout=SMALL)
+            ingest([tmp_path / name], tmp_path / f"of-{name}", layout=SMALL)
         assert error.value.path == tmp_path / name
     with pytest.raises(InvalidArgument, match="budget is too small"):
         ingest([tmp_path / "foreign.xyz"], tmp_path / "store", memory_bytes=1 << 20)
+
+
+def test_where_nothing_can_be_kept_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(50))
+    with pytest.raises(InvalidArgument, match=r"facts\.tsv cannot be made the work folder"):
+        ingest([source], tmp_path / "store", work=source)
+    with pytest.raises(InvalidArgument, match=r"not ingested into that: got 's3://bucket/store'"):
+        ingest([source], "s3://bucket/store")
+    with pytest.raises(InvalidArgument, match="seed is out of range: got -1"):
+        Layout(seed=-1)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,30 @@ def test_a_part_that_is_lost_leaves_no_cut(
     assert client.marks() == ["m"]
 
 
+def test_a_part_that_is_stopped_is_not_waited_for(
+    servers: Servers, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = client.create("m", CONFIG)
+    memory.append(rows(20), records={"n": [0] * 20})
+    real, goes_on = joint.step, threading.Event()
+
+    def stopped(store: Any, asked: pb.CutRequest, deadline: Deadline) -> pb.CutReply:
+        if store.part.number == 2:
+            goes_on.wait()
+        return real(store, asked, deadline)
+
+    monkeypatch.setattr(joint, "STEP_S", 0.5)
+    monkeypatch.setattr(joint, "step", stopped)
+    try:
+        with pytest.raises(Unreachable, match="does not answer in time"):
+            client.mark("m")
+    finally:
+        goes_on.set()
+    monkeypatch.undo()
+    client.mark("m")
+    assert client.marks() == ["m"]
+
+
 def test_what_is_left_of_a_mark_is_let_go_of(servers: Servers, client: Client) -> None:
     """As where part 0 died before it had the mark, and where another part lost its own."""
     client.create("m", CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import memstore
-from memstore import MemoryConfig
+from memstore import MemoryConfig, files
 from memstore.errors import InvalidArgument
 from memstore.rpc.server import Server
 from tests.training import small
@@ -57,6 +58,7 @@ def test_a_recipe_is_found_by_name_or_is_ones_own() -> None:
         (OWN, ["batch"], "not a setting: got 'batch', expected key=value"),
         (OWN, ["batch=many"], "batch cannot be that: got 'many', expected an integer ≥ 1"),
         (OWN, ["batch=0"], "batch is out of range: got 0, expected an integer ≥ 1"),
+        (OWN, ["shards=5000"], "shards is out of range: got 5000, expected an integer from 1 to"),
         (OWN, ["places=2.5"], "expected an integer ≥ 1 or none"),
         (OWN, ["row_lr=nan"], "row_lr is out of range: got nan, expected a number ≥ 0"),
     ],
@@ -187,11 +189,31 @@ def test_facts_may_be_refreshed_beside_training(
     fit = ("fit", "--recipe", OWN, *SHORT, "--out", str(folder))
     assert main([*fit, *pace, "2"]) == 1
     assert "a share is out of range: got 2.0" in capsys.readouterr().out
-    assert main(["resume", str(folder), *pace, "0.5"]) == 0
+    assert not folder.exists()
+    assert main([*fit, *pace, "0.5"]) == 0
     with Run(folder) as run:
         assert (run.trainer.done, len(run.steps)) == (8, 8)
         assert run.memories.facts.describe().drift == 0.0
     assert main(["evaluate", str(folder), "--step", "6"]) == 0
+
+
+def test_a_folder_that_is_none_or_being_built_in_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "run", tmp_path / "file"
+    file.touch()
+    fit = ("fit", "--recipe", OWN, *SHORT, "--out")
+    for wrong in (file, file / "run"):
+        assert main([*fit, str(wrong)]) == 1
+        assert f"{wrong} cannot be made the run folder" in capsys.readouterr().out
+    assert main([*fit, str(folder), "--checkpoint-steps", "0"]) == 1
+    assert not folder.exists()
+    folder.mkdir()
+    with files.lock(folder / "LOCK"):
+        assert main([*fit, str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert f"{folder} is open elsewhere: got a lock held by process {os.getpid()}" in told
+    assert [path.name for path in folder.iterdir()] == ["LOCK"]
 
 
 def test_an_error_in_the_middle_of_a_step_saves_nothing(

@@ -18,7 +18,14 @@ import pytest
 
 import memstore
 from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, Refreshed, SearchOptions
-from memstore.errors import InvalidArgument, Overloaded, StoreClosed, UnknownSlot, Unsupported
+from memstore.errors import (
+    InvalidArgument,
+    Overloaded,
+    StoreClosed,
+    UnknownMemory,
+    UnknownSlot,
+    Unsupported,
+)
 from memstore.memory import Array, Slots
 from memstore.rpc.server import Server
 from memstore.staleness import staleness
@@ -201,6 +208,15 @@ class Troubled:
                 return memory.refresh(limit)
 
         return Memory()
+
+
+def test_a_memory_that_is_named_is_there_and_encoded(source: Any) -> None:
+    with pytest.raises(UnknownMemory, match="nothing"):
+        Refresher(source, names=["facts", "nothing"]).run(Stop(), once=True)
+    with pytest.raises(InvalidArgument, match="'ones' is refreshed by nobody"):
+        Refresher(source, names=["ones"]).run(Stop(), once=True)
+    source.memory("ones").update(range(PARTS), rows(PARTS, 5), lr=0.5)
+    assert Refresher(source, names=["facts"]).run(Stop(), once=True).encoded == FACTS
 
 
 def test_what_may_pass_is_tried_again_and_what_will_not_is_raised(source: Any) -> None:

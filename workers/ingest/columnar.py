@@ -28,7 +28,7 @@ def cuts(path: Path, form: str, block_bytes: int) -> list[tuple[int, int]]:
         else:
             with pa.memory_map(str(path)) as file:
                 count, size = pa.ipc.open_file(file).num_record_batches, file.size()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         if form == "arrow" and _is_stream(path):
             return [(0, 0)]
         raise _unreadable(path, form, error) from error
@@ -99,7 +99,7 @@ def _is_stream(path: Path) -> bool:
     try:
         with pa.memory_map(str(path)) as file:
             pa.ipc.open_stream(file)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         return False
     return True
 

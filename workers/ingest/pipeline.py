@@ -24,6 +24,7 @@ import numpy as np
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, files
 from memstore.errors import InvalidArgument, MemoryExists
 from models.tasks.knowledge import TaskDataError
+from workers import folders
 from workers.ingest import dictionary, grouping, keeping, runs, scheduling
 from workers.ingest.errors import SourceError
 from workers.ingest.plan import LEAST_BYTES, SHARE, Layout, Plan, Reading
@@ -100,9 +101,9 @@ def ingest(
         )
     if not 0 <= reject_share <= 1:
         raise InvalidArgument("not a share", got=reject_share, expected="0 to 1")
-    into = str(into) if is_served(str(into)) else str(Path(into).absolute())
+    into = str(into) if is_served(str(into)) else _directory(str(into))
     work = Path(work).absolute() if work is not None else _beside(into)
-    files.make_folder(work)
+    folders.make(work, "the work folder")
     with files.lock(work / "LOCK"):
         begun = time.perf_counter()
         found = Plan.made(sources, into, reading, layout, memory_bytes // workers)
@@ -124,6 +125,15 @@ def ingest(
         for folder in ("runs", "names", "facts", "groups"):
             keeping.remove(work / folder)
         return report
+
+
+def _directory(into: str) -> str:
+    """The directory of a store, absolute; raises `InvalidArgument` where it names storage."""
+    if "://" in into:
+        raise InvalidArgument(
+            "rows are not ingested into that", got=repr(into), expected="DIR, ray:… or HOST:PORT"
+        )
+    return str(Path(into).absolute())
 
 
 def _planned(work: Path, found: Plan) -> Plan:

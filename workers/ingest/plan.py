@@ -98,6 +98,8 @@ class Layout:
             dtype=self.dtype,  # type: ignore[arg-type]
             storage=self.storage,  # type: ignore[arg-type]
         )
+        if self.seed < 0:
+            raise InvalidArgument("seed is out of range", got=self.seed, expected="≥ 0")
         if self.window < 1:
             raise InvalidArgument("window is out of range", got=self.window, expected="≥ 1")
 

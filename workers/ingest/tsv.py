@@ -28,6 +28,8 @@ def parse(data: bytes, delimiter: str, separator: str) -> Block:
 
     if not data.strip():
         return block([pa.array([], pa.string())] * 3, 0, rejects, int, separator)
+    if not _is_text(data):
+        data = _without_foreign(data, delimiter.encode(), rejects)
     table = csv.read_csv(
         pa.py_buffer(data),
         # Row numbers are told by one thread alone; a block that holds all has no seam.
@@ -48,6 +50,31 @@ def parse(data: bytes, delimiter: str, separator: str) -> Block:
         return int(_lines(lines, skipped)[~blank][row])
 
     return block(table.columns, lines, rejects, line_of, separator)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether all of it is UTF-8; nothing is copied."""
+    ends = pa.py_buffer(np.array([0, len(data)], np.int32))
+    try:
+        pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(data)]).cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _without_foreign(data: bytes, delimiter: bytes, rejects: Rejects) -> bytes:
+    """Rejects and empties lines of other than three fields that are no UTF-8.
+
+    The reader tells of a line of too few or too many fields by its text, and ends where it is none.
+    """
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        fields = line.count(delimiter) + 1
+        if fields != len(FIELDS) and not _is_text(line):
+            text = line.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
+            rejects.add(number, f"{fields} fields in place of 3", text)
+            lines[number - 1] = b"\n"
+    return b"".join(lines)
 
 
 def _lines(lines: int, skipped: list[int]) -> np.ndarray:
