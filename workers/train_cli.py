@@ -8,7 +8,7 @@ from typing import Any
 
 import memstore
 from memstore.errors import InvalidArgument, Unsupported
-from workers import cluster_cli, showing
+from workers import cluster_cli, folders, showing
 from workers.group import Pace
 from workers.recipes import Recipe
 from workers.run import Run, is_built
@@ -59,6 +59,7 @@ def fit(options: argparse.Namespace, folder: Path, recipe: Recipe) -> None:
     cluster_cli.connect(options.ray, namespace)
     base = None
     if not is_built(folder):
+        folders.make(folder, "the run folder")
         task = task_of(recipe.task)
         console.print(f"Reading {task.source} …")
         base = task.base(recipe.places)

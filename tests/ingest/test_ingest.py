@@ -18,7 +18,7 @@ from memstore.errors import InvalidArgument, MemoryExists
 from models.tasks.knowledge import TaskDataError
 from tests.ingest.made import SMALL, Fact, contents, expected, facts, records, write_tsv
 from workers import cli
-from workers.ingest import Layout, Reading, SourceError, ingest, lines, plan
+from workers.ingest import Layout, Reading, SourceError, ingest, lines, plan, tsv
 
 
 @pytest.fixture
@@ -135,6 +135,15 @@ def test_broken_lines_are_counted_kept_and_fatal_where_they_are_many(tmp_path: P
     ) as error:
         ingest([source], tmp_path / "other", layout=SMALL, reject_share=0.001)
     assert (error.value.path, error.value.line) == (source, 1)
+
+
+def test_lines_that_are_no_text_are_counted_whatever_ends_them() -> None:
+    for end, after in ((b"\r", b"\n"), (b"\n", b"\r"), (b"\r\n", b"\r\n")):
+        data = end.join([b"a\tb\tc", b"a", b"\xff" + after + b"d\te\tf", b"\xff\tb", b"g\th\ti"])
+        block = tsv.parse(data, "\t", "")
+        assert block.subjects.to_pylist() == ["a", "d", "g"]
+        assert (block.lines, block.rejects.count) == (6, 3)
+        assert sorted(each.line for each in block.rejects.sample) == [2, 3, 5]
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:

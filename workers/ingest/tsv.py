@@ -73,7 +73,7 @@ def _without_foreign(data: bytes, delimiter: bytes, rejects: Rejects) -> bytes:
         if fields != len(FIELDS) and not _is_text(line):
             text = line.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
             rejects.add(number, f"{fields} fields in place of 3", text)
-            lines[number - 1] = b"\n"
+            lines[number - 1] = b"\r\n"  # which runs into neither of its neighbours
     return b"".join(lines)
 
 
