@@ -321,8 +321,9 @@ class Shard(ReadableShard):
             self._renew(rows, records, priority)
             self.rows.usage.generation_N[rows] = generations
         elif kind == Kind.TOUCH:
-            with self._change(rows):
-                self.rows.usage.priority_N[rows] = priority
+            if len(rows):  # What only tells of slots given out, or of a reply, changes no row.
+                with self._change(rows):
+                    self.rows.usage.priority_N[rows] = priority
         elif kind == Kind.STEP:
             with self._change(rows):
                 self.rows.adopt(rows, image)

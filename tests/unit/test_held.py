@@ -159,6 +159,7 @@ def test_what_takes_all_parts_is_refused_by_one(stores: Any) -> None:
 def test_slots_are_given_out_once_whatever_dies(tmp_path: Path, stores: Any) -> None:
     """A request is given the same ones again, others never the same, with and without a
     checkpoint in between."""
+    before = held(stores[0]).describe().shards[0].row_version
     died(stores[0])
     given: dict[int, int] = {}
     for number in range(1, 9):
@@ -177,6 +178,8 @@ def test_slots_are_given_out_once_whatever_dies(tmp_path: Path, stores: Any) -> 
             store.close()
     with memstore.open(tmp_path / "0", part=Part(0, 2)) as store:
         part = held(store)
+        # No row has changed.
+        assert part.describe().shards[0].row_version == before
         for number, first in given.items():
             change = part.changes.append(ROWS[:number], None, {"name": NAMES[:number]}, None)
             assert part.give_out(number, asked(number, change), NO_DEADLINE) == first
