@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +15,11 @@ def steps(taken: list[int], interrupts: dict[int, int]) -> Iterator[int]:
     """Endless steps that are done once they are in `taken`; interrupts: how many come in which."""
     for number in range(100):
         for _ in range(interrupts.get(number, 0)):
-            # To this thread: of two that another thread has pending, one is lost.
+            # One after the other: of two that are pending, one is lost.
+            heard = signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) is heard:
+                time.sleep(0.001)
         taken.append(number)
         yield number
 
