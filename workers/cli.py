@@ -185,6 +185,7 @@ def _fit(
                     run.paused = worker.paused
                 steps = stack.enter_context(closing(run.train(base, checkpoint_steps)))
                 showing.training(run, steps)
+        if base is not None or not (folder / report.NAME).exists():
             report.write(folder, run.steps, run.figures, [])
     return base
 

@@ -13,6 +13,7 @@ from workers.ask import Reply
 from workers.evaluate import Evaluation
 from workers.loop import Step
 
+NAME = "report.html"
 SMOOTH_STEPS = 15
 INK, ACCENT = "#1f4e79", "#d1603d"
 
@@ -37,7 +38,7 @@ def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: l
         f"<h2>{html.escape(title)}</h2><img src='{name}' alt='{html.escape(title)}'>"
         for name, (_, title) in pictures.items()
     ]
-    page = folder / "report.html"
+    page = folder / NAME
     told = _table(figures) if figures else "<p>Not evaluated yet.</p>"
     page.write_text(PAGE.format(figures=told, sections="\n".join(sections)))
     return page

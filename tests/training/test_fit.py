@@ -108,7 +108,10 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert list((folder / "tensorboard").glob("events*"))
     assert "Not evaluated" in (folder / "report.html").read_text()
 
+    (folder / "report.html").unlink()  # as if it were killed between the last step and the report
+    (folder / "training.png").unlink()
     assert main([*fit]) == 0
+    assert (folder / "training.png").exists()
     assert main(["resume", str(folder)]) == 0
     assert "All 8 steps are done." in capsys.readouterr().out
     assert main([*fit, "--set", "batch=5"]) == 1
