@@ -117,7 +117,7 @@ class Limits:
             ("grpc.server.max_pending_requests", waiting),
             ("grpc.server.max_pending_requests_hard_limit", 4 * waiting),
             ("grpc.keepalive_time_ms", int(1_000 * self.keepalive_s)),
-            ("grpc.keepalive_timeout_ms", int(1_000 * ANSWER_S)),
+            ("grpc.http2.ping_timeout_ms", int(1_000 * ANSWER_S)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # Clients may ask the same, as often.

@@ -29,6 +29,11 @@ from memstore.rpc.verbs import (
 LONGEST_S = 365 * 86_400.0
 """Of any deadline: gRPC takes a longer one for one that is over."""
 
+SILENT_S, ANSWER_S = 10.0, 20.0
+"""Of silence, after which a server that has calls to answer is asked whether it is there, and for
+gRPC's threads there to say so: one that is stopped is found out, however long its calls may take,
+and one that is busy is not. Servers take it no more often than every 5 s."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -75,6 +80,10 @@ class Target:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
+            ("grpc.keepalive_time_ms", int(1_000 * SILENT_S)),
+            # What gRPC goes by where it is shorter than a minute, whatever `keepalive_timeout` is.
+            ("grpc.http2.ping_timeout_ms", int(1_000 * ANSWER_S)),
+            ("grpc.http2.max_pings_without_data", 0),
         ]
         if not self.tls:
             return kind.insecure_channel(self.address, options)

@@ -31,6 +31,14 @@ class Process:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def stop(self) -> None:
+        """Stops it as SIGSTOP does: it is there, and says nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Ends it as `kill -9` does."""
         self.process.kill()
@@ -54,13 +62,10 @@ class Cluster:
         self._servers[number].kill()
 
     def stop(self, number: int) -> None:
-        """Stops a server as SIGSTOP does: it is there, and says nothing."""
-        process = self._servers[number].process
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        self._servers[number].stop()
 
     def go_on(self, number: int) -> None:
-        self._servers[number].process.send_signal(signal.SIGCONT)
+        self._servers[number].go_on()
 
     def restart(self, number: int) -> None:
         self._servers[number] = Process(self._folder, number, self._count, self._topology)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import memstore
 from memstore import MemoryConfig, SearchOptions
-from memstore.errors import DeadlineExceeded, ShardUnavailable
+from memstore.errors import DeadlineExceeded, ShardUnavailable, Unreachable
+from memstore.placement import Part
+from memstore.rpc import target
+from memstore.rpc.server import Server
 from tests.faults.lives import together
-from tests.faults.processes import Cluster
+from tests.faults.processes import Cluster, Process
 
 WIDTH, SERVERS, HUNG = 4, 3, 2
 CONFIG = MemoryConfig(dim=WIDTH, shards=6, index="exact", optimizer="sgd")
@@ -115,6 +121,42 @@ def test_what_needs_all_names_the_shards_by_the_deadline(cluster: Cluster, fan_o
             assert memory.update(mine, np.ones((16, WIDTH))).applied == 16
     finally:
         cluster.go_on(HUNG)
+
+
+def test_a_cut_does_not_wait_as_long_as_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a part that stops in the middle of one: each of these steps has an hour."""
+    topology, step = tmp_path / "topology.json", ""
+    other = Process(tmp_path, 1, 2, topology)
+    with contextlib.ExitStack() as stack:
+        stack.callback(other.kill)
+        store = stack.enter_context(memstore.open(tmp_path / "0", part=Part(0, 2)))
+        server = stack.enter_context(Server(store, topology=topology))
+        servers = [server.address, other.address()]
+        topology.write_text(json.dumps({"version": 1, "servers": servers}))
+        client = stack.enter_context(memstore.connect(server.address))
+        assert client.marks() == []
+        # From here on: of the way from one server to the other.
+        monkeypatch.setattr(target, "SILENT_S", 1.0)
+        monkeypatch.setattr(target, "ANSWER_S", 0.5)
+        spreading: Any = server._spreading
+        once = spreading._once
+
+        def stops(number: int, verb: str, asked: Any, deadline_s: float | None) -> Any:
+            if asked.step == step:
+                other.stop()
+            return once(number, verb, asked, deadline_s)
+
+        monkeypatch.setattr(spreading, "_once", stops)
+        for step in ("written", "keep", "copy"):
+            with pytest.raises(Unreachable):
+                client.snapshot(str(tmp_path / "s")) if step == "copy" else client.mark("m")
+            other.go_on()
+            assert client.marks() == []
+        step = ""
+        client.mark("m")
+        assert client.marks() == ["m"]
 
 
 def test_the_next_call_asks_another_server(cluster: Cluster) -> None:

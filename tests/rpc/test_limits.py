@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -30,7 +31,7 @@ from memstore.errors import (
 )
 from memstore.filters import MAX_SIZE
 from memstore.metrics import registry
-from memstore.rpc import codec, failures, sizes
+from memstore.rpc import codec, failures, limits, sizes
 from memstore.rpc.client import Client
 from memstore.rpc.limits import Gate, Limits
 from memstore.rpc.quotas import Bucket, Quota
@@ -225,6 +226,21 @@ def test_streams_of_one_caller(store: Store, tmp_path: Path) -> None:
             session.close()
         wait_for(lambda: server.gate.all.streams == 0)
         client.session().memory("m")
+
+
+def test_a_connection_where_nobody_answers_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ANSWER_S", 0.2)
+    with (
+        memstore.open(tmp_path / "empty") as empty,
+        Server(empty, limits=Limits(keepalive_s=1)) as server,
+        socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as mute,
+    ):
+        mute.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        mute.settimeout(30)
+        while mute.recv(1 << 16):
+            pass
 
 
 def test_watches_are_streams_of_nobody(store: Store, tmp_path: Path) -> None:
