@@ -189,6 +189,8 @@ class SparseReader:
     list_limit: rows that a list-valued value is the mean of: the first so many of the list.
     device: where the tensors of a plain memory are; those of an encoded one are where the tables
         of its parts are, all at one place. Queries come from any.
+
+    `searches` and `scored` count calls of `search` and the rows that they scored.
     """
 
     def __init__(
@@ -203,7 +205,7 @@ class SparseReader:
     ) -> None:
         self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
         encoded = memory.config.encoding is not None
-        self.searches = 0
+        self.searches, self.scored = 0, 0
         self.rows = None if encoded else RowTable(memory, device)
         self.parts = {table.memory.name: table for table in parts}
         needed = memory.config.encoding_config.memories if encoded else frozenset()
@@ -227,7 +229,9 @@ class SparseReader:
         if options.seed is not None:
             options = replace(options, seed=(options.seed + self.searches) % 2**63)
         self.searches += 1
-        slots_QK = self.memory.search(query_QD.detach().cpu().numpy(), self.k, options).slots_QK
+        found = self.memory.search(query_QD.detach().cpu().numpy(), self.k, options)
+        self.scored += int(found.scored_Q.sum())
+        slots_QK = found.slots_QK
         if not self.options.union:
             return slots_QK
         # Taken together here: what each query scores among those of all others is not needed.

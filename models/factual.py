@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from memstore import NO_SLOT, Memory
 from memstore.memory import Array, Slots
 from memstore.torch import RowTable
-from models.kv_memnn import Asked
+from models.asked import Asked
 from models.tasks.answers import ragged
 
 Flags = npt.NDArray[np.bool_]

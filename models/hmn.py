@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from memstore import NO_SLOT
 from memstore.memory import Slots
 from memstore.torch import Reading, RowTable, SparseReader, attend
-from models.kv_memnn import Answered, Asked
+from models.asked import Asked
+from models.kv_memnn import Answered
 
 Propose = Callable[[Tensor], Slots]
 """Gives the cells that queries `[Q, D]` may read: int64 `[Q, K]`, `NO_SLOT` padded, or `[1, K]`,

@@ -26,23 +26,7 @@ from torch.nn import functional
 from memstore import NO_SLOT
 from memstore.memory import Slots
 from memstore.torch import Reading, RowTable, SparseReader, attend
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Questions as the network takes them.
-
-    words_QW: slots of the words, `NO_SLOT` padded. entity_Q: slot of the linked entity, or
-    `NO_SLOT`. slots_QK: the facts proposed by key hashing, `NO_SLOT` padded; None leaves it to
-    the network to propose those of highest inner product with q_1 in the whole memory.
-    """
-
-    words_QW: Slots
-    entity_Q: Slots
-    slots_QK: Slots | None = None
-
-    def __len__(self) -> int:
-        return len(self.entity_Q)
+from models.asked import Asked
 
 
 @dataclass(frozen=True)

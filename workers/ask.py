@@ -9,9 +9,8 @@ import torch
 
 from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
-from models.kv_memnn import KVMemNN
-from models.tasks import answers
 from models.tasks.asking import QuestionReader
+from workers.answering import Answering
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Reply:
 
 
 def ask(
-    network: KVMemNN,
+    network: Answering,
     reader: QuestionReader,
     texts: list[str],
     *,
@@ -49,17 +48,9 @@ def ask(
 ) -> list[Reply]:
     """Answers questions, with the `facts` most read facts of each."""
     questions = reader.read(texts)
-    with torch.no_grad():
-        answered = network(reader.ask(questions, np.arange(len(texts)), key_limit))
-        slots_QK = answered.hops[-1].candidates.slots_QK
-        answers_QC = answers.objects_of(
-            reader.memories.facts, slots_QK, questions.entity_Q, list_limit
-        )
-        scores_QC = network.score(answered.query_QD, answers_QC)
-        chances_QC = (
-            torch.softmax(scores_QC, dim=1).numpy() if answers_QC.size else scores_QC.numpy()
-        )
-    weights_HQK = np.stack([hop.weights_QK.numpy() for hop in answered.hops])
+    said = network.answer(reader.ask(questions, np.arange(len(texts)), key_limit))
+    answers_QC, slots_QK, weights_HQK = said.answers_QC, said.slots_QK, said.weights_HQK
+    chances_QC = torch.softmax(torch.from_numpy(said.scores_QC), dim=1).numpy()
     replies = []
     for q, text in enumerate(texts):
         mention, entity = questions.mentions[q], int(questions.entity_Q[q])

@@ -1,7 +1,7 @@
 """memtrain: builds a memory of facts, trains a network on it, and answers questions.
 
 memtrain demo                     everything, once; quick when it is there already
-memtrain fit --recipe NAME        build and train (goes on where it was stopped)
+memtrain fit --network NAME --recipe NAME      build and train (goes on where it was stopped)
 memtrain fit --cluster NAMESPACE/NAME --trainers N      the same on Ray
 memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
@@ -21,29 +21,32 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from memstore import MemstoreError, checks, files
 from memstore.errors import InvalidArgument
 from models.tasks.data import DataMissing
-from models.tasks.knowledge import KnowledgeBase, TaskDataError
+from models.tasks.knowledge import TaskDataError
 from workers import (
     checkpoints,
     cluster_cli,
     folders,
     ingest_cli,
+    networks,
     recipes,
     refresh_cli,
     report,
     showing,
     train_cli,
 )
-from workers.ask import Reply, ask
-from workers.recipes import Recipe
+from workers.ask import Reply
+from workers.networks.knowledge import KnowledgeLearner
+from workers.networks.kv import geography
+from workers.recipe import Recipe
 from workers.refresh import Refresher
 from workers.run import Run, is_built, recipe_of
 from workers.showing import console
 from workers.stopping import interrupted
-from workers.tasks import task_of
 
 FOLDER, QUICK = Path("runs/geography"), Path("runs/geography-quick")
 
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def demo(options: argparse.Namespace) -> None:
     """builds, trains, evaluates, answers samples and writes the report, whatever is missing"""
     start = time.perf_counter()
-    recipe = recipes.geography(quick=options.quick)
+    recipe = geography(quick=options.quick)
     folder = options.out or (QUICK if options.quick else FOLDER)
     if is_built(folder) and recipe_of(folder) != recipe:
         console.print(f"{folder} was made by another recipe, and stays as it is.")
@@ -88,14 +91,14 @@ def demo(options: argparse.Namespace) -> None:
         if figures:
             console.print("Evaluated before:")
         else:
-            base = base or _base(run.recipe)
+            base = base or showing.reading(run.recipe)
             console.print("Evaluating on held-out wordings of held-out entities …")
             figures = run.evaluate(base)
-        showing.figures(figures)
+        showing.figures(run.recipe, figures)
         replies = _ask(run, SAMPLES, searched=False)
         for reply in replies:
             showing.reply(reply)
-        page = report.write(folder, run.steps, figures, replies)
+        page = report.write(folder, run.recipe, run.steps, figures, replies)
     seconds = time.perf_counter() - start
     console.print(f"\nPlots and figures: {page}  ({seconds:.0f} s)", soft_wrap=True)
     where = "" if folder == FOLDER else f" --out {folder}"
@@ -105,8 +108,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """builds and trains what a recipe says; goes on where it was stopped"""
-    name = "geography-quick" if options.quick else options.recipe
-    recipe = recipes.recipe_of(name, options.set)
+    name = recipes.name_of(options.recipe, options.network)
+    name += "-quick" if options.quick else ""
+    recipe = recipes.recipe_of(name, options.set, options.network)
     folder = options.out or Path("runs") / name.rpartition(":")[2]
     if is_built(folder):
         _same(folder, recipe)
@@ -126,11 +130,11 @@ def evaluate(options: argparse.Namespace) -> None:
     folder = options.folder
     opened = Run(folder) if options.step is None else Run.at(folder, options.step)
     with opened as run:
-        figures = run.evaluate(_base(run.recipe))
+        figures = run.evaluate(showing.reading(run.recipe))
         console.print(f"After step {run.trainer.done} of {run.recipe.steps}:")
-        showing.figures(figures)
+        showing.figures(run.recipe, figures)
         if options.step is None:
-            report.write(folder, run.steps, figures, [])
+            report.write(folder, run.recipe, run.steps, figures, [])
 
 
 def ask_one(options: argparse.Namespace) -> None:
@@ -147,8 +151,8 @@ def _fit(
     recipe: Recipe | None,
     checkpoint_steps: int | None = None,
     refresh_share: float = 0.0,
-) -> KnowledgeBase | None:
-    """Builds and trains what is missing; returns the knowledge base if it had to be read.
+) -> Any:
+    """Builds and trains what is missing; returns what the task gives if that had to be read.
 
     recipe: what to build where nothing is; None goes on with what is there alone.  refresh_share:
     of the time, that a thread refreshes the facts, beside the refreshes of the recipe.
@@ -166,19 +170,15 @@ def _fit(
             if is_built(folder):  # by another process, a moment ago
                 _same(folder, recipe)
             else:
-                base = _base(recipe)
-                with showing.building(base.facts.num_rows) as told:
+                base = showing.reading(recipe)
+                with showing.building() as told:
                     Run.build(folder, recipe, base, told)
     with Run(folder) as run:
-        facts = run.memories.facts.describe()
-        console.print(
-            f"Memory in {folder}: {facts.rows:,} facts, "
-            f"{run.memories.entities.describe().rows:,} entities, width {facts.config.dim}."
-        )
+        console.print(f"{run.recipe.network} in {folder}: {run.learner.describe()}.")
         if run.trained:
             console.print(f"All {run.recipe.steps} steps are done.")
         else:
-            base = base or _base(run.recipe)
+            base = base or showing.reading(run.recipe)
             with ExitStack() as stack:
                 if refresh_share:
                     worker = stack.enter_context(Refresher(run.holder, share=refresh_share))
@@ -186,7 +186,7 @@ def _fit(
                 steps = stack.enter_context(closing(run.train(base, checkpoint_steps)))
                 showing.training(run, steps)
         if base is not None or not (folder / report.NAME).exists():
-            report.write(folder, run.steps, run.figures, [])
+            report.write(folder, run.recipe, run.steps, run.figures, [])
     return base
 
 
@@ -199,17 +199,14 @@ def _same(folder: Path, recipe: Recipe) -> None:
     )
 
 
-def _base(recipe: Recipe) -> KnowledgeBase:
-    task = task_of(recipe.task)
-    console.print(f"Reading {task.source} …")
-    return task.base(recipe.places)
-
-
 def _ask(run: Run, texts: Sequence[str], *, searched: bool) -> list[Reply]:
-    key_limit = None if searched else run.recipe.key_limit
-    return ask(
-        run.network, run.reader, list(texts), key_limit=key_limit, list_limit=run.recipe.list_limit
-    )
+    if not isinstance(run.learner, KnowledgeLearner):
+        raise InvalidArgument(
+            "the network answers no questions of people",
+            got=f"{run.recipe.network} on {run.recipe.task}",
+            expected="one over a knowledge base",
+        )
+    return run.learner.reply(texts, searched=searched)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,15 +231,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help=f"the run folder ({FOLDER}; quick: {QUICK})")
     sub.add_argument("--quick", action="store_true", help="a small memory, under a minute")
 
-    first = [f"  {key}={value}" for key, value in asdict(recipes.geography()).items()]
-    told = [inspect.getdoc(Recipe), "settings of geography:", "\n".join(first)]
-    sub = add("fit", fit, "\n\n".join(["settings:", *map(str, told)]))
-    names = ", ".join(recipes.NAMES)
+    sub = add("fit", fit, _settings())
+    sub.add_argument(
+        "--network",
+        metavar="NAME",
+        help=f"{', '.join(networks.NAMES)}, or module:attribute, which is a "
+        "workers.learner.Network (that of the recipe)",
+    )
     sub.add_argument(
         "--recipe",
-        default="geography",
         metavar="NAME",
-        help=f"{names}, or module:function, which returns a workers.recipes.Recipe (geography)",
+        help=f"{', '.join(recipes.known())}, or module:function, which returns a "
+        "workers.recipe.Recipe (the first of the network)",
     )
     sub.add_argument(
         "--set",
@@ -252,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a setting of the recipe that is to be another, any number of times",
     )
     sub.add_argument("--out", type=Path, help="the run folder (runs/NAME)")
-    sub.add_argument("--quick", action="store_true", help="as --recipe geography-quick")
+    sub.add_argument("--quick", action="store_true", help="as --recipe NAME-quick")
     _add_pace(sub)
     train_cli.add_options(sub)
 
@@ -276,6 +276,19 @@ def _parser() -> argparse.ArgumentParser:
     ingest_cli.add_commands(commands)
     refresh_cli.add_command(commands)
     return parser
+
+
+def _settings() -> str:
+    """Tells of each network's settings, and their defaults in its first recipe."""
+    told = ["settings of all networks:", inspect.getdoc(Recipe)]
+    for name in networks.NAMES:
+        network = networks.network_of(name)
+        first, make = next(iter(network.recipes.items()))
+        kinds = [kind for kind in network.recipe.__mro__ if issubclass(kind, Recipe)]
+        told += [f"of {name}: {inspect.getdoc(kind)}" for kind in kinds[-2::-1]]
+        values = [f"  {key}={value}" for key, value in asdict(make()).items()]
+        told += [f"as recipe {first} of {name} has them:", "\n".join(values)]
+    return "\n\n".join(map(str, told))
 
 
 def _add_pace(sub: argparse.ArgumentParser) -> None:

@@ -7,79 +7,57 @@ the fact is not among those proposed, the network picks another answer.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from memstore import NO_SLOT
+from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
-from models.kv_memnn import KVMemNN
 from models.tasks import answers
-from models.tasks.asking import QuestionReader, Questions
-from models.tasks.geography_questions import Question
+from models.tasks.asking import QuestionReader
+from models.tasks.memories import KnowledgeMemories
+from models.tasks.questions import Question
+from workers.answering import Answering
+from workers.figures import Confusion, Evaluation
 
 BATCH = 256
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of one test. Shares of questions; `hits_1`, `mrr` and `candidate_recall` are over
-    the questions whose entity was linked rightly, `end_to_end` over all.
-
-    ambiguous: the name in the question belongs to several entities. truncated: key hashing left
-    facts out at its limit. beyond_limit: right answers that no question can reach, as they stand
-    behind the first `list_limit` objects of their fact.
-    confusion_RR: questions of relation i whose most attended fact, at the last hop, has relation
-    j. by_relation: name → (questions linked, hits@1, candidate recall).
-    """
-
-    proposed_by: str
-    questions: int
-    linked: float
-    ambiguous: float
-    hits_1: float
-    mrr: float
-    candidate_recall: float
-    end_to_end: float
-    truncated: float
-    beyond_limit: float
-    questions_per_s: float
-    by_relation: dict[str, tuple[int, float, float]]
-    confusion_RR: list[list[int]]
-    relations: list[str]
-
-
 def evaluate(
-    network: KVMemNN,
+    network: Answering,
     reader: QuestionReader,
     questions: list[Question],
     *,
     key_limit: int | None,
     list_limit: int,
 ) -> Evaluation:
-    """Answers the questions on facts proposed by key hashing; with key_limit None by search."""
+    """Answers the questions on facts proposed by key hashing; with key_limit None by search.
+
+    `hits_1`, `candidate_recall` and the mean reciprocal rank are over the questions whose entity
+    was linked rightly. The candidate of a question along one relation is its fact; along several,
+    a right answer. The confusion is of the relation asked for, and that of the fact read most.
+    """
     read = reader.read([question.text for question in questions])
     subject_Q = np.array([question.subject for question in questions])
     relation_Q = np.array([question.relation for question in questions])
+    single_Q = np.array([len(question.relations) == 1 for question in questions])
     rank_Q, found_Q, truncated_Q = (np.zeros(len(questions), np.int64) for _ in range(3))
     top_Q = np.full(len(questions), NO_SLOT)
-    start = time.perf_counter()
+    scored, start = 0, time.perf_counter()
     for first in range(0, len(questions), BATCH):
         at = np.arange(first, min(first + BATCH, len(questions)))
-        right = [questions[i].answers for i in at]
-        right_QA = answers.ragged(np.concatenate(right), np.array([len(r) for r in right]))
-        rank_Q[at], slots_QK, weights_QK = _answer(
-            network, reader, read, at, key_limit, list_limit, right_QA
-        )
-        fact_subject_QK, fact_relation_QK = _facts(reader, slots_QK)
+        right_QA = answers.lists([questions[i].answers for i in at])
+        said = network.answer(reader.ask(read, at, key_limit))
+        scored += said.scored
+        rank_Q[at] = answers.first_right(said.answers_QC, said.scores_QC, right_QA)
+        fact_subject_QK, fact_relation_QK = _facts(reader, said.slots_QK)
         asked_QK = (fact_subject_QK == subject_Q[at, None]) & (
             fact_relation_QK == relation_Q[at, None]
         )
-        found_Q[at] = asked_QK.any(axis=1)
-        if slots_QK.shape[1]:
-            top_Q[at] = fact_relation_QK[np.arange(len(at)), weights_QK.argmax(axis=1)]
+        found_Q[at] = np.where(single_Q[at], asked_QK.any(axis=1), rank_Q[at] > 0)
+        if said.slots_QK.shape[1]:
+            top_Q[at] = fact_relation_QK[np.arange(len(at)), said.weights_HQK[-1].argmax(axis=1)]
         if key_limit is not None:
             entity_Q = read.entity_Q[at]
             truncated_Q[at] = reader.memories.facts.lookup(
@@ -88,52 +66,61 @@ def evaluate(
     seconds = time.perf_counter() - start
     linked_Q = read.entity_Q == subject_Q
     names = _names(reader)
-    confusion_RR = np.zeros((len(names), len(names)), np.int64)
-    shown_Q = linked_Q & (top_Q != NO_SLOT)
-    np.add.at(confusion_RR, (relation_Q[shown_Q], top_Q[shown_Q]), 1)
+    shown_Q = linked_Q & (top_Q != NO_SLOT) & single_Q
     counts_Q = np.array([len(question.answers) for question in questions])
     hit_Q = rank_Q == 1
     return Evaluation(
-        proposed_by="inner product search" if key_limit is None else "key hashing",
+        case="inner product search" if key_limit is None else "key hashing",
         questions=len(questions),
-        linked=float(linked_Q.mean()),
-        ambiguous=float(np.mean([m is not None and m.ambiguity > 1 for m in read.mentions])),
         hits_1=_mean(hit_Q[linked_Q]),
-        mrr=_mean(np.where(rank_Q > 0, 1.0 / np.maximum(rank_Q, 1), 0.0)[linked_Q]),
         candidate_recall=_mean(found_Q[linked_Q]),
-        end_to_end=float(hit_Q.mean()),
-        truncated=float(truncated_Q.mean()),
-        beyond_limit=float(np.maximum(counts_Q - list_limit, 0).sum() / counts_Q.sum()),
-        questions_per_s=len(questions) / seconds,
-        by_relation={
-            names[r]: (int(on_Q.sum()), _mean(hit_Q[on_Q]), _mean(found_Q[on_Q]))
-            for r in np.unique(relation_Q)
-            if (on_Q := linked_Q & (relation_Q == r)).any()
+        scored=scored / len(questions),
+        seconds=seconds,
+        bytes=sum(map(_bytes, _all(reader.memories))),
+        more={
+            "mean reciprocal rank": _mean(
+                np.where(rank_Q > 0, 1.0 / np.maximum(rank_Q, 1), 0.0)[linked_Q]
+            ),
+            "entity linked rightly": float(linked_Q.mean()),
+            "names shared by several entities": float(
+                np.mean([m is not None and m.ambiguity > 1 for m in read.mentions])
+            ),
+            "hits@1 from text to answer": float(hit_Q.mean()),
+            "lookups cut by their limit": float(truncated_Q.mean()),
+            "right answers behind the list limit": float(
+                np.maximum(counts_Q - list_limit, 0).sum() / counts_Q.sum()
+            ),
         },
-        confusion_RR=confusion_RR.tolist(),
-        relations=names,
+        kinds=_kinds(questions, names, linked_Q, hit_Q, found_Q),
+        confusion=_confusion(names, relation_Q[shown_Q], top_Q[shown_Q]),
     )
 
 
-def _answer(
-    network: KVMemNN,
-    reader: QuestionReader,
-    read: Questions,
-    at: Slots,
-    key_limit: int | None,
-    list_limit: int,
-    right_QA: Slots,
-) -> tuple[npt.NDArray[np.int64], Slots, npt.NDArray[np.float32]]:
-    """The rank of the first right answer, the facts proposed and the last hop's weights."""
-    with torch.no_grad():
-        answered = network(reader.ask(read, at, key_limit))
-        last = answered.hops[-1]
-        slots_QK = last.candidates.slots_QK
-        answers_QC = answers.objects_of(
-            reader.memories.facts, slots_QK, read.entity_Q[at], list_limit
+def _kinds(
+    questions: Sequence[Question],
+    names: list[str],
+    linked_Q: npt.NDArray[np.bool_],
+    hit_Q: npt.NDArray[np.bool_],
+    found_Q: Slots,
+) -> dict[str, tuple[int, float, float]]:
+    """By path of relations: questions linked, hits@1, candidate recall."""
+    of: dict[tuple[int, ...], list[int]] = {}
+    for q in np.flatnonzero(linked_Q).tolist():
+        of.setdefault(questions[q].relations, []).append(q)
+    return {
+        " → ".join(names[relation] for relation in path): (
+            len(on),
+            _mean(hit_Q[on]),
+            _mean(found_Q[on]),
         )
-        scores_QC = network.score(answered.query_QD, answers_QC).numpy()
-    return answers.first_right(answers_QC, scores_QC, right_QA), slots_QK, last.weights_QK.numpy()
+        for path, on in sorted(of.items())
+    }
+
+
+def _confusion(names: list[str], asked_Q: Slots, read_Q: Slots) -> Confusion | None:
+    counts_RR = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts_RR, (asked_Q, read_Q), 1)
+    return Confusion(names=names, counts=counts_RR.tolist()) if len(asked_Q) else None
 
 
 def _facts(reader: QuestionReader, slots_QK: Slots) -> tuple[Slots, Slots]:
@@ -158,6 +145,15 @@ def _names(reader: QuestionReader) -> list[str]:
     assert records is not None
     names: list[str] = records["name"].to_pylist()
     return names
+
+
+def _all(memories: KnowledgeMemories) -> tuple[Memory, ...]:
+    return memories.words, memories.entities, memories.relations, memories.facts
+
+
+def _bytes(memory: Memory) -> int:
+    shards = memory.describe().shards
+    return sum(shard.row_bytes + shard.index_bytes + shard.record_bytes for shard in shards)
 
 
 def _mean(values: npt.NDArray[np.generic]) -> float:

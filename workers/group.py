@@ -108,7 +108,9 @@ class Trainers(Group):
         self.exchange = self._summed if self._in_step else self._scaled
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        return DistributedDataParallel(network)
+        # Without weights of its own there is nothing to share but rows.
+        learns = any(weight.requires_grad for weight in network.parameters())
+        return DistributedDataParallel(network) if learns else network
 
     def meets(self, step: int) -> bool:
         # Who comes here first has sent `every` steps since the last time, which the others lack.
@@ -116,8 +118,9 @@ class Trainers(Group):
         return (step + 1) % every == 0
 
     def alone(self, network: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        assert isinstance(network, DistributedDataParallel)
-        return network.no_sync()
+        if isinstance(network, DistributedDataParallel):
+            return network.no_sync()
+        return contextlib.nullcontext()
 
     def largest(self, number: int) -> int:
         if not self._in_step:

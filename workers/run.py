@@ -1,6 +1,6 @@
 """A run folder: what a run is, its memories, its checkpoints and what was seen of it.
 
-recipe.json     the configuration           aliases/       the dictionary of names
+recipe.json     the configuration           aliases/       the dictionary of names, where there is
 store/          the memories as they are    checkpoints/   network and memories, step by step
 metrics/        the training curve          tensorboard/   the same, live
 figures.json    the evaluation              report.html    plots and figures
@@ -20,25 +20,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 import memstore
-from memstore import IndexConfig, SearchOptions, checks
-from memstore.torch import RowTable, SparseReader
-from models.kv_memnn import KVMemNN
-from models.tasks import answers, memories
-from models.tasks.asking import QuestionReader, Questions
-from models.tasks.knowledge import KnowledgeBase, TaskDataError
-from models.tasks.linking import AliasIndex
+from memstore import MemstoreError, checks
+from models.tasks.knowledge import TaskDataError
+from models.tasks.memories import Progress
+from workers import networks, recipes
 from workers.checkpoints import Checkpoints, Holder
-from workers.evaluate import Evaluation, evaluate
+from workers.figures import Evaluation
 from workers.group import Group
-from workers.loop import Step, Trainer
+from workers.learner import Learner, Step
+from workers.loop import Trainer
 from workers.metrics import Board, Metrics
-from workers.recipes import Recipe
-from workers.tasks import task_of
+from workers.recipe import Recipe
 
-FORMAT = 2
+FORMAT = 3
 """Of recipe.json."""
 
 SHARE = 0.05
@@ -68,7 +63,7 @@ class Run:
         _check_built(folder)
         self.folder, self.group = folder, group
         self.recipe = recipe_of(folder)
-        self.task = task_of(self.recipe.task)
+        self.network = networks.of(self.recipe)
         self.checkpoints = Checkpoints(folder / "checkpoints", asdict(self.recipe))
         self._metrics = Metrics(folder / "metrics")
         of_step = "" if step is None else f"-{step:08d}"
@@ -89,23 +84,12 @@ class Run:
         self.group.once(lambda: self._restore(step))
         if step is not None or self.checkpoints.steps():
             found = self.checkpoints.read(step)
-        self.memories = memories.KnowledgeMemories.of(self.holder)
-        self.reader = QuestionReader(self.memories, AliasIndex.load(self.folder / "aliases"))
-        entities, relations = RowTable(self.memories.entities), RowTable(self.memories.relations)
-        facts = SparseReader(
-            self.memories.facts,
-            k=self.recipe.k,
-            options=SearchOptions(probe=self.recipe.probe),
-            parts=[entities, relations],
-            list_limit=self.recipe.list_limit,
-        )
-        words = RowTable(self.memories.words)
-        self.network = KVMemNN(words, entities, facts, hops=self.recipe.hops)
-        self.trainer = Trainer(self.network, self.reader, self.recipe, self.group)
+        self.learner: Learner = self.network.open(self.recipe, self.holder, self.folder, self.group)
+        self.trainer = Trainer(self.learner, self.recipe, self.group)
         self.steps: list[Step] = []
         if found is not None:
             self.trainer.take(found.arrays())
-            facts.searches = found.position["searches"]
+            self.learner.go_on(found.position["learner"])
             self.steps = self._metrics.read(found.step)
 
     def _restore(self, step: int | None) -> None:
@@ -128,11 +112,14 @@ class Run:
     def build(
         folder: Path,
         recipe: Recipe,
-        base: KnowledgeBase,
-        progress: memories.Progress,
+        base: Any,
+        progress: Progress,
         holder: Holder | None = None,
     ) -> None:
-        """Builds the memories and the alias dictionary; recipe.json, written last, says done."""
+        """Builds what the network reads from; recipe.json, written last, says done.
+
+        base: what `Network.read` gave.
+        """
         (folder / "recipe.json").unlink(missing_ok=True)
         for left in ("store", "checkpoints", "metrics", "tensorboard"):
             shutil.rmtree(folder / left, ignore_errors=True)
@@ -142,18 +129,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             if holder is None:
                 holder = stack.enter_context(memstore.open(folder / "store"))
-            memories.build(
-                holder,
-                base,
-                task_of(recipe.task).vocabulary(),
-                dim=recipe.dim,
-                shards=recipe.shards,
-                # A seed gives the same run only where the index is kept by the calls themselves.
-                index=IndexConfig(probe=recipe.probe, maintenance="inline"),
-                seed=recipe.seed,
-                progress=progress,
-            )
-        AliasIndex.build(base.aliases, base.weights).save(folder / "aliases")
+            networks.of(recipe).build(recipe, base, holder, folder, progress)
         draft = folder / "recipe.new"
         draft.write_text(json.dumps({"format": FORMAT, "recipe": asdict(recipe)}, indent=1))
         draft.replace(folder / "recipe.json")
@@ -162,9 +138,7 @@ class Run:
     def trained(self) -> bool:
         return self.trainer.done >= self.recipe.steps
 
-    def train(
-        self, base: KnowledgeBase, checkpoint_steps: int | None = None
-    ) -> Generator[Step, None, None]:
+    def train(self, base: Any, checkpoint_steps: int | None = None) -> Generator[Step, None, None]:
         """Takes the steps that are left; ended between two of them, it makes a checkpoint.
 
         checkpoint_steps: from one to the next; None lets them take a twentieth of the time, of
@@ -175,12 +149,12 @@ class Run:
             checks.positive("checkpoint_steps", checkpoint_steps)
         if not self.trainer.done:
             self.save()
-        asked, right_QA = self._asked(base)
+        data = self.learner.data(base)
         done, writes = self.trainer.done, self.group.rank == 0
         if writes:
             self._metrics.cut(done)
         board = Board(self.folder / "tensorboard" if writes else None, done)
-        with closing(board), closing(self.trainer.run(asked, right_QA)) as steps:
+        with closing(board), closing(self.trainer.run(data)) as steps:
             last, cost_s, due = time.perf_counter(), 0.0, False
             try:
                 for step in steps:
@@ -204,26 +178,8 @@ class Run:
                 if not self.trained and self.group.size == 1:
                     self.save()
                 raise
-            # So that who reads it finds facts by the keys that were learnt.
-            self.group.once(self.memories.facts.refresh)
+            self.group.once(self.learner.finish)
             self.save()
-
-    def _asked(self, base: KnowledgeBase) -> tuple[Questions, memstore.memory.Slots]:
-        """The questions to train on, and the right answers of each."""
-        asked = self.task.questions(
-            base,
-            split="train",
-            count=self.recipe.questions,
-            seed=self.recipe.seed + 1,
-            popular_share=0.5,
-        )
-        read = self.reader.read([question.text for question in asked])
-        subject_Q = np.array([question.subject for question in asked])
-        # A network cannot learn a relation from a question about something else.
-        linked = np.flatnonzero(read.entity_Q == subject_Q)
-        right = [asked[i].answers[: self.recipe.list_limit] for i in linked]
-        right_QA = answers.ragged(np.concatenate(right), np.array([len(r) for r in right]))
-        return read.take(linked), right_QA
 
     def save(self) -> None:
         """Makes a checkpoint of the network and the memories, unless there is one of this step."""
@@ -236,34 +192,18 @@ class Run:
             return
         first = max((step for step in saved if step < done), default=0)
         self._metrics.add([step for step in self.steps if step.number >= first])
-        position = {"seed": self.recipe.seed, "searches": self.network.reader.searches}
+        position = {"seed": self.recipe.seed, "learner": self.learner.position()}
         with self.paused():
             self.checkpoints.save(self.holder, done, self.trainer.arrays(), position)
 
-    def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
-        """Tests on held-out wordings of held-out entities, both ways of proposing facts.
+    def evaluate(self, base: Any) -> list[Evaluation]:
+        """Tests on what was held out of training.
 
         Where training is not over, its memories are put back when the run is opened next.
         """
         if not self.trained:
-            self.memories.facts.refresh()
-        asked = self.task.questions(
-            base,
-            split="test",
-            count=self.recipe.test_questions,
-            seed=self.recipe.seed + 2,
-            popular_share=0.0,
-        )
-        found = [
-            evaluate(
-                self.network,
-                self.reader,
-                asked,
-                key_limit=key_limit,
-                list_limit=self.recipe.list_limit,
-            )
-            for key_limit in (self.recipe.key_limit, None)
-        ]
+            self.learner.finish()
+        found = self.learner.evaluate(base)
         self._figures.write_text(json.dumps([asdict(each) for each in found]))
         return found
 
@@ -272,11 +212,11 @@ class Run:
         """The evaluations of last time; empty where there was none."""
         there = self._figures.exists()
         saved: list[dict[str, Any]] = json.loads(self._figures.read_text()) if there else []
-        return [Evaluation(**each) for each in saved]
+        return [Evaluation.from_dict(each) for each in saved]
 
-    def base(self) -> KnowledgeBase:
-        """The knowledge base that the memories were built from, read anew."""
-        return self.task.base(self.recipe.places)
+    def base(self) -> Any:
+        """What the memories were built from, read anew."""
+        return self.network.read(self.recipe)
 
     def close(self) -> None:
         if self._own:
@@ -306,8 +246,8 @@ def recipe_of(folder: Path) -> Recipe:
         body = json.loads(path.read_text())
         if body.pop("format", None) != FORMAT:
             raise ValueError("of another version")
-        return Recipe(**body["recipe"])
-    except (ValueError, TypeError, KeyError) as error:
+        return recipes.from_dict(body["recipe"])
+    except (ValueError, TypeError, KeyError, MemstoreError) as error:
         raise TaskDataError(
             f"{path}: {error}", "a file of this version", "delete the run, fit anew"
         ) from error

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from models.tasks import memories
+from models.tasks.memories import Progress as Told
+from workers import networks, tasks
 from workers.ask import Reply
-from workers.evaluate import Evaluation
-from workers.loop import Step
+from workers.figures import Evaluation
+from workers.learner import Step
+from workers.recipe import Recipe
 from workers.run import Run
 from workers.stopping import whole
 
@@ -23,8 +26,15 @@ RECENT = 20
 console = Console(markup=False, highlight=False)
 
 
+def reading(recipe: Recipe) -> Any:
+    """Reads what the recipe's task gives, and says so."""
+    source, _ = tasks.source_of(recipe.task)
+    console.print(f"Reading {source} …")
+    return networks.of(recipe).read(recipe)
+
+
 @contextmanager
-def building(facts: int) -> Iterator[memories.Progress]:
+def building() -> Iterator[Told]:
     """Shows how far a memory is that is being built."""
     start = time.perf_counter()
     columns = (
@@ -34,10 +44,10 @@ def building(facts: int) -> Iterator[memories.Progress]:
         TextColumn("{task.fields[rate]}"),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("Building the memory", total=facts, rate="")
+        task = progress.add_task("Building the memory", total=None, rate="")
 
         def told(what: str, done: int, total: int) -> None:
-            rate = f"{done / (time.perf_counter() - start):,.0f} facts/s"
+            rate = f"{done / (time.perf_counter() - start):,.0f} {what}/s"
             progress.update(task, completed=done, total=total, rate=rate)
 
         yield told
@@ -58,7 +68,7 @@ def training(run: Run, steps: Iterator[Step]) -> None:
             "Training",
             total=run.recipe.steps,
             completed=run.trainer.done,
-            figures="linking the questions …",
+            figures="reading what is learnt from …",
         )
         for step in whole(steps):
             recent = [*recent[1 - RECENT :], step]
@@ -68,29 +78,44 @@ def training(run: Run, steps: Iterator[Step]) -> None:
             )
             rate = batch * len(recent) / sum(s.seconds for s in recent)
             shown = f"loss {loss:.3f}  hits@1 {hits:.3f}  {rate:,.0f} questions/s"
+            shown += f"  level {step.level}" if step.level else ""
             progress.update(task, completed=step.number + 1, figures=shown)
 
 
-def figures(found: list[Evaluation]) -> None:
-    table = Table("facts proposed by", *(e.proposed_by for e in found), title=None)
-    rows = {
-        "hits@1, entity linked rightly": [f"{e.hits_1:.3f}" for e in found],
-        "mean reciprocal rank": [f"{e.mrr:.3f}" for e in found],
-        "candidate recall (the fact was among those read)": [
-            f"{e.candidate_recall:.3f}" for e in found
-        ],
-        "entity linked rightly (names shared by several: most populous)": [
-            f"{e.linked:.3f}" for e in found
-        ],
-        "names shared by several entities": [f"{e.ambiguous:.3f}" for e in found],
-        "hits@1 from text to answer": [f"{e.end_to_end:.3f}" for e in found],
-        "lookups cut by their limit": [f"{e.truncated:.3f}" for e in found],
-        "right answers behind the list limit": [f"{e.beyond_limit:.3f}" for e in found],
-        "questions/s": [f"{e.questions_per_s:,.0f}" for e in found],
-    }
-    for name, values in rows.items():
+ROWS: dict[str, Callable[[Evaluation], str | None]] = {
+    "hits@1": lambda e: f"{e.hits_1:.3f}",
+    "candidate recall": lambda e: _known(e.candidate_recall, ".3f"),
+    "cells scored a question": lambda e: _known(e.scored, ",.0f"),
+    "questions": lambda e: f"{e.questions:,}",
+    "seconds": lambda e: f"{e.seconds:.1f}",
+    "questions/s": lambda e: f"{e.questions / e.seconds:,.0f}",
+    "bytes of the memories": lambda e: _known(e.bytes, ",d"),
+}
+"""What is shown of each evaluation, before its own figures."""
+
+
+def rows_of(found: list[Evaluation]) -> dict[str, list[str]]:
+    """The rows of a table of evaluations: those that any of them has."""
+    rows = {name: [show(e) for e in found] for name, show in ROWS.items()}
+    for name in dict.fromkeys(name for e in found for name in e.more):
+        rows[name] = [_known(e.more.get(name), ".3f") for e in found]
+    return {name: [v or "" for v in row] for name, row in rows.items() if any(row)}
+
+
+def figures(recipe: Recipe, found: list[Evaluation]) -> None:
+    """Shows evaluations, and what was published of such a network on such a task."""
+    table = Table("", *(e.case for e in found), title=None)
+    for name, values in rows_of(found).items():
         table.add_row(name, *values)
     console.print(table)
+    published = networks.of(recipe).published.get(recipe.task)
+    if published is not None:
+        told = f"Published: {published.figure:.3f}, {published.source}."
+        console.print(f"{told} {published.note}".rstrip())
+
+
+def _known(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)
 
 
 def reply(given: Reply) -> None:

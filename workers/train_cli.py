@@ -10,10 +10,9 @@ import memstore
 from memstore.errors import InvalidArgument, Unsupported
 from workers import cluster_cli, folders, showing
 from workers.group import Pace
-from workers.recipes import Recipe
+from workers.recipe import Recipe
 from workers.run import Run, is_built
 from workers.showing import console
-from workers.tasks import task_of
 
 EVERY_STEPS = 200
 """From one checkpoint to the next, unless it is told."""
@@ -60,19 +59,17 @@ def fit(options: argparse.Namespace, folder: Path, recipe: Recipe) -> None:
     base = None
     if not is_built(folder):
         folders.make(folder, "the run folder")
-        task = task_of(recipe.task)
-        console.print(f"Reading {task.source} …")
-        base = task.base(recipe.places)
+        base = showing.reading(recipe)
         with (
             memstore.connect(job.memory, deadline_s=job.deadline_s) as client,
-            showing.building(base.facts.num_rows) as told,
+            showing.building() as told,
         ):
             Run.build(folder, recipe, base, told, client)
     console.print(f"Training {folder} on {job.memory} by {job.trainers} …")
     distributed.fit(job)
     with distributed.opened(job) as run:
         console.print(f"All {run.recipe.steps} steps are done.")
-        showing.figures(run.figures or run.evaluate(base or run.base()))
+        showing.figures(recipe, run.figures or run.evaluate(base or run.base()))
 
 
 def _distributed() -> Any:

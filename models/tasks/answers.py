@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -34,6 +36,12 @@ def ragged(flat: Slots, counts_Q: npt.NDArray[np.int64]) -> Slots:
     rows_QC = np.full((len(counts_Q), int(counts_Q.max(initial=0))), NO_SLOT, np.int64)
     rows_QC[np.arange(rows_QC.shape[1]) < counts_Q[:, None]] = flat
     return rows_QC
+
+
+def lists(rows: Sequence[Slots]) -> Slots:
+    """Lays lists of slots out as `[Q, C]`, `NO_SLOT` padded."""
+    flat = np.concatenate([np.empty(0, np.int64), *rows])
+    return ragged(flat, np.array([len(row) for row in rows], np.int64))
 
 
 def sample(

@@ -9,7 +9,7 @@ import numpy as np
 
 from memstore import NO_SLOT
 from memstore.memory import Slots
-from models.kv_memnn import Asked
+from models.asked import Asked
 from models.tasks.linking import AliasIndex, Mention, words
 from models.tasks.memories import KnowledgeMemories
 

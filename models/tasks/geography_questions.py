@@ -6,7 +6,6 @@ Shapes: Q questions, N entities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from models.tasks.knowledge import Int64s, KnowledgeBase, TaskDataError
 from models.tasks.linking import words
-
-Split = Literal["train", "test", "seen_wording", "seen_entity"]
+from models.tasks.questions import Question, Split, held_out
 
 # (is the wording held out, is the subject held out) of the questions in each split.
 SPLITS: dict[str, tuple[bool, bool]] = {
@@ -222,20 +220,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """Asks for the objects of one fact: `answers` (int64, falling weight) of (subject, relation).
-
-    `surface` is how `text` names the subject: its name, or one of its other names.
-    """
-
-    text: str
-    subject: int
-    relation: int
-    answers: Int64s
-    surface: str
-
-
 def questions(
     kb: KnowledgeBase,
     *,
@@ -312,26 +296,12 @@ def questions(
         Question(
             wordings[topic][wording].format(surface),
             subject,
-            relation,
+            (relation,),
             objects[start:end],
             surface,
         )
         for topic, wording, subject, relation, start, end, surface in drawn
     ]
-
-
-def held_out(entities: int, *, seed: int = 0, share: float = 0.1) -> NDArray[np.bool_]:
-    """Says of every entity whether it is held out for testing, bool [N]: a hash of its number.
-
-    The hash (splitmix64) does not depend on the number of entities, so a limited base and the
-    full one hold out the same.
-    """
-    hashed = np.arange(entities, dtype=np.uint64) + np.uint64(1)
-    hashed = (hashed + (np.uint64(seed) << np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-    hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    hashed ^= hashed >> np.uint64(31)
-    return hashed < np.uint64(int(share * 2**63) * 2)
 
 
 def vocabulary(split: Literal["train", "test"] = "train") -> frozenset[str]:

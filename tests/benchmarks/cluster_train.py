@@ -21,8 +21,7 @@ from models.tasks.knowledge import KnowledgeBase
 from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, at_most
-from workers import recipes
-from workers.recipes import Recipe
+from workers.networks.kv import KVRecipe, geography
 from workers.run import Run
 
 if TYPE_CHECKING:
@@ -51,11 +50,11 @@ class Learnt:
         return max(100 * abs(hits - other.hits[way]) for way, hits in self.hits.items())
 
 
-def recipe(quick: bool) -> Recipe:
-    made = replace(recipes.geography(quick=True), shards=PARTS)
+def recipe(quick: bool) -> KVRecipe:
+    made = replace(geography(quick=True), shards=PARTS)
     if not quick:
         return replace(made, test_questions=4_000)
-    return replace(made, places=600, hashed_steps=60, searched_steps=60, refresh_steps=30, batch=64)
+    return replace(made, places=600, steps=120, hashed_steps=60, refresh_steps=30, batch=64)
 
 
 def run(quick: bool) -> Iterator[Measured]:
@@ -66,7 +65,7 @@ def run(quick: bool) -> Iterator[Measured]:
     yield from measured_alone("tests.benchmarks.cluster_train", *(["quick"] if quick else []))
 
 
-def measure(recipe: Recipe) -> Iterator[Measured]:
+def measure(recipe: KVRecipe) -> Iterator[Measured]:
     from workers.cluster import ClusterSpec, down, up
 
     base = load_geography(limit=recipe.places)
@@ -89,7 +88,7 @@ def measure(recipe: Recipe) -> Iterator[Measured]:
     yield Figure("train_s", words, spread.seconds, "s", alone.seconds)
 
 
-def embedded(folder: Path, recipe: Recipe, base: KnowledgeBase) -> Learnt:
+def embedded(folder: Path, recipe: KVRecipe, base: KnowledgeBase) -> Learnt:
     """Builds, trains and tests by one trainer that has the memories itself."""
     Run.build(folder, recipe, base, _untold)
     begun = time.perf_counter()
@@ -102,7 +101,7 @@ def embedded(folder: Path, recipe: Recipe, base: KnowledgeBase) -> Learnt:
 
 def on_cluster(
     folder: Path,
-    recipe: Recipe,
+    recipe: KVRecipe,
     base: KnowledgeBase,
     spec: ClusterSpec,
     each: Callable[[dict[str, Any]], None] | None = None,
@@ -132,7 +131,7 @@ def on_cluster(
 
 
 def _hits(run: Run, base: KnowledgeBase) -> dict[str, float]:
-    return {found.proposed_by: found.hits_1 for found in run.evaluate(base)}
+    return {found.case: found.hits_1 for found in run.evaluate(base)}
 
 
 def _untold(what: str, done: int, total: int) -> None:

@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from memstore.memory import Slots
-from models.kv_memnn import Asked
+from models.asked import Asked
 from models.tasks import answers
 from models.tasks.geography import load_geography
 from models.tasks.geography_questions import questions
 from tests.benchmarks.runner import Figure, at_least, at_most, paired_medians
-from workers import recipes
-from workers.evaluate import Evaluation
-from workers.loop import Drawn
-from workers.recipes import Recipe
+from workers.answering import Lesson
+from workers.figures import Evaluation
+from workers.learner import Drawn
+from workers.networks.knowledge import KnowledgeLearner
+from workers.networks.kv import KVRecipe, geography
 from workers.run import Run
 
 SMALL_PLACES = 1_000
@@ -30,7 +29,7 @@ SMALL_PLACES = 1_000
 
 def run(quick: bool) -> Iterator[Figure]:
     """Builds, trains and tests the demo's memory, and a small one beside it."""
-    recipe = recipes.geography(quick=quick)
+    recipe = geography(quick=quick)
     with tempfile.TemporaryDirectory() as scratch:
         folder, small_folder = Path(scratch, "all"), Path(scratch, "small")
         base = load_geography(limit=recipe.places)
@@ -52,7 +51,7 @@ def run(quick: bool) -> Iterator[Figure]:
                 yield from _steps(whole, part)
 
 
-def _build(folder: Path, recipe: Recipe, facts: int | None) -> float:
+def _build(folder: Path, recipe: KVRecipe, facts: int | None) -> float:
     base = load_geography(limit=recipe.places)
     start = time.perf_counter()
     Run.build(folder, recipe, base, lambda what, done, total: None)
@@ -60,49 +59,56 @@ def _build(folder: Path, recipe: Recipe, facts: int | None) -> float:
 
 
 def _answers(found: Evaluation, hits: float, recall: float | None) -> Iterator[Figure]:
-    case = f"{found.proposed_by}, held-out wordings and entities, {found.questions:,} questions"
+    case = f"{found.case}, held-out wordings and entities, {found.questions:,} questions"
     yield at_least(hits, Figure("hits_at_1", f"{case}, entity linked", found.hits_1, "share"))
+    assert found.candidate_recall is not None
     candidate = Figure(
         "candidate_recall", f"{case}, entity linked", found.candidate_recall, "share"
     )
     yield candidate if recall is None else at_least(recall, candidate)
-    yield Figure("mean_reciprocal_rank", f"{case}, entity linked", found.mrr, "share")
-    yield Figure("end_to_end_hits_at_1", f"{case}, all", found.end_to_end, "share")
-    yield Figure("linked", case, found.linked, "share")
-    yield Figure("answers_behind_list_limit", case, found.beyond_limit, "share")
+    for name, of, called in (
+        ("mean_reciprocal_rank", "entity linked", "mean reciprocal rank"),
+        ("end_to_end_hits_at_1", "all", "hits@1 from text to answer"),
+        ("linked", "all", "entity linked rightly"),
+        ("answers_behind_list_limit", "all", "right answers behind the list limit"),
+    ):
+        yield Figure(name, f"{case}, {of}", found.more[called], "share")
 
 
 def _steps(whole: Run, part: Run, rounds: int = 30) -> Iterator[Figure]:
     """The same batch of questions, K and width against all facts and against few."""
-    growth = whole.memories.facts.describe().rows / part.memories.facts.describe().rows
-    few = f"{part.memories.facts.describe().rows:,} facts"
-    every = f"{whole.memories.facts.describe().rows:,} facts against {few}"
+    all_facts, few_facts = (run.holder.memory("facts").describe().rows for run in (whole, part))
+    growth = all_facts / few_facts
+    few = f"{few_facts:,} facts"
+    every = f"{all_facts:,} facts against {few}"
     batch = f"batch {whole.recipe.batch}"
     asked = questions(
         load_geography(limit=SMALL_PLACES), split="train", count=whole.recipe.batch, seed=9
     )
-    right = [question.answers for question in asked]
-    right_QA = answers.ragged(np.concatenate(right), np.array([len(r) for r in right]))
+    right_QA = answers.lists([question.answers for question in asked])
 
     def stepping(run: Run, k: int | None) -> tuple[Callable[[], object], Callable[[], object]]:
-        read = run.reader.read([question.text for question in asked])
+        learner = run.learner
+        assert isinstance(learner, KnowledgeLearner)
+        read = learner.questions.read([question.text for question in asked])
         at = np.arange(len(read))
 
-        @torch.no_grad()
-        def search() -> Slots:
-            return run.network.reader.search(run.network.encode(run.reader.ask(read, at, None)))
+        def search() -> Asked:
+            return learner.answering.propose(learner.questions.ask(read, at, None))
 
         found = search() if k else None
 
         def learn() -> object:
-            ready = run.reader.ask(read, at, run.recipe.key_limit)
-            if found is not None:
-                ready = Asked(ready.words_QW, ready.entity_Q, found)
-            return run.trainer.learn(Drawn(0, at, ready, np.random.default_rng(0)), right_QA)
+            ready = learner.questions.ask(read, at, learner.recipe.key_limit)
+            rng = np.random.default_rng(0)
+            lesson = Lesson(found or ready, slice(None), right_QA, right_QA[:, :1], rng)
+            return run.trainer.learn(Drawn(0, "hashed", rng, lesson))
 
         return learn, search
 
-    for name, k, bound in (("key hashing", None, 1.5), ("search", whole.recipe.k, 1.2)):
+    recipe = whole.recipe
+    assert isinstance(recipe, KVRecipe)
+    for name, k, bound in (("key hashing", None, 1.5), ("search", recipe.k, 1.2)):
         (learn_all, search_all), (learn_few, search_few) = stepping(whole, k), stepping(part, k)
         timed = paired_medians(learn_all, learn_few, rounds)
         label = f"{name}, {every}, {batch}" + (", all but the search" if k else "")

@@ -17,7 +17,7 @@ import numpy as np
 
 from models.tasks.geography import load_geography
 from tests.benchmarks.runner import Figure, at_most
-from workers import recipes
+from workers.networks.kv import geography
 from workers.run import SHARE, Run
 
 AFTER_STEPS = (10, 40, 90)
@@ -27,9 +27,9 @@ AFTER_STEPS = (10, 40, 90)
 def run(quick: bool) -> Iterator[Figure]:
     """Measures in a folder of the working directory, which should be on the disk that counts."""
     recipe = dataclasses.replace(
-        recipes.geography(quick=quick),
+        geography(quick=quick),
+        steps=100,
         hashed_steps=50,
-        searched_steps=50,
         questions=4_000,
     )
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".training_checkpoints-") as scratch:

@@ -41,8 +41,8 @@ RECIPE = replace(
     places=150,
     k=8,
     probe=1,
+    steps=80,
     hashed_steps=40,
-    searched_steps=40,
     test_questions=200,
 )
 EVERY = 10

@@ -47,7 +47,7 @@ def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert "goes on" in output
     with Run(folder) as run:
         assert run.trainer.done < run.recipe.steps
-        assert run.memories.facts.describe().rows > 10_000
+        assert run.holder.memory("facts").describe().rows > 10_000
 
     code, output = finished(memtrain("demo", "--quick", cwd=tmp_path))
     assert code == 0, output

@@ -17,7 +17,7 @@ from memstore.rpc.client import Client
 from memstore.torch import RowOptimizer, RowTable
 from tests.training import world
 from workers.group import Group, Pace, Trainers
-from workers.recipes import Recipe
+from workers.networks.kv import KVRecipe
 
 
 class Stamped(Trainers):
@@ -47,21 +47,21 @@ def main(told: dict) -> None:
         if told["recipe"] is None:
             send(client, group, folder)
         else:
-            train(client, group, folder, Recipe(**told["recipe"]), told["slow_s"][rank])
+            train(client, group, folder, KVRecipe(**told["recipe"]), told["slow_s"][rank])
         dist.barrier()
     dist.destroy_process_group()
 
 
-def train(client: Client, group: Stamped, folder: Path, recipe: Recipe, slow_s: float) -> None:
+def train(client: Client, group: Stamped, folder: Path, recipe: KVRecipe, slow_s: float) -> None:
     """Writes losses and weights, and when each step was begun and done."""
     training = world.training(client, recipe, group)
-    steps = training.trainer.run(training.questions, training.right_QA)
+    steps = training.trainer.run(training.data)
     begun, losses = [], []
     for _ in range(recipe.steps):
         time.sleep(slow_s)
         begun.append(time.monotonic())
         losses.append(next(steps).loss)
-    weights = {n: p.detach().numpy() for n, p in training.trainer.network.named_parameters()}
+    weights = {n: p.detach().numpy() for n, p in training.trainer.learner.module.named_parameters()}
     np.savez(folder / f"weights-{group.rank}.npz", allow_pickle=False, **weights)
     written = {"losses": losses, "begun": begun, "done": group.done}
     (folder / f"steps-{group.rank}.json").write_text(json.dumps(written))

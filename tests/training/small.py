@@ -13,7 +13,7 @@ from models.tasks.knowledge import (
     Triples,
     group_facts,
 )
-from workers.recipes import Recipe
+from workers.networks.kv import KVRecipe
 from workers.tasks import Task
 
 HOLDERS = {"country": 15, "timezone": 8, "currency": 9}
@@ -21,8 +21,8 @@ PLACES = 2_200
 """So many that a shard of their facts is searched by its lists, not row by row."""
 
 
-def recipe() -> Recipe:
-    return Recipe(
+def recipe() -> KVRecipe:
+    return KVRecipe(
         task="tests.training.small:task",
         dim=16,
         shards=2,
@@ -30,8 +30,8 @@ def recipe() -> Recipe:
         probe=2,
         batch=16,
         negatives=8,
+        steps=50,
         hashed_steps=20,
-        searched_steps=30,
         refresh_steps=8,
         questions=600,
         test_questions=60,

@@ -18,13 +18,14 @@ from memstore.errors import InvalidArgument
 from memstore.rpc.server import Server
 from tests.training import small
 from workers.cli import main
-from workers.loop import Step
+from workers.learner import Step
 from workers.metrics import Board, Metrics
-from workers.recipes import Recipe, geography, recipe_of
+from workers.networks.kv import KVRecipe, geography
+from workers.recipes import recipe_of
 from workers.run import Run
 
 OWN = "tests.training.small:recipe"
-SHORT = ("--set", "hashed_steps=4", "--set", "searched_steps=4", "--set", "refresh_steps=2")
+SHORT = ("--set", "steps=8", "--set", "hashed_steps=4", "--set", "refresh_steps=2")
 
 
 @pytest.mark.parametrize("command", ["demo", "fit", "resume", "evaluate", "ask"])
@@ -35,16 +36,18 @@ def test_every_command_tells_what_it_takes(
         main([command, "--help"])
     said = capsys.readouterr().out
     assert f"memtrain {command}" in said
-    assert ("searched_steps=300" in said) == (command == "fit")
+    assert ("hashed_steps=300" in said) == (command == "fit")
 
 
 def test_a_recipe_is_found_by_name_or_is_ones_own() -> None:
     assert recipe_of("geography") == geography()
     assert recipe_of("geography-quick") == geography(quick=True)
     assert recipe_of(OWN) == small.recipe()
+    assert recipe_of("geography", network="kv") == geography()
     changed = recipe_of(OWN, ["batch=7", "row_lr=1", "places=None", "task=x"])
-    assert (changed.batch, changed.row_lr, changed.places, changed.task) == (7, 1.0, None, "x")
-    assert changed.dim == small.recipe().dim
+    assert (changed.batch, changed.task) == (7, "x")
+    assert isinstance(changed, KVRecipe)
+    assert (changed.row_lr, changed.places, changed.dim) == (1.0, None, small.recipe().dim)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_what_is_no_recipe_is_refused_by_name(name: str, settings: list[str], sa
 def test_numbers_of_another_kind_are_refused() -> None:
     for wrong in ({"batch": 2.0}, {"batch": True}, {"task": 3}, {"seed": -1}):
         with pytest.raises(InvalidArgument, match="out of range"):
-            Recipe(**wrong)
+            KVRecipe(**wrong)
 
 
 def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,7 @@ def test_the_examples_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "my_recipes.py").write_text(own)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert recipe_of("my_recipes:small") == Recipe(places=10_000, dim=32, batch=64)
+    assert recipe_of("my_recipes:small") == KVRecipe(places=10_000, dim=32, batch=64)
 
     with memstore.open("store") as store, Server(store) as server:
         store.create("m", MemoryConfig(dim=2)).append(np.ones((3, 2), np.float32))
@@ -95,7 +98,7 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     folder = tmp_path / "run"
     fit = ("fit", "--recipe", OWN, *SHORT, "--out", str(folder))
     assert main([*fit, "--checkpoint-steps", "3"]) == 0
-    assert json.loads((folder / "recipe.json").read_text())["recipe"]["searched_steps"] == 4
+    assert json.loads((folder / "recipe.json").read_text())["recipe"]["steps"] == 8
     said = capsys.readouterr().out
     assert "2,232 entities" in said
     with Run(folder) as run:
@@ -129,7 +132,7 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (folder / "figures-00000003.json").exists()
     assert main(["evaluate", str(folder)]) == 0
     figures = json.loads((folder / "figures.json").read_text())
-    assert np.isfinite(figures[0]["mrr"])
+    assert np.isfinite(figures[0]["more"]["mean reciprocal rank"])
     assert "Not evaluated" not in (folder / "report.html").read_text()
     with Run(folder) as run:
         assert [(step.number, step.loss) for step in run.steps] == before
@@ -145,9 +148,11 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("text", "said"),
     [
         ('{"task": "geography", "seed": 0}', "of another version"),
-        ('{"format": 2, "recipe": {"bacth": 1}}', "bacth"),
-        ('{"format": 2, "recipe": {"batch": 0}}', "batch is out of range"),
-        ('{"format": 2', "delimiter"),
+        ('{"format": 2, "recipe": {"task": "geography"}}', "of another version"),
+        ('{"format": 3, "recipe": {"network": "kw"}}', "no such network: got 'kw'"),
+        ('{"format": 3, "recipe": {"network": "kv", "bacth": 1}}', "bacth"),
+        ('{"format": 3, "recipe": {"network": "kv", "batch": 0}}', "batch is out of range"),
+        ('{"format": 3', "delimiter"),
     ],
 )
 def test_a_folder_of_another_version_is_refused(
@@ -196,7 +201,7 @@ def test_facts_may_be_refreshed_beside_training(
     assert main([*fit, *pace, "0.5"]) == 0
     with Run(folder) as run:
         assert (run.trainer.done, len(run.steps)) == (8, 8)
-        assert run.memories.facts.describe().drift == 0.0
+        assert run.holder.memory("facts").describe().drift == 0.0
     assert main(["evaluate", str(folder), "--step", "6"]) == 0
 
 
@@ -246,7 +251,7 @@ def stopped() -> None:
 
 def test_steps_that_are_taken_again_take_the_place_of_those_before(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics")
-    steps = [Step(number, False, float(number), 0.5, 0.1) for number in range(6)]
+    steps = [Step(number, "hashed", float(number), 0.5, 0.1) for number in range(6)]
     metrics.add(steps[:2])
     first = (tmp_path / "metrics/from-00000000.parquet").stat().st_mtime_ns
     metrics.add(steps[2:4])
@@ -264,7 +269,7 @@ def test_the_logs_are_what_tensorboard_reads(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
     board = Board(tmp_path, 3)
-    board.add(Step(3, True, 1.5, 0.25, 0.5), batch=8)
+    board.add(Step(3, "searched", 1.5, 0.25, 0.5, 2), batch=8)
     board.close()
     (path,) = tmp_path.iterdir()
     data, found = path.read_bytes(), dict[tuple[int, str], float]()
@@ -276,5 +281,6 @@ def test_the_logs_are_what_tensorboard_reads(tmp_path: Path) -> None:
     assert found == {
         (3, "loss/searched"): 1.5,
         (3, "hits_at_1/searched"): 0.25,
+        (3, "level"): 2.0,
         (3, "speed/questions_per_s"): 16.0,
     }

@@ -91,9 +91,9 @@ def lone(folder: Path, group: Group = Group()) -> Learnt:
     with memstore.open(folder / "store") as store:
         world.build(store)
         training = world.training(store, world.RECIPE, group)
-        losses = [s.loss for s in training.trainer.run(training.questions, training.right_QA)]
+        losses = [s.loss for s in training.trainer.run(training.data)]
         rows, versions = left(store)
-    named = training.trainer.network.named_parameters()
+    named = training.trainer.learner.module.named_parameters()
     weights = {name: weight.detach().numpy() for name, weight in named}
     return Learnt(rows, versions, [weights], [{"losses": losses}])
 

@@ -35,13 +35,13 @@ class Seen(NamedTuple):
 def seen(folder: Path) -> Seen:
     with Run(folder) as run:
         assert run.trained
-        arrays = [hop.detach().numpy() for hop in run.network.hops]
+        arrays = [weight.detach().numpy() for weight in run.learner.module.parameters()]
         for name in ("words", "entities", "relations", "facts"):
             memory = run.holder.memory(name)
             keys_BD = memory.gather(np.arange(memory.describe().next_slot)).keys_BD
             assert keys_BD is not None
             arrays.append(keys_BD)
-        found = run.memories.facts.search(arrays[-1][:50], 10, SearchOptions(probe=2))
+        found = memory.search(arrays[-1][:50], 10, SearchOptions(probe=2))
         curve = [(step.number, step.loss, step.hits) for step in run.steps]
         return Seen(curve, [*arrays, found.slots_QK, found.scores_QK])
 
@@ -79,7 +79,7 @@ def test_a_run_that_is_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     base, recipe = small.base(), small.recipe()
     Run.build(whole, recipe, base, lambda what, done, total: None)
     with Run(whole) as run:
-        (facts,) = {shard.rows for shard in run.memories.facts.describe().shards}
+        (facts,) = {shard.rows for shard in run.holder.memory("facts").describe().shards}
         assert facts > 2_048  # or it would be searched row by row
         assert len(list(run.train(base, checkpoint_steps=1_000))) == recipe.steps
     expected = seen(whole)

@@ -8,16 +8,15 @@ import numpy as np
 
 from memstore import IndexConfig
 from memstore.memory import Array, Slots
-from memstore.torch import RowTable, SparseReader
-from models.kv_memnn import KVMemNN
-from models.tasks import answers, memories
-from models.tasks.asking import QuestionReader, Questions
-from models.tasks.geography_questions import questions, vocabulary
+from models.tasks import memories
+from models.tasks.asking import QuestionReader
+from models.tasks.geography_questions import vocabulary
 from models.tasks.linking import AliasIndex
 from tests.training import small
 from workers.group import Group
 from workers.loop import Trainer
-from workers.recipes import Recipe
+from workers.networks.knowledge import Knowledge, KnowledgeLearner, Taught
+from workers.networks.kv import KVAnswering, KVRecipe
 
 RECIPE = replace(
     small.recipe(),
@@ -25,13 +24,13 @@ RECIPE = replace(
     shards=3,
     k=8,
     probe=1,
+    steps=12,
     hashed_steps=6,
-    searched_steps=6,
     refresh_steps=3,
 )
 
 
-def build(holder: memories.Holder, recipe: Recipe = RECIPE) -> None:
+def build(holder: memories.Holder, recipe: KVRecipe = RECIPE) -> None:
     """Fills the memories of a store, or of one that is served."""
     memories.build(
         holder,
@@ -49,23 +48,18 @@ class Training:
     """A trainer, and what it learns from."""
 
     trainer: Trainer
-    questions: Questions
-    right_QA: Slots
+    data: Taught
 
 
-def training(holder: memories.Holder, recipe: Recipe = RECIPE, group: Group = Group()) -> Training:
+def training(
+    holder: memories.Holder, recipe: KVRecipe = RECIPE, group: Group = Group()
+) -> Training:
     """A trainer on the memories of a holder."""
-    known = small.base(recipe.places)
+    base = small.base(recipe.places)
     found = memories.KnowledgeMemories.of(holder)
-    reader = QuestionReader(found, AliasIndex.build(known.aliases, known.weights))
-    texts = questions(known, split="train", count=recipe.questions, seed=1)
-    read = reader.read([question.text for question in texts])
-    right = [question.answers for question in texts]
-    right_QA = answers.ragged(np.concatenate(right), np.array([len(r) for r in right]))
-    tables = [RowTable(found.entities), RowTable(found.relations)]
-    facts = SparseReader(found.facts, k=recipe.k, parts=tables, list_limit=recipe.list_limit)
-    network = KVMemNN(RowTable(found.words), tables[0], facts, hops=recipe.hops)
-    return Training(Trainer(network, reader, recipe, group), read, right_QA)
+    reader = QuestionReader(found, AliasIndex.build(base.aliases, base.weights))
+    learner = KnowledgeLearner(Knowledge.over(recipe, reader, group), KVAnswering)
+    return Training(Trainer(learner, recipe, group), learner.data(base))
 
 
 def sent(rank: int, step: int) -> tuple[Slots, Array]:

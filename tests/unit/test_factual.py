@@ -13,8 +13,8 @@ from torch import Tensor
 import memstore
 from memstore import MemoryConfig, OptimizerConfig, Store
 from memstore.torch import RowOptimizer, RowTable
+from models.asked import Asked
 from models.factual import FactualMN, Traced, answers, layers_loss, nearness
-from models.kv_memnn import Asked
 from tests.congruence.served import ServedStore
 from tests.unit.few_facts import FACTS, D, Few, few, waiting
 

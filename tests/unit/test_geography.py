@@ -13,14 +13,12 @@ from models.tasks.geography import load_geography
 from models.tasks.geography_questions import (
     SPLITS,
     WORDINGS,
-    Question,
-    Split,
-    held_out,
     questions,
     vocabulary,
 )
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from models.tasks.linking import AliasIndex, words
+from models.tasks.questions import Question, Split, held_out
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from memstore import IndexConfig, MemoryConfig, SearchOptions, Store
 from memstore.memory import Slots
 from memstore.recall import measure_recall
 from memstore.torch import RowOptimizer, RowTable, SparseReader
+from models.asked import Asked
 from models.hierarchies import Hashed, Tree
 from models.hmn import HMN, Propose, cell_loss, everything, with_right
-from models.kv_memnn import Answered, Asked
+from models.kv_memnn import Answered
 from models.tasks.memories import Holder
 from tests.congruence.served import ServedStore
 from tests.unit.few_facts import FACTS, D, Few, dense_facts, dense_rows, few, waiting

@@ -12,7 +12,8 @@ import torch
 import memstore
 from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, SearchOptions
 from memstore.torch import RowOptimizer, RowTable, SparseReader
-from models.kv_memnn import Asked, KVMemNN, answer_loss
+from models.asked import Asked
+from models.kv_memnn import KVMemNN, answer_loss
 
 D, ENTITIES, RELATIONS, WORDS = 8, 6, 3, 5
 

@@ -1,0 +1,292 @@
+"""What networks over a knowledge base share: its memories, questions, lessons and tests.
+
+A network of this kind is an `Answering` over a `Knowledge`, and `KnowledgeLearner` the rest:
+
+    def open_(recipe, holder, folder, group):
+        return KnowledgeLearner(Knowledge(recipe, holder, folder, group), MyAnswering)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memstore import NO_SLOT, IndexConfig, MemoryConfig, SearchOptions
+from memstore.memory import Slots
+from memstore.torch import RowTable, SparseReader
+from models.tasks import answers, memories
+from models.tasks.asking import QuestionReader, Questions
+from models.tasks.knowledge import KnowledgeBase
+from models.tasks.linking import AliasIndex
+from models.tasks.memories import Progress
+from workers.answering import Answering, Lesson
+from workers.ask import Reply, ask
+from workers.checkpoints import Holder
+from workers.evaluate import evaluate
+from workers.figures import Evaluation
+from workers.group import Group
+from workers.learner import Drawn, Step
+from workers.recipe import Recipe
+from workers.tasks import Task, task_of
+
+ALIASES = "aliases"
+"""The folder of the dictionary of names, in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeRecipe(Recipe):
+    """A run over a knowledge base.
+
+    dim: numbers a row.  shards: of each memory.
+    places: keep the base to the most popular so many entities; None takes all.
+    k: facts that inner product search proposes; probe: lists it visits.
+    key_limit: facts that key hashing proposes at most for an entity.
+    list_limit: objects of a fact that its value is the mean of, and that may be answers.
+    negatives: answers sampled beside a right one, in a step.
+    hashed_steps: of the steps, the first so many read facts proposed by key hashing. Of those
+        after them every third still does, the others read facts proposed by search in the whole
+        memory; its index is refreshed every refresh_steps.
+    row_lr, entity_lr: of the rows of words and relations, and of entities; entities learn slowly,
+        so that those never asked about in training stay comparable. Both fall to 0 by the last
+        step.
+    questions, test_questions: drawn to learn from, and to test on.
+    """
+
+    places: int | None = None
+    dim: int = 64
+    shards: int = 1
+    k: int = 64
+    probe: int = 16
+    key_limit: int = 32
+    list_limit: int = 4
+    negatives: int = 48
+    hashed_steps: int = 300
+    refresh_steps: int = 300
+    row_lr: float = 0.1
+    entity_lr: float = 0.02
+    questions: int = 40_000
+    test_questions: int = 4_000
+
+    LEAST: ClassVar = {**Recipe.LEAST, "hashed_steps": 0, "row_lr": 0, "entity_lr": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        MemoryConfig(dim=self.dim, shards=self.shards)
+
+    def searched(self, step: int) -> bool:
+        """Whether a step reads what search proposes."""
+        return step >= self.hashed_steps and step % 3 != 0
+
+    def refreshed(self, step: int) -> bool:
+        """Whether the facts are encoded anew before a step."""
+        after = step - self.hashed_steps
+        return after >= 0 and after % self.refresh_steps == 0
+
+
+def read(recipe: KnowledgeRecipe) -> KnowledgeBase:
+    """Reads the knowledge base of the recipe's task."""
+    return task_of(recipe.task, Task).base(recipe.places)
+
+
+def build(
+    recipe: KnowledgeRecipe, base: KnowledgeBase, holder: Holder, folder: Path, told: Progress
+) -> None:
+    """Fills the memories, and keeps the dictionary of names."""
+    memories.build(
+        holder,
+        base,
+        task_of(recipe.task, Task).vocabulary(),
+        dim=recipe.dim,
+        shards=recipe.shards,
+        # A seed gives the same run only where the index is kept by the calls themselves.
+        index=IndexConfig(probe=recipe.probe, maintenance="inline"),
+        seed=recipe.seed,
+        progress=told,
+    )
+    AliasIndex.build(base.aliases, base.weights).save(folder / ALIASES)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The questions to learn from; right_QA and relations_QP as in `Lesson`."""
+
+    questions: Questions
+    right_QA: Slots
+    relations_QP: Slots
+
+
+class Knowledge:
+    """The memories of a run, open: their rows as tables, and who reads them."""
+
+    def __init__(
+        self, recipe: KnowledgeRecipe, holder: Holder, folder: Path, group: Group = Group()
+    ) -> None:
+        found = memories.KnowledgeMemories.of(holder)
+        aliases = AliasIndex.load(folder / ALIASES)
+        self._set(recipe, QuestionReader(found, aliases), group)
+
+    @classmethod
+    def over(
+        cls, recipe: KnowledgeRecipe, questions: QuestionReader, group: Group = Group()
+    ) -> Knowledge:
+        """Of memories that are open."""
+        made = cls.__new__(cls)
+        made._set(recipe, questions, group)
+        return made
+
+    def _set(self, recipe: KnowledgeRecipe, questions: QuestionReader, group: Group) -> None:
+        self.recipe, self.questions, self.group = recipe, questions, group
+        self.memories = questions.memories
+        self.words, self.entities, self.relations = (
+            RowTable(memory)
+            for memory in (self.memories.words, self.memories.entities, self.memories.relations)
+        )
+        self.facts = SparseReader(
+            self.memories.facts,
+            k=recipe.k,
+            options=SearchOptions(probe=recipe.probe),
+            parts=[self.entities, self.relations],
+            list_limit=recipe.list_limit,
+        )
+        self._entities = self.memories.entities.describe().next_slot
+
+    def objects_of(self, slots_QK: Slots, entity_Q: Slots) -> Slots:
+        """The candidate answers of facts, `[Q, C]`: `answers.objects_of`."""
+        return answers.objects_of(self.memories.facts, slots_QK, entity_Q, self.recipe.list_limit)
+
+    def sampled(self, lesson: Lesson, slots_QK: Slots) -> Slots:
+        """A right answer in column 0, and others, many of them of the facts read: `[Q, C]`."""
+        read_QC = self.objects_of(slots_QK, lesson.asked.entity_Q)
+        more = self.group.largest(read_QC.shape[1]) - read_QC.shape[1]
+        read_QC = np.pad(read_QC, ((0, 0), (0, more)), constant_values=NO_SLOT)
+        return answers.sample(
+            lesson.right_QA,
+            read_QC,
+            self._entities,
+            self.recipe.negatives,
+            lesson.rng,
+            lesson.own,
+        )
+
+
+class KnowledgeLearner:
+    """A `Learner` of any network that answers questions over a knowledge base."""
+
+    def __init__(self, known: Knowledge, make: Callable[[Knowledge], Answering]) -> None:
+        self.known, self.recipe, self.group = known, known.recipe, known.group
+        self.task = task_of(self.recipe.task, Task)
+        self.answering = make(known)
+        self.memories, self.questions = known.memories, known.questions
+        self.own = known.group.share(self.recipe.batch)
+
+    @property
+    def module(self) -> nn.Module:
+        return self.answering.module
+
+    @property
+    def dense(self) -> torch.optim.Optimizer | None:
+        return self.answering.dense
+
+    @property
+    def tables(self) -> Sequence[tuple[Sequence[RowTable], float]]:
+        known = self.known
+        return [
+            ([known.words, known.relations], self.recipe.row_lr),
+            ([known.entities], self.recipe.entity_lr),
+        ]
+
+    def describe(self) -> str:
+        facts, entities = self.memories.facts.describe(), self.memories.entities.describe()
+        return f"{facts.rows:,} facts, {entities.rows:,} entities, width {facts.config.dim}"
+
+    def data(self, base: KnowledgeBase) -> Taught:
+        """The questions whose entity is linked rightly: of another none is learnt from."""
+        asked = self.task.questions(
+            base,
+            split="train",
+            count=self.recipe.questions,
+            seed=self.recipe.seed + 1,
+            popular_share=0.5,
+        )
+        read = self.questions.read([question.text for question in asked])
+        subject_Q = np.array([question.subject for question in asked])
+        # A network cannot learn a relation from a question about something else.
+        linked = np.flatnonzero(read.entity_Q == subject_Q)
+        limit = self.recipe.list_limit
+        right = answers.lists([asked[i].answers[:limit] for i in linked])
+        paths = answers.lists([np.array(asked[i].relations) for i in linked])
+        return Taught(read.take(linked), right, paths)
+
+    def prepare(self, step: int) -> None:
+        if self.recipe.refreshed(step):
+            self.group.once(self.memories.facts.refresh)
+
+    def draw(self, data: Taught, step: int) -> Drawn:
+        rng = np.random.default_rng((self.recipe.seed, step))
+        at = rng.integers(0, len(data.questions), self.recipe.batch)
+        searched = self.recipe.searched(step)
+        limit = None if searched else self.recipe.key_limit
+        asked = self.questions.ask(data.questions, at[self.own], limit)
+        lesson = Lesson(asked, self.own, data.right_QA[at], data.relations_QP[at], rng)
+        return Drawn(step, "searched" if searched else "hashed", rng, lesson)
+
+    def propose(self, drawn: Drawn) -> Drawn:
+        lesson: Lesson = drawn.batch
+        if lesson.asked.slots_QK is not None:
+            return drawn
+        return replace(drawn, batch=replace(lesson, asked=self.answering.propose(lesson.asked)))
+
+    def loss(self, parallel: nn.Module, drawn: Drawn) -> tuple[Tensor, float]:
+        return self.answering.loss(parallel, drawn.batch)
+
+    def took(self, step: Step) -> None:
+        """There is no curriculum."""
+
+    def finish(self) -> None:
+        # So that who reads it finds facts by the keys that were learnt.
+        self.memories.facts.refresh()
+
+    def position(self) -> dict[str, Any]:
+        return {"searches": self.known.facts.searches}
+
+    def go_on(self, position: Mapping[str, Any]) -> None:
+        self.known.facts.searches = position["searches"]
+
+    def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
+        """Held-out wordings of held-out entities, both ways of proposing facts."""
+        self.module.eval()
+        asked = self.task.questions(
+            base,
+            split="test",
+            count=self.recipe.test_questions,
+            seed=self.recipe.seed + 2,
+            popular_share=0.0,
+        )
+        return [
+            evaluate(
+                self.answering,
+                self.questions,
+                asked,
+                key_limit=limit,
+                list_limit=self.recipe.list_limit,
+            )
+            for limit in (self.recipe.key_limit, None)
+        ]
+
+    def reply(self, texts: Sequence[str], *, searched: bool) -> list[Reply]:
+        """Answers a person's questions."""
+        self.module.eval()
+        limit = None if searched else self.recipe.key_limit
+        return ask(
+            self.answering,
+            self.questions,
+            list(texts),
+            key_limit=limit,
+            list_limit=self.recipe.list_limit,
+        )

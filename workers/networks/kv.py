@@ -1,0 +1,96 @@
+"""The key-value memory network: `models.kv_memnn`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memstore import NO_SLOT
+from models.asked import Asked
+from models.kv_memnn import Answered, KVMemNN, answer_loss
+from workers.answering import Answers, Lesson
+from workers.checkpoints import Holder
+from workers.group import Group
+from workers.learner import Network
+from workers.networks import knowledge
+from workers.networks.knowledge import Knowledge, KnowledgeLearner, KnowledgeRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class KVRecipe(KnowledgeRecipe):
+    """hops: readings."""
+
+    network: str = "kv"
+    task: str = "geography"
+    steps: int = 600
+    hops: int = 2
+
+
+class KVAnswering:
+    """Trains and tests the network."""
+
+    def __init__(self, known: Knowledge) -> None:
+        recipe = known.recipe
+        assert isinstance(recipe, KVRecipe)
+        self.known = known
+        self.module = KVMemNN(known.words, known.entities, known.facts, hops=recipe.hops)
+        self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
+
+    def propose(self, asked: Asked) -> Asked:
+        with torch.no_grad():
+            slots_QK = self.module.reader.search(self.module.encode(asked))
+        return replace(asked, slots_QK=slots_QK)
+
+    def loss(self, parallel: nn.Module, lesson: Lesson) -> tuple[Tensor, float]:
+        answered: Answered = parallel(lesson.asked)
+        sampled_QC = self.known.sampled(lesson, answered.hops[-1].candidates.slots_QK)
+        return answer_loss(self.module, answered.query_QD, sampled_QC)
+
+    def answer(self, asked: Asked) -> Answers:
+        before = self.known.facts.scored
+        with torch.no_grad():
+            answered = self.module(asked)
+            slots_QK = answered.hops[-1].candidates.slots_QK
+            answers_QC = self.known.objects_of(slots_QK, asked.entity_Q)
+            scores_QC = self.module.score(answered.query_QD, answers_QC).numpy()
+        searched = self.known.facts.scored - before
+        return Answers(
+            answers_QC,
+            scores_QC,
+            slots_QK,
+            np.stack([hop.weights_QK.numpy() for hop in answered.hops]),
+            searched or int((slots_QK != NO_SLOT).sum()),
+        )
+
+
+def geography(*, quick: bool = False) -> KVRecipe:
+    """GeoNames: 2.1 million facts about 235,000 places; quick: 3,000 places, under a minute."""
+    if not quick:
+        return KVRecipe()
+    return KVRecipe(
+        places=3_000,
+        steps=300,
+        hashed_steps=150,
+        refresh_steps=75,
+        batch=128,
+        questions=8_000,
+        test_questions=1_000,
+    )
+
+
+def open_(recipe: KVRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
+    return KnowledgeLearner(Knowledge(recipe, holder, folder, group), KVAnswering)
+
+
+NETWORK = Network(
+    recipe=KVRecipe,
+    recipes={"geography": geography, "geography-quick": lambda: geography(quick=True)},
+    read=knowledge.read,
+    build=knowledge.build,
+    open=open_,
+    published={},
+)
