@@ -47,8 +47,10 @@ SETTLE_S, PATIENCE_S, LOOK_S = 4.0, 0.5, 0.005
 """How long what was begun has to end; after which it waits where it is prepared in all parts and
 done in none; and how often it is looked at."""
 
-TRIES = 5
-"""Of a cut that was not settled in time, a pause of the same length between."""
+AGAIN_S, LONGEST_PAUSE_S = 2 * SETTLE_S, 4 * SETTLE_S
+"""The time that a call must have left for another try at what was not settled; and to what the
+pauses between double, so that mutations go on for most of the time that one which was given up is
+waited for."""
 
 FORGET_S = 2.0
 """For a part to let go of a cut that came to nothing, which it else does before the next."""
@@ -74,17 +76,19 @@ class Joint:
     def mark(self, name: str, deadline: Deadline) -> None:
         """Keeps all memories as they are now under a name."""
         check_name(name)
-        cut = secrets.token_hex(CUT_DIGITS // 2)
-        with deadline.held(self._making, "other cuts and memories"):
+
+        def check() -> None:
             self.check()
             if name in self._store.marks():
                 raise InvalidArgument(
                     "the mark is there already", got=repr(name), hint="take it away by unmark first"
                 )
-            with self._made(cut, deadline):
-                # Part 0 last: then it is there.
-                self._all("keep", cut, name=name, but_first=True)
-                self._one(0, "keep", cut, name=name)
+
+        with self._made(deadline, check) as cut:
+            # Part 0 last: then it is there.
+            self._all("keep", cut, name=name, but_first=True)
+            self._one(0, "keep", cut, name=name)
+            del self._wanted[cut]  # being a mark, it is known
 
     def unmark(self, name: str, deadline: Deadline) -> None:
         """Takes a mark away: from part 0 last, so that it can be asked for again."""
@@ -103,14 +107,11 @@ class Joint:
         place.check_outside(self._store.path)
         if at is not None:
             return self._copied(self._cut_of(at), place, at)
-        cut = secrets.token_hex(CUT_DIGITS // 2)
-        with contextlib.ExitStack() as stack:
-            with deadline.held(self._making, "other cuts and memories"):
-                self.check()
-                stack.enter_context(self._made(cut, deadline))
-            taken = self._copied(cut, place, None)
-            self._forget(cut)
-            return taken
+        cut = self.make(deadline, until=inf)
+        try:
+            return self._copied(cut, place, None)
+        finally:
+            self.drop(cut)
 
     def _copied(self, cut: str, place: Place, at: str | None) -> snapshots.Snapshot:
         probe, token = f"probe-{cut}-{secrets.token_hex(4)}", secrets.token_hex(16)
@@ -124,15 +125,13 @@ class Joint:
         sizes = [snapshots.Copied(reply.bytes, reply.copied) for reply in replies]
         return snapshots.take_joint(bodies, sizes, place, at)
 
-    def make(self, deadline: Deadline, *, checked: bool = True) -> str:
-        """Makes a cut that is no mark, and stays until it is dropped, or an hour is over."""
-        cut = secrets.token_hex(CUT_DIGITS // 2)
-        with deadline.held(self._making, "other cuts and memories"):
-            if checked:
-                self.check()
-            with self._made(cut, deadline):
-                pass
-            self._wanted[cut] = time.monotonic() + LONG_DEADLINE_S
+    def make(self, deadline: Deadline, *, checked: bool = True, until: float | None = None) -> str:
+        """Makes a cut that is no mark, and stays until it is dropped, or an hour is over.
+
+        checked: False lets it be made while a memory is loaded.  until: in place of the hour.
+        """
+        with self._made(deadline, self.check if checked else lambda: None) as cut:
+            self._wanted[cut] = time.monotonic() + LONG_DEADLINE_S if until is None else until
         return cut
 
     def drop(self, cut: str) -> None:
@@ -141,26 +140,46 @@ class Joint:
         self._forget(cut)
 
     @contextlib.contextmanager
-    def _made(self, cut: str, deadline: Deadline) -> Iterator[None]:
+    def _made(self, deadline: Deadline, check: Callable[[], None]) -> Iterator[str]:
         """Makes a cut, which is written in all parts; where what is done with it fails, none has
-        it any more."""
-        self._wanted[cut] = inf
-        try:
-            for left in reversed(range(TRIES)):
+        it any more. Other cuts, and what makes and drops memories, wait meanwhile.
+
+        check: raises where it is not to be made; nothing of what it looks at changes after it.
+        """
+        with contextlib.ExitStack() as held:
+            cut = self._taken(deadline, check, held)
+            try:
+                self._all("written", cut)
+                yield cut
+            except BaseException:
+                self.drop(cut)
+                raise
+
+    def _taken(
+        self, deadline: Deadline, check: Callable[[], None], held: contextlib.ExitStack
+    ) -> str:
+        """Takes one moment of all parts, again and again while what is half done keeps it from
+        that and there is time; returns the cut, and leaves `making` held."""
+        pause_s = SETTLE_S
+        while True:
+            with contextlib.ExitStack() as trying:
+                trying.enter_context(deadline.held(self._making, "other cuts and memories"))
+                check()
+                # Another each time: some parts may have taken the moment that came to nothing.
+                cut = secrets.token_hex(CUT_DIGITS // 2)
+                self._wanted[cut] = inf
                 try:
                     self._take(cut)
-                    break
-                except Overloaded:
-                    if not left or deadline.left_s < 2 * SETTLE_S:
+                except BaseException as error:
+                    self.drop(cut)
+                    spare_s = deadline.left_s - AGAIN_S
+                    if not isinstance(error, Overloaded) or spare_s <= 0:
                         raise
-                    time.sleep(SETTLE_S)
-            self._all("written", cut)
-            yield
-        except BaseException:
-            self._forget(cut)
-            raise
-        finally:
-            self._wanted.pop(cut, None)
+                else:
+                    held.enter_context(trying.pop_all())
+                    return cut
+            time.sleep(min(pause_s, spare_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _take(self, cut: str) -> None:
         """Takes one moment of all parts."""

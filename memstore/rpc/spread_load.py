@@ -139,7 +139,7 @@ class SpreadLoad:
     """Appends the batches of one call, which nobody else may do meanwhile."""
 
     def __init__(self, loads: Loads, start: pb.LoadRequest, deadline: Deadline) -> None:
-        """deadline: for it to be begun.  Raises `ShardElsewhere` where part 0 is elsewhere."""
+        """deadline: of the whole load.  Raises `ShardElsewhere` where part 0 is elsewhere."""
         store = loads.store
         if store.part.number:
             raise ShardElsewhere(
@@ -230,7 +230,8 @@ class SpreadLoad:
                 )
             self._first = self._again["first"]
         elif self._rows:
-            loads.within(LONG_DEADLINE_S, self._durable)
+            left_s = min(max(self._deadline.left_s, 1e-3), LONG_DEADLINE_S)
+            loads.within(left_s, lambda: self._durable(Deadline(left_s)))
         facts = {}
         if self._id is not None and self._again is None:
             whose = {"client": self._id.client, "number": self._id.number}
@@ -241,9 +242,9 @@ class SpreadLoad:
         last = self._first + self._rows - 1 if self._rows else NO_SLOT
         return pb.LoadReply(rows=self._rows, first=self._first, last=last)
 
-    def _durable(self) -> None:
+    def _durable(self, deadline: Deadline) -> None:
         joint = self._loads.joint
-        joint.drop(joint.make(Deadline(LONG_DEADLINE_S), checked=False))
+        joint.drop(joint.make(deadline, checked=False))
 
     def give_up(self, error: BaseException) -> None:
         """Takes back what was appended, and lets others go on; after `end` it does nothing."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import memstore
-from memstore import MemoryConfig
+from memstore import MemoryConfig, RequestId
 from memstore.errors import MemoryInUse, MemstoreError
 from tests.faults.processes import Cluster
 
@@ -43,12 +43,14 @@ def test_a_server_dies_while_rows_are_loaded(tmp_path: Path, victim: int) -> Non
             with pytest.raises(MemstoreError):
                 client.load("m", dying(), deadline_s=60.0)
             cluster.restart(victim)
-            # It is taken back behind; until then nobody is given slots.
+            # It is taken back behind; until then nobody is given slots. Under one number, since
+            # an append that is left half done would keep the next load from its end for a minute.
             ends = time.monotonic() + 120
             while True:
                 assert time.monotonic() < ends, "it is not taken back"
                 try:
-                    slots = memory.append(np.ones((1, WIDTH), np.float32))
+                    one = np.ones((1, WIDTH), np.float32)
+                    slots = memory.append(one, request_id=RequestId("after", 1))
                     break
                 except MemoryInUse:
                     time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions
+from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, holding
 from memstore.cuts import CUT
 from memstore.deadline import Deadline
 from memstore.errors import (
@@ -33,6 +34,7 @@ from memstore.rpc import joint
 from memstore.rpc.client import Client
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.verify import verify
+from tests.conftest import LONG
 from tests.congruence import histories
 from tests.congruence.spread import Servers
 
@@ -41,6 +43,8 @@ CONFIG = MemoryConfig(
     dim=WIDTH, shards=5, index="exact", optimizer="adam", records={"n": "int64"}, lookup=("n",)
 )
 EXACT = SearchOptions(exact=True)
+PATIENCE_S = 120.0
+"""For a call that is to succeed: where kernels are compiled first, and the machine is busy."""
 
 
 def rows(count: int, seed: int = 0) -> Array:
@@ -57,7 +61,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 @pytest.fixture(params=[True, False], ids=["fan out", "forward"])
 def client(servers: Servers, request: Any) -> Iterator[Client]:
     address, fan_out = servers.servers[1].address, request.param
-    with memstore.connect(address, fan_out=fan_out, deadline_s=20.0) as client:
+    with memstore.connect(address, fan_out=fan_out, deadline_s=PATIENCE_S) as client:
         yield client
 
 
@@ -94,12 +98,12 @@ def test_marks_are_of_all_parts(servers: Servers, client: Client) -> None:
 
 def test_the_end_of_a_mark_waits_no_longer_than_its_call(servers: Servers) -> None:
     spreading: Any = servers.servers[0]._spreading
-    with memstore.connect(servers.servers[0].address, deadline_s=20.0) as client:
+    with memstore.connect(servers.servers[0].address, deadline_s=PATIENCE_S) as client:
         client.mark("m")
         with ThreadPoolExecutor(1) as pool, spreading._making:  # as while a cut is made
             late = pool.submit(spreading.within, 0.2, lambda: spreading.unmark("m"))
             with pytest.raises(DeadlineExceeded, match="other cuts"):
-                late.result(timeout=20)
+                late.result(timeout=PATIENCE_S)
         assert client.marks() == ["m"]
 
 
@@ -226,10 +230,11 @@ def test_every_cut_is_a_state_of_the_history(
     with ThreadPoolExecutor(len(writers)) as pool:
         running = [pool.submit(writer.run, over) for writer in writers]
         try:
-            for number in range(6):
+            for number in range(6 if LONG else 4):
                 seen = [writer.done for writer in writers]
                 while any(w.done < n + 3 for w, n in zip(writers, seen, strict=True)):
                     assert not any(each.done() for each in running)
+                    time.sleep(0.002)
                 before = [writer.done for writer in writers]
                 if number % 2:
                     taken = client.snapshot(uri)
@@ -281,8 +286,8 @@ def test_what_is_prepared_everywhere_or_done_somewhere_is_waited_for(
             assert not waiting.done()
             assert not marking.done()
             held[1].apply(change.taken(np.array([1])), given, asked, Deadline(20))
-            marking.result(timeout=30)
-            waiting.result(timeout=30)
+            marking.result(timeout=PATIENCE_S)
+            waiting.result(timeout=PATIENCE_S)
         for mark, there in (("prepared-in-one", False), ("half-done", True)):
             client.snapshot(uri, at=mark)
             memstore.restore(uri, tmp_path / mark)
@@ -293,28 +298,71 @@ def test_what_is_prepared_everywhere_or_done_somewhere_is_waited_for(
                 np.testing.assert_array_equal(found[2], np.zeros(WIDTH))
 
 
-def test_what_stays_half_done_makes_a_cut_fail(
+def half_done(servers: Servers, memory: Any, slots: list[int]) -> None:
+    """Leaves an erasure of a slot of part 0 and one of part 1 done in part 0 alone, as a client
+    that is lost does."""
+    change = memstore.changes.Changes("m", histories.CONFIG).erase(slots)
+    asked, held = memory.asked(change, None), servers.held("m")
+    for i in (0, 1):
+        outline = memstore.changes.Outline("erase", change.slots_B[i : i + 1], parts=(0, 1))
+        held[i].prepare(outline, asked, Deadline(1))
+    held[0].apply(change.taken(np.array([0])), memstore.held.Given(2), asked, Deadline(1))
+
+
+def test_what_stays_half_done_keeps_a_cut_from_being_made(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Until its time is over, or that of the cut."""
     monkeypatch.setattr(joint, "SETTLE_S", 0.2)
-    monkeypatch.setattr(joint, "TRIES", 2)
+    spreading: Any = servers.servers[0]._spreading
     with memstore.connect(servers.servers[0].address) as client:
         memory = client.create("m", histories.CONFIG)
         memory.append(np.zeros((10, WIDTH), np.float32))
-        change = memstore.changes.Changes("m", histories.CONFIG).erase([0, 1])
-        asked, held = memory.asked(change, None), servers.held("m")  # type: ignore[attr-defined]
-        for i in (0, 1):
-            outline = memstore.changes.Outline("erase", change.slots_B[i : i + 1], parts=(0, 1))
-            held[i].prepare(outline, asked, Deadline(20))
-        held[0].apply(change.taken(np.array([0])), memstore.held.Given(2), asked, Deadline(20))
+        monkeypatch.setattr(holding, "MARGIN_S", 1e6)
+        half_done(servers, memory, [0, 1])
+        monkeypatch.setattr(joint, "AGAIN_S", PATIENCE_S)
         with pytest.raises(Overloaded, match="half done"):
-            client.mark("m")
+            spreading.within(PATIENCE_S, lambda: spreading.mark("m"))
         assert clean(servers)
         assert memory.erase([3, 4]).applied == 2
+        for part in servers.held("m"):
+            part.gate._begun.clear()
+        monkeypatch.setattr(holding, "MARGIN_S", 1.0)
+        half_done(servers, memory, [5, 6])
+        client.mark("m")
+        assert client.marks() == ["m"]
+
+
+def test_a_cut_that_is_tried_again_is_of_one_moment(
+    tmp_path: Path, servers: Servers, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first try some parts have taken their moment, and rows changed since."""
+    memory = client.create("m", histories.CONFIG)
+    memory.append(np.zeros((6, WIDTH), np.float32))
+    real, taken, changed = joint.step, threading.Event(), threading.Event()
+
+    def late(store: Any, asked: pb.CutRequest, deadline: Deadline) -> pb.CutReply:
+        if asked.step == "take" and store.part.number == 2 and not taken.is_set():
+            taken.set()
+            raise Overloaded("the moment was not taken in time", retry_after_s=0.1)
+        if asked.step == "ready" and store.part.number == 2 and taken.is_set():
+            memory.write(range(6), np.ones((6, WIDTH), np.float32))
+            changed.set()
+        return real(store, asked, deadline)
+
+    monkeypatch.setattr(joint, "SETTLE_S", 0.2)
+    monkeypatch.setattr(joint, "step", late)
+    client.snapshot(str(tmp_path / "snapshots"))
+    assert changed.is_set()
+    memstore.restore(tmp_path / "snapshots", tmp_path / "one")
+    with memstore.open(tmp_path / "one") as store:
+        found: Any = store.memory("m").gather(range(6)).keys_BD
+        np.testing.assert_array_equal(found, np.ones((6, WIDTH)))
+    assert clean(servers)
 
 
 def test_a_hold_ends_by_itself_and_no_cut_is_made_of_it(servers: Servers) -> None:
-    with memstore.connect(servers.servers[0].address, deadline_s=20.0) as client:
+    with memstore.connect(servers.servers[0].address, deadline_s=PATIENCE_S) as client:
         memory = client.create("m", histories.CONFIG)
         memory.append(np.zeros((10, WIDTH), np.float32))
         cuts = servers.stores[1].cuts

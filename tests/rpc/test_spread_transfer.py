@@ -59,7 +59,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 
 @pytest.fixture(params=[0, 1], ids=["by part 0", "by another"])
 def client(servers: Servers, request: Any) -> Iterator[Client]:
-    with memstore.connect(servers.servers[request.param].address, deadline_s=30.0) as client:
+    with memstore.connect(servers.servers[request.param].address, deadline_s=120.0) as client:
         yield client
 
 
@@ -123,6 +123,7 @@ def test_an_export_is_of_one_moment(
                 after = [len(writer.states) - 1 for writer in writers]
                 while any(w.done < n + 5 for w, n in zip(writers, after, strict=True)):
                     assert not any(each.done() for each in running)
+                    time.sleep(0.002)
                 found.append((before, after, pa.Table.from_batches([first, *batches])))
         finally:
             over.set()
@@ -275,8 +276,7 @@ def test_others_wait_for_a_load_or_go_on(servers: Servers, client: Client) -> No
 
     def slow() -> Iterator[pa.RecordBatch]:
         yield from batches(2)
-        while memory.describe().rows < 85:
-            pass
+        until(lambda: memory.describe().rows >= 85)
         row: dict[str, Any] = {"records": {"n": [0]}}
         for refused in (
             lambda: memory.append(rows(1), rows(1, 1, 2), **row),
@@ -317,7 +317,7 @@ def test_a_load_that_is_refused_or_lost_is_taken_back(
     servers.close()
     again = Servers(tmp_path / "servers", COUNT)
     try:
-        with memstore.connect(again.servers[1].address, deadline_s=30.0) as other:
+        with memstore.connect(again.servers[1].address, deadline_s=120.0) as other:
             memory = other.memory("m")
             while noted(again):
                 threading.Event().wait(0.05)
