@@ -16,7 +16,7 @@ from tests.conftest import LONG
 from tests.congruence import histories
 from tests.faults.processes import Cluster
 
-SERVERS, KILLS = 3, 20 if LONG else 3
+SERVERS, KILLS = 3, 20 if LONG else 2
 
 
 def until(is_so: Callable[[], bool], running: list[Future[Any]]) -> None:

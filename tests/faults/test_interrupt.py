@@ -37,7 +37,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_the_demo_runs_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs/geography-quick"
     process = memtrain("fit", "--quick", cwd=tmp_path)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while not (folder / "recipe.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(3.0)  # into the linking of questions, or the first steps

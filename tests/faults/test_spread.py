@@ -19,7 +19,7 @@ from tests.conftest import LONG
 from tests.faults.lives import together
 from tests.faults.processes import Cluster
 
-SERVERS, KILLS = 4, 20 if LONG else 3
+SERVERS, KILLS = 4, 20 if LONG else 2
 WIDTH, BATCH, COUNTERS = 4, 6, 16
 CONFIG = MemoryConfig(dim=WIDTH, shards=8, index="exact", optimizer="sgd", updates="logged")
 EXACT = SearchOptions(exact=True)
@@ -103,7 +103,10 @@ def test_nothing_acknowledged_is_lost_and_others_never_fail(tmp_path: Path, fan_
         # Who asks one server for all asks one that lives.
         address = cluster.addresses[2]
         with memstore.connect(address, deadline_s=120.0) as client:  # all is cold
-            client.create("m", CONFIG).append(np.zeros((COUNTERS, WIDTH), np.float32))
+            memory = client.create("m", CONFIG)
+            zeros = np.zeros((COUNTERS, WIDTH), np.float32)
+            memory.update(memory.append(zeros), zeros)
+            memory.search(zeros, 3)
         with memstore.connect(address, fan_out=fan_out, deadline_s=10.0) as client:
             load = Load(client)
             recovered = []

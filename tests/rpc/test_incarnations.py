@@ -43,7 +43,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 @pytest.fixture(params=[True, False], ids=["fan out", "forward"])
 def client(servers: Servers, request: Any) -> Iterator[Client]:
     address, fan_out = servers.servers[1].address, request.param
-    with memstore.connect(address, fan_out=fan_out, deadline_s=20.0) as client:
+    with memstore.connect(address, fan_out=fan_out, deadline_s=120.0) as client:
         yield client
 
 

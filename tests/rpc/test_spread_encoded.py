@@ -82,7 +82,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 @pytest.fixture(params=[True, False], ids=["fan out", "forward"])
 def client(servers: Servers, request: Any) -> Iterator[Client]:
     address = servers.servers[1].address
-    with memstore.connect(address, fan_out=request.param, deadline_s=20.0) as client:
+    with memstore.connect(address, fan_out=request.param, deadline_s=120.0) as client:
         yield client
 
 
@@ -291,7 +291,7 @@ def test_steps_that_a_crash_loses_count_as_drift(
 
 def test_without_a_server_of_the_parts_nothing_is_summed(servers: Servers) -> None:
     address = servers.servers[0].address
-    with memstore.connect(address, deadline_s=20.0) as client:
+    with memstore.connect(address, deadline_s=120.0) as client:
         made(client)
     servers.servers[2].close(0)
     servers.stores[2].close()
@@ -334,7 +334,7 @@ def test_a_training_step_is_that_of_one_embedded(tmp_path: Path, client: Client,
 
 def test_questions_about_sums_are_checked(servers: Servers) -> None:
     """By whoever they are asked: nothing is made for rows that are not there."""
-    with memstore.connect(servers.servers[0].address, deadline_s=20.0) as client:
+    with memstore.connect(servers.servers[0].address, deadline_s=120.0) as client:
         made(client)
         memory: Any = client.memory("facts")
         plain: Any = client.memory("ones")

@@ -21,7 +21,7 @@ from tests.training import small
 from workers.run import Run
 
 ROOT = Path(__file__).parents[2]
-KILLS = 30 if LONG else 3
+KILLS = 30 if LONG else 2
 PATIENCE_S = 500.0
 
 
@@ -106,7 +106,8 @@ def test_a_run_that_is_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     trains(process, killed, last)
     process.send_signal(signal.SIGINT)
     code, output = ended(process)
-    assert code in (0, 130), output
+    # It may come when all is done, and the interpreter alone has to end.
+    assert code in (0, 130, -signal.SIGINT), output
     code, output = ended(memtrain("resume", killed))
     assert code == 0, output
 

@@ -28,7 +28,7 @@ from tests.congruence.spread import Servers
 from tests.rpc.spread.moving import CONFIG, COUNT, EXACT, WIDTH, again, down, rows
 
 
-def connect(servers: Servers, deadline_s: float = 20.0, **options: Any) -> Any:
+def connect(servers: Servers, deadline_s: float = 120.0, **options: Any) -> Any:
     return memstore.connect_async(servers.servers[1].address, deadline_s=deadline_s, **options)
 
 
@@ -175,7 +175,7 @@ def test_an_address_that_is_looked_up(servers: Servers, monkeypatch: pytest.Monk
     monkeypatch.setattr(service, "finder", lambda address: {"ray:a/b": lambda: found}[address])
 
     async def work() -> None:
-        async with memstore.connect_async("ray:a/b", deadline_s=20.0) as client:
+        async with memstore.connect_async("ray:a/b", deadline_s=120.0) as client:
             memory = await client.create("m", CONFIG)
             assert len((await memory.describe()).shards) == CONFIG.shards
 

@@ -21,9 +21,10 @@ def test_of_fewer_servers_than_there_were_no_part_is_taken_for_another(
     tmp_path: Path, servers: Servers
 ) -> None:
     fewer = Servers(tmp_path / "fewer", 2)
+    with memstore.connect(servers.servers[0].address) as client:
+        client.create("m", CONFIG).append(rows(10))
     with memstore.connect(servers.servers[0].address, deadline_s=1.0) as client:
-        memory = client.create("m", CONFIG)
-        memory.append(rows(10))
+        memory = client.memory("m")
         client._take(Topology(9, fewer.topology.servers, servers.stores[0].cluster))
         for slots in ([0, 1, 2], [2]):
             with pytest.raises(ShardElsewhere):
@@ -33,9 +34,12 @@ def test_of_fewer_servers_than_there_were_no_part_is_taken_for_another(
 
 def test_a_server_answers_for_its_own_part_alone(servers: Servers) -> None:
     """A topology that is wrong is found out: nobody's rows are taken for another's."""
-    with memstore.connect(servers.servers[0].address, deadline_s=1.0) as client:
+    with memstore.connect(servers.servers[0].address) as client:
         memory = client.create("m", CONFIG)
         memory.append(rows(20))
+        memory.search(rows(1), 5, EXACT)
+    with memstore.connect(servers.servers[0].address, deadline_s=1.0) as client:
+        memory = client.memory("m")
         addresses = servers.topology.servers
         wrong = Topology(2, (addresses[0], addresses[2], addresses[1]))
         client._topology = wrong
