@@ -22,8 +22,8 @@ from memstore.store import Store
 CLUSTER, OPENING = "memstore-cluster", "memstore-opening"
 """The metadata of a call; of the reply, the second."""
 
-JOIN_S = 1.0
-"""For part 0 to say which cluster it is of."""
+JOIN_S = 10.0
+"""For part 0 to say which cluster it is of: it may have begun a moment ago, on a busy machine."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
 

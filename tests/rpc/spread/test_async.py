@@ -185,7 +185,7 @@ def test_an_address_that_is_looked_up(servers: Servers, monkeypatch: pytest.Monk
 def test_who_is_told_to_asks_the_next_server_where_one_is_not_there(servers: Servers) -> None:
     async def ask() -> None:
         addresses = ",".join(server.address for server in servers.servers)
-        async with memstore.connect_async(addresses, deadline_s=20.0, fan_out=False) as client:
+        async with memstore.connect_async(addresses, deadline_s=120.0, fan_out=False) as client:
             memory = await client.create("m", CONFIG)
             assert not isinstance(memory, AsyncSpreadMemory)
             assert len(await memory.append(rows(20))) == 20
@@ -194,6 +194,8 @@ def test_who_is_told_to_asks_the_next_server_where_one_is_not_there(servers: Ser
             assert len((await memory.gather(at)).slots_B) == len(at)
             assert (await memory.touch(at, 1)).applied == len(at)
             await asyncio.to_thread(down, servers, 1)
+        async with memstore.connect_async(addresses, deadline_s=3.0, fan_out=False) as client:
+            memory = await client.memory("m")
             with pytest.raises(ShardUnavailable):
                 await memory.gather(at)
 
