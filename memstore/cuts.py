@@ -27,6 +27,9 @@ TAKE_S = 5.0
 CUT = "cut"
 """What the manifest of a mark has that is of several parts: which cut it is of."""
 
+EVERY = "*"
+"""Among the cuts that are known, where part 0 does not know them all: nothing is let go of."""
+
 Write = Callable[[Callable[[], None]], manifest.Body]
 """Makes a checkpoint, calls what it is given once its moment is taken, and returns the manifest."""
 
@@ -65,7 +68,8 @@ class Cuts:
         self._reserved = time.monotonic() + lease_s
         with self._mutex:
             marked = [body[CUT] for body in self._manifests.marks.values() if CUT in body]
-            for cut in {*self._taking, *self._manifests.cuts, *marked} - {*known}:
+            there = set() if EVERY in known else {*self._taking, *self._manifests.cuts, *marked}
+            for cut in there - {*known}:
                 self.forget(cut)
         self._reserved = time.monotonic() + lease_s
 
@@ -105,6 +109,10 @@ class Cuts:
             if self._manifests.marks.get(name, {}).get(CUT) != cut:
                 self._manifests.mark(name, body)
             self._manifests.cuts.pop(cut, None)
+
+    def known(self) -> set[str]:
+        """The cuts of all marks, with `EVERY` where one of these is not to be read."""
+        return {*self.marks().values(), *([EVERY] if self._manifests.unread else [])}
 
     def marks(self) -> dict[str, str]:
         """The names of the marks that are of several parts, and their cuts."""

@@ -33,6 +33,10 @@ class Manifests:
         self.body: manifest.Body = {"store": secrets.token_hex(8), "number": 0, "memories": {}}
         """As it was last read or written."""
         self.marks: dict[str, manifest.Body] = {}
+        self.unread: set[str] = set()
+        """Marks that are not to be read."""
+        self._beside: set[Path] = set()
+        """Files that were there with these, which may be theirs."""
         self.pins: list[manifest.Body] = []
         """Of files that are being copied."""
         self.cuts: dict[str, manifest.Body] = {}
@@ -43,6 +47,7 @@ class Manifests:
 
     def read(self) -> manifest.Body:
         """Reads what is found; a mark that is not to be read is left out, and a warning says so.
+        What it may name stays, until it is taken away or another has its name.
 
         Raises `CorruptFile` and `UnsupportedVersion`.
         """
@@ -52,7 +57,10 @@ class Manifests:
             try:
                 self.marks[path.stem] = manifest.read(path)
             except (CorruptFile, UnsupportedVersion) as error:
+                self.unread.add(path.stem)
                 logger.warning("a mark is not to be read: %s", error)
+        if self.unread:
+            self._beside = {*(self._folder / manifest.MEMORIES).rglob("*")}
         return self.body
 
     @property
@@ -115,16 +123,19 @@ class Manifests:
                 self._doubtful_marks.pop()
             raise
         self.marks[name] = self._doubtful_marks.pop()
+        self.unread.discard(name)
 
     def unmark(self, name: str) -> None:
         """Takes a mark away; raises as `write`, and `InvalidArgument` where there is none."""
-        self.marked(name)
+        if name not in self.unread:
+            self.marked(name)
         path = self._mark(name)
         with files.typed("the end of a mark"):
             if path.exists():
                 self._disk.remove(path)
             self._disk.sync_folder(path.parent)
-        del self.marks[name]
+        self.unread.discard(name)
+        self.marks.pop(name, None)
 
     def marked(self, name: str) -> manifest.Body:
         if name not in self.marks:
@@ -138,6 +149,7 @@ class Manifests:
         kept = *self.marks.values(), *self.pins, *self.cuts.values()
         bodies = (*found, *self._doubtful_marks, *kept)
         wanted = {self._folder / path for body in bodies for path in manifest.files_of(body)}
+        wanted |= self._beside if self.unread else set()
         logs = {entry["log"]["name"] for body in found for entry in body["memories"].values()}
         try:
             self._clear(self._folder / manifest.MEMORIES, wanted)

@@ -30,6 +30,7 @@ from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
 from memstore.contents import Contents
 from memstore.cuts import Cuts
+from memstore.deadline import Deadline
 from memstore.disk import DISK, Disk
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -282,16 +283,19 @@ class Store:
             self._contents.drop(name, **self._turned(turn))
 
     @contextlib.contextmanager
-    def loading(self, *names: str, by: object = None) -> Iterator[None]:
+    def loading(
+        self, *names: str, by: object = None, deadline_s: float | None = None
+    ) -> Iterator[None]:
         """Lets memories be filled without the log: what is appended to them meanwhile is there for
         good when it ends, and not at all where it ends with an error or with the process.
 
         Any number of threads may append, or those alone whose `LOADER` is `by`. Nothing else
         changes these memories, or those that are encoded from them, and no checkpoint is made
         (`MemoryInUse`); searches, which find what was appended so far, and other memories go on.
+        deadline_s: for a checkpoint that is being made, which is waited for (`DeadlineExceeded`).
         Raises `Unsupported` for a memory with a capacity.
         """
-        with self._mutex:
+        with Deadline(deadline_s).held(self._mutex, "a checkpoint"):
             self._check_writing()
             if self.part != WHOLE:
                 raise Unsupported(
@@ -348,6 +352,10 @@ class Store:
             self._check_writing()
             self._manifests.unmark(name)
             self._manifests.sweep()
+
+    def is_unread(self, mark: str) -> bool:
+        """Whether there is a mark of that name that is not to be read."""
+        return mark in self._manifests.unread
 
     def marks(self) -> builtins.list[str]:
         """The names of the marks, sorted."""

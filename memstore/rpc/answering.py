@@ -110,7 +110,8 @@ class Answering:
         """A load, that is to be begun."""
         if self._spreading is not None:
             return self._spreading.load(start, deadline)
-        return Load(self._store, cast(Any, self._store.memory(start.memory)), start)
+        memory = cast(Any, self._store.memory(start.memory))
+        return Load(self._store, memory, start, deadline)
 
     async def export(self, asked: pb.ExportRequest, most_bytes: int, left_s: float | None) -> Any:
         """An export, and what reads it."""

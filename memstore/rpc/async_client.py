@@ -25,6 +25,7 @@ import pyarrow as pa
 from memstore.config import MemoryConfig
 from memstore.errors import (
     DeadlineExceeded,
+    ForeignPart,
     InvalidArgument,
     MemstoreError,
     ShardUnavailable,
@@ -44,7 +45,7 @@ from memstore.rpc.async_spread import AsyncSpreadMemory, Threads
 from memstore.rpc.attempts import Attempts
 from memstore.rpc.bulk import Loaded
 from memstore.rpc.calls import Numbering, Request, awaited
-from memstore.rpc.client import Client
+from memstore.rpc.client import LOOK_S, Client
 from memstore.rpc.cutting import Portions
 from memstore.rpc.target import Target, opener, stubs
 
@@ -69,7 +70,8 @@ class AsyncClient:
         self._targets, self._at = targets, 0
         self._client = Client(*targets, fan_out=fan_out, find=find)
         self._threads = Threads(targets[0].deadline_s)
-        self._fans_out = None if fan_out else False
+        self._fan_out = fan_out
+        self._of_parts: bool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channels: dict[int, tuple[Any, Any]] = {}
         self._numbering = Numbering()
@@ -84,7 +86,8 @@ class AsyncClient:
 
     async def memory(self, name: str) -> AsyncMemory:
         """The memory of that name; raises `UnknownMemory`."""
-        if await self._of_several():
+        await self._look(self._target.deadline_s)
+        if self._fans_out:
             return AsyncSpreadMemory(await self.run(partial(self._client.memory, name)), self)
         return AsyncRemoteMemory(self, name, *await self.send(administration.found(name)))
 
@@ -129,7 +132,9 @@ class AsyncClient:
         def messages(batches: bulk.Batches) -> Iterator[bytes]:
             return bulk.messages(memory, config, batches, step, request_id)
 
-        at = self._client.loads_at(await self.send(administration.topology()))
+        topology = await self.send(administration.topology())
+        self._client.take(topology)
+        at = self._client.loads_at(topology)
         with self._typed(self._target):
             return await async_bulk.load(self._client.bulk(at), messages, batches, deadline_s)
 
@@ -147,9 +152,11 @@ class AsyncClient:
         return self._exported(message, bulk.timeout_s(deadline_s))
 
     async def _exported(self, message: Any, timeout_s: float) -> AsyncIterator[pa.RecordBatch]:
+        await self._looked()
         target, (channel, _) = self._target, self._open()
         with self._typed(target):
-            call = bulk.exporter(channel)(message, timeout=timeout_s, metadata=target.metadata)
+            told = [*target.metadata, *self._client.told]
+            call = bulk.exporter(channel)(message, timeout=timeout_s, metadata=told)
             try:
                 async for reply in call:
                     yield columns.whole_batch(columns.from_batch(reply.batch))
@@ -220,12 +227,13 @@ class AsyncClient:
     async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         at, target = self._at, self._target
         _, calls = self._open()
+        told = [*target.metadata, *self._client.told]
         try:
             with self._typed(target):
-                return await calls[service, verb](message, timeout=left_s, metadata=target.metadata)
+                return await calls[service, verb](message, timeout=left_s, metadata=told)
         except ShardUnavailable:
             raise  # It is there, others are not.
-        except (Unreachable, StoreClosed, DeadlineExceeded):
+        except (Unreachable, StoreClosed, ForeignPart, DeadlineExceeded):
             # Of those that hang the next call is to ask another.
             if at == self._at:
                 self._at = (at + 1) % len(self._targets)
@@ -251,18 +259,29 @@ class AsyncClient:
                 raise self._target.closed() from None
             raise
 
-    async def _of_several(self) -> bool:
+    @property
+    def _fans_out(self) -> bool:
         """Whether memories lie on several servers, and each is to be asked for its own part."""
-        if self._fans_out is None:
+        return self._fan_out and bool(self._of_parts)
+
+    async def _look(self, within_s: float) -> None:
+        """Asks a server, once, whether it has parts of memories, and whose."""
+        if self._of_parts is None:
             topology = None
             with contextlib.suppress(Unsupported):  # of a server of before there were several
-                topology = await self.send(administration.topology())
-            self._fans_out = topology is not None
-        return self._fans_out
+                topology = await self.send(replace(administration.topology(), deadline_s=within_s))
+            self._client.take(topology)
+            self._of_parts = topology is not None
 
-    def _stream(self, calls: Any) -> Any:
+    async def _looked(self) -> None:
+        """The same, where the server answers soon."""
+        with contextlib.suppress(MemstoreError):
+            await self._look(LOOK_S)
+
+    async def _stream(self, calls: Any) -> Any:
+        await self._looked()
         channel, _ = self._open()
-        return opener(channel, self._target.metadata)(calls)
+        return opener(channel, self._target.metadata)(calls, self._client.told)
 
     def _open(self) -> tuple[Any, Any]:
         """The channel to the server that is asked, and its calls."""

@@ -13,7 +13,7 @@ coroutine begins to run: tasks do so in the order in which they were made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,7 +27,7 @@ from memstore.rpc.target import Target
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import MEMORY_SERVICE
 
-Open = Callable[[AsyncIterator[pb.Call]], Any]
+Open = Callable[[AsyncIterator[pb.Call]], Awaitable[Any]]
 """Opens a stream: takes the calls, gives their replies."""
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class AsyncSession:
         hold_s = self._unanswered.pause_s() if self._unexplained else 0.0
         self._unexplained = False
         try:
-            self._stream = self._open(self._calls(outgoing, hold_s))
+            self._stream = await self._open(self._calls(outgoing, hold_s))
             async for reply in self._stream:
                 answered = self._unanswered.answered(reply)
                 if answered is not None:

@@ -37,9 +37,14 @@ class Attempts:
         self._begun = time.monotonic()
 
     @property
+    def rest_s(self) -> float:
+        """Seconds that are left, of which there may be none."""
+        return self._deadline.left_s
+
+    @property
     def is_over(self) -> bool:
         """Whether there is no time left, or next to none."""
-        return self._deadline.left_s <= OVER_S
+        return self.rest_s <= OVER_S
 
     def left_s(self) -> float:
         """Seconds for the next attempt; where there are none raises what the last failed with, or

@@ -25,6 +25,7 @@ except ImportError as error:
 import pyarrow as pa
 
 from memstore.config import MemoryConfig
+from memstore.deadline import Deadline
 from memstore.errors import (
     DeadlineExceeded,
     ForeignPart,
@@ -104,7 +105,7 @@ class Client:
 
     def session(self) -> Session:
         """A stream over which calls need not wait for each other."""
-        return Session(_Opener(self._ways, lambda: self._told), self, self._target)
+        return Session(_Opener(self._ways, self), self, self._target)
 
     def create(self, name: str, config: MemoryConfig) -> Memory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
@@ -149,7 +150,9 @@ class Client:
         """
         config = self.send(administration.config(memory))
         requests = bulk.messages(memory, config, batches, step, request_id)
-        bulk_streams = self.bulk(self.loads_at(self.send(administration.topology())))
+        topology = self.send(administration.topology())
+        self.take(topology)
+        bulk_streams = self.bulk(self.loads_at(topology))
         return bulk_streams.end(bulk_streams.begin(requests, deadline_s))
 
     def export(
@@ -170,7 +173,11 @@ class Client:
         appended after the beginning too. Errors are raised when the first batch is asked for.
         """
         message = bulk.request(administration.text("memory", memory), slots, vectors, columns)
-        return self.bulk().export(message, deadline_s)
+        return self._exported(message, bulk.timeout_s(deadline_s))
+
+    def _exported(self, message: Any, timeout_s: float) -> Iterator[pa.RecordBatch]:
+        self.look(self._ways.any())
+        yield from self.bulk().export(message, timeout_s)
 
     def close(self) -> None:
         """Ends all calls; a second call does nothing."""
@@ -216,7 +223,7 @@ class Client:
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
         way = self._ways.any()
         try:
-            return way.sent(service, verb, message, left_s, self._told)
+            return way.sent(service, verb, message, left_s, self.told)
         except ShardUnavailable:
             raise  # It is there, others are not.
         except (Unreachable, StoreClosed, ForeignPart, DeadlineExceeded):
@@ -226,19 +233,23 @@ class Client:
 
     def _found(self) -> Fleet | None:
         """The servers that hold parts; None where one holds all, or is to be asked for all."""
-        if not self._fan_out:
-            return None
         with self._finding:
             if not self._found_out:
                 with contextlib.suppress(Unsupported):  # of a server of before there were several
-                    self._take(self.send(administration.topology()))
+                    self.take(self.send(administration.topology()))
                 self._found_out = True
-                if self._topology is not None:
+                if self._topology is not None and self._fan_out:
                     self._fleet = Fleet(self._ways, self._known, self._renew)
         return self._fleet
 
+    def look(self, way: Way) -> None:
+        """Asks a server, if it answers soon, whose it is, unless that is known."""
+        if self._topology is None and not self._found_out:
+            with contextlib.suppress(MemstoreError):
+                self.take(way.attempt(administration.topology(), LOOK_S))
+
     @property
-    def _told(self) -> Sequence[Pair]:
+    def told(self) -> Sequence[Pair]:
         """What goes with every call, once it is known."""
         known = self._topology
         return [(CLUSTER, known.cluster)] if known is not None and known.cluster else []
@@ -246,30 +257,40 @@ class Client:
     def _known(self) -> Topology:
         return cast(Topology, self._topology)
 
-    def _take(self, told: Topology | None) -> None:
+    def take(self, told: Topology | None) -> None:
+        """Goes by what a server told of the others, if it is newer; None where it holds all."""
         known = self._topology
         if told is None or (known is not None and told.version <= known.version):
             return
         if known is not None and known.cluster not in ("", told.cluster):
             return  # Another cluster's server has the address of one of these by now.
         self._topology = told
-        self._ways.learn(told.servers)
+        if self._fan_out:
+            self._ways.learn(told.servers)
 
-    def _renew(self, known: Topology) -> None:
-        """Asks the servers for a topology that is newer than one that led nowhere."""
-        with self._finding:
-            for way in self._ways.all():
-                if self._topology is not known:
-                    return
-                with contextlib.suppress(MemstoreError):
-                    self._take(way.attempt(administration.topology(), LOOK_S))
+    def _renew(self, known: Topology, left_s: float) -> None:
+        """Asks all servers at once for a topology that is newer than one that led nowhere.
+
+        left_s: of the call that it led nowhere.
+        """
+        until = Deadline(max(min(left_s, LOOK_S), 1e-3))
+        if not self._finding.acquire(timeout=until.left_s):
+            return
+        try:
             if self._topology is known:
+                with contextlib.closing(self._ways.asked(administration.topology(), until)) as told:
+                    for each in told:
+                        self.take(each)
+                        if self._topology is not known:
+                            return
                 self._ways.find()
+        finally:
+            self._finding.release()
 
     def bulk(self, address: str | None = None) -> Bulk:
         """The long streams to a server: to one, or to any."""
         way = self._ways.any() if address is None else self._ways.to(address)
-        return Bulk(way.channel, self._target, self._told)
+        return Bulk(way.channel, self._target, self.told)
 
     @staticmethod
     def loads_at(topology: Topology | None) -> str | None:
@@ -280,12 +301,13 @@ class Client:
 class _Opener:
     """Opens the streams of one session: where one broke, the next to the next server."""
 
-    def __init__(self, ways: Ways, told: Callable[[], Sequence[Pair]]) -> None:
-        self._ways, self._told = ways, told
+    def __init__(self, ways: Ways, client: Client) -> None:
+        self._ways, self._client = ways, client
         self._last: Way | None = None
 
     def __call__(self, calls: Any) -> Any:
         if self._last is not None:
             self._ways.pass_over(self._last)
         self._last = self._ways.any()
-        return self._last.opened(calls, self._told())
+        self._client.look(self._last)
+        return self._last.opened(calls, self._client.told)

@@ -45,12 +45,12 @@ class Fleet:
         self,
         ways: Ways,
         topology: Callable[[], Topology],
-        renew: Callable[[Topology], None],
+        renew: Callable[[Topology, float], None],
         patience_s: float | None = None,
     ) -> None:
         """topology: the newest that is known.  renew: looks for one that is newer than that, after
-        a server did not answer.  patience_s: how long to go on asking one that is not there; None
-        is as long as the call has time."""
+        a server did not answer, for so many seconds at most.  patience_s: how long to go on asking
+        one that is not there; None is as long as the call has time."""
         self._ways, self._topology, self._renew = ways, topology, renew
         self._patience_s = patience_s
         self._openings: dict[int, str] = {}
@@ -128,7 +128,7 @@ class Fleet:
                 if isinstance(failure, Unreachable | ShardElsewhere):
                     if not patience.left_s:
                         raise failure from error
-                    self._renew(topology)
+                    self._renew(topology, attempts.rest_s)
                 pause_s = attempts.pause_s(failure)
             time.sleep(pause_s) if spare is None else spare.over.wait(pause_s)
 

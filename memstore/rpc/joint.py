@@ -93,6 +93,9 @@ class Joint:
     def unmark(self, name: str, deadline: Deadline) -> None:
         """Takes a mark away: from part 0 last, so that it can be asked for again."""
         with deadline.held(self._making, "other cuts and memories"):
+            if self._store.is_unread(name):
+                self._store.unmark(name)  # What others have of it they let go of before the next.
+                return
             cut = self._cut_of(name)
             self._all("forget", cut, but_first=True)
             self._one(0, "forget", cut)
@@ -185,7 +188,7 @@ class Joint:
         """Takes one moment of all parts."""
         now = time.monotonic()
         wanted = {each for each, until in self._wanted.copy().items() if until > now}
-        known = wanted | {*self._store.cuts.marks().values()}
+        known = wanted | self._store.cuts.known()
         # To get ready may take as long as a checkpoint; this tells at once which part is stopped.
         self._all("release", cut, deadline_s=2 * STEP_S)
         self._all("ready", cut, known=known, lease_s=LEASE_S)

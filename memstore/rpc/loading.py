@@ -1,6 +1,6 @@
 """One load: rows that come batch by batch, and are all there when it ends, or none.
 
-    load = Load(store, start)
+    load = Load(store, memory, start, deadline)
     load.begin()
     load.put(data) …                     each may be called by another thread, one at a time
     reply = load.end(rows)               where any of them raises, load.give_up(error)
@@ -11,6 +11,7 @@ A request that comes again is not loaded again: its batches are only counted, an
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from typing import Any
 
@@ -35,14 +36,19 @@ class Load:
     """Appends the batches of one call, which nobody else may do meanwhile."""
 
     def __init__(
-        self, store: Store, memory: EmbeddedMemory | EncodedMemory, start: pb.LoadRequest
+        self,
+        store: Store,
+        memory: EmbeddedMemory | EncodedMemory,
+        start: pb.LoadRequest,
+        deadline: Deadline,
     ) -> None:
+        """deadline: of all of it, the wait for a checkpoint that is being made included."""
         self._memory, self._base = memory, base_of(memory)
         self._schema = columns.schema_of(memory.config)
         self._step = codec.optional(start, "step")
         self._id = codec.request_id_of(start)
         self._digest = digesting(repr(self._step))
-        self._loading = store.loading(memory.name, by=self)
+        self._loading = store.loading(memory.name, by=self, deadline_s=_left_s(deadline))
         self._rows, self._first, self._again = 0, NO_SLOT, False
         self._begun = False
 
@@ -72,17 +78,17 @@ class Load:
         LOADER.set(self)
         try:
             for waited in itertools.count(1):
-                left_s = deadline.left_s
+                left_s = _left_s(deadline)
                 try:
                     slots_B = self._memory.append(
                         *parts,
                         step=self._step,
-                        deadline_s=None if left_s == float("inf") else max(left_s, 1e-9),
+                        deadline_s=left_s,
                     )
                     return int(slots_B[0])
                 except Overloaded as error:
                     # What was loaded so far is worth waiting for.
-                    if waited == MOST_WAITS or error.retry_after_s >= left_s:
+                    if waited == MOST_WAITS or error.retry_after_s >= deadline.left_s:
                         raise
                     time.sleep(error.retry_after_s)
         finally:
@@ -126,6 +132,11 @@ class Load:
 
     def _asked(self) -> Asked | None:
         return None if self._id is None else Asked(self._id, self._digest.digest())
+
+
+def _left_s(deadline: Deadline) -> float | None:
+    """As a verb takes it, which says itself where that is next to nothing."""
+    return None if math.isinf(deadline.left_s) else max(deadline.left_s, 1e-9)
 
 
 def checked_end(message: Any) -> int | None:

@@ -46,7 +46,7 @@ from memstore.rpc.spread_export import SpreadExport, still_rows
 from memstore.rpc.spread_load import Loads, SpreadLoad
 from memstore.rpc.sums import RemoteSums, summed
 from memstore.rpc.target import Target
-from memstore.rpc.topology import Route
+from memstore.rpc.topology import Route, Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS, Role
 from memstore.rpc.ways import Ways
@@ -71,7 +71,7 @@ class Spreading:
         self.store, self.route = store, route
         ways = Ways([target])
         self.membership = Membership(store, route, ways)
-        self._fleet = Fleet(ways, lambda: self.membership.topology, _nothing, PATIENCE_S)
+        self._fleet = Fleet(ways, lambda: self.membership.topology, _as_is, PATIENCE_S)
         self._numbering, self._message_bytes = Numbering(), target.message_bytes
         self._memories: dict[str, tuple[HeldMemory, SpreadMemory | SpreadEncodedMemory]] = {}
         # Memories are made and dropped one at a time, and found by one thread at a time: of each
@@ -619,3 +619,7 @@ def _itself(reply: Any) -> Any:
 
 def _nothing(_: Any) -> None:
     """What is returned by what only does something."""
+
+
+def _as_is(topology: Topology, left_s: float) -> None:
+    """Who has a topology told it looks for no other."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
 
+from memstore.deadline import Deadline
 from memstore.errors import MemstoreError, Unreachable
 from memstore.rpc import failures
 from memstore.rpc.calls import Request
@@ -39,6 +41,14 @@ class Way:
     def attempt(self, request: Request[T], left_s: float) -> T:
         """Sends a request once, and returns what its verb does; raises a `MemstoreError`."""
         return request.decode(self.sent(request.service, request.verb, request.message, left_s))
+
+    def begun(self, request: Request[Any], left_s: float) -> Any:
+        """Sends a request once; returns the call of gRPC, which gives the reply."""
+        stub = self._stubs[request.service, request.verb]
+        try:
+            return stub.future(request.message, timeout=left_s, metadata=self.target.metadata)
+        except ValueError as error:
+            raise self.target.closed() from error
 
     def sent(
         self, service: str, verb: str, message: Any, left_s: float, also: Sequence[Pair] = ()
@@ -123,6 +133,20 @@ class Ways:
         """Ways to all servers, from that of `any` on."""
         addresses = self._addresses[self._at :] + self._addresses[: self._at]
         return [self.to(address) for address in addresses]
+
+    def asked(self, request: Request[T], until: Deadline) -> Generator[T, None, None]:
+        """What all servers say that are asked at once, as they answer; nothing of who fails."""
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        calls = [way.begun(request, until.left_s) for way in self.all() if until.left_s]
+        for call in calls:
+            call.add_done_callback(answers.put)
+        try:
+            for _ in calls:
+                with contextlib.suppress(MemstoreError, grpc.RpcError, grpc.FutureCancelledError):
+                    yield request.decode(answers.get().result())
+        finally:
+            for call in calls:
+                call.cancel()
 
     def pass_over(self, way: Way) -> None:
         """Takes the next server, since this one does not answer; behind the last, looks them up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store
-from memstore.errors import DiskFailed, MemoryInUse, UnknownMemory, Unsupported
+from memstore.errors import DeadlineExceeded, DiskFailed, MemoryInUse, UnknownMemory, Unsupported
 from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
 from tests.faults.changes import died
@@ -52,6 +53,15 @@ def test_what_was_loaded_is_there_for_good(tmp_path: Path) -> None:
         assert {name: found[name] for name in ("slots", "keys", "next_slot")} == {
             name: expected[name] for name in ("slots", "keys", "next_slot")
         }
+
+
+def test_it_waits_for_a_checkpoint_no_longer_than_it_may(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store, ThreadPoolExecutor(1) as pool:
+        memory = store.create("m", MemoryConfig(dim=WIDTH))
+        with store._mutex, pytest.raises(DeadlineExceeded, match="a checkpoint"):  # as one does
+            pool.submit(store.loading("m", deadline_s=0.1).__enter__).result(timeout=30)
+        with store.loading("m", deadline_s=30.0):
+            memory.append(rows(0))
 
 
 @pytest.mark.parametrize("ends", ["by an error", "by death", "by a disk"])

@@ -1,9 +1,11 @@
-// The verbs of a memory from Node.js, straight from the .proto: node memory.mjs HOST:PORT
+// The verbs of a memory from Node.js, straight from the .proto: node memory.mjs HOST:PORT, or
+// npm --prefix tests/node start HOST:PORT, from anywhere, which gets the packages first.
 //
 // MEMSTORE_TOKEN is the token that `memstore token` told, where the server asks for one.
 // MEMSTORE_CA is a PEM file of who signed the server's certificate, where it speaks TLS.
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
@@ -38,7 +40,9 @@ function numbers({ dtype, data }) {
 
 function connect(address, token, authority) {
   const { createInsecure, createSsl } = grpc.credentials;
-  const credentials = authority ? createSsl(readFileSync(authority)) : createInsecure();
+  // npm runs this in its own folder, and says where it was called.
+  const pem = authority && readFileSync(resolve(process.env.INIT_CWD ?? "", authority));
+  const credentials = pem ? createSsl(pem) : createInsecure();
   const options = { "grpc.max_receive_message_length": MESSAGE_BYTES };
   const metadata = new grpc.Metadata();
   if (token) metadata.set("authorization", `Bearer ${token}`);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,15 @@ def test_a_server_that_does_not_answer(store: Store, server: Server) -> None:
     asyncio.run(work())
 
 
+def opening(replies: Callable[[Any], AsyncIterator[Any]]) -> Any:
+    """Opens streams of these replies."""
+
+    async def opened(calls: Any) -> Any:
+        return replies(calls)
+
+    return opened
+
+
 class Around:
     async def send(self, request: Any) -> Any: ...
     def next_request(self) -> Any: ...
@@ -158,7 +168,7 @@ def test_answers_that_are_unknown_end_no_session() -> None:
 
     async def work() -> None:
         async with AsyncSession(
-            opened, Around(), Target("nowhere:1", message_bytes=1_000)
+            opening(opened), Around(), Target("nowhere:1", message_bytes=1_000)
         ) as session:
             with pytest.raises(ServerFailed, match="unknown here"):
                 await session.begin("describe", pb.DescribeRequest())
@@ -184,7 +194,7 @@ def test_what_is_cancelled_before_it_is_sent_is_not_sent() -> None:
             yield pb.Reply(number=call.number, describe=pb.DescribeReply())
 
     async def work() -> None:
-        async with AsyncSession(opened, Around(), Target("nowhere:1")) as session:
+        async with AsyncSession(opening(opened), Around(), Target("nowhere:1")) as session:
             answers = [session.begin("describe", pb.DescribeRequest()) for _ in range(3)]
             answers[1].cancel()
             await answers[2]

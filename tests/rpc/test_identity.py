@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ from memstore.errors import (
 from memstore.memory import Array
 from memstore.openings import KEPT, Openings
 from memstore.placement import Part
+from memstore.rpc import membership
 from memstore.rpc.client import Client
 from memstore.rpc.server import Server
+from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
 from tests.congruence.spread import Servers
 
@@ -161,7 +164,7 @@ def test_another_clusters_server_of_a_part_is_refused_and_changed_by_nothing(
         before = [theirs.stores[1].memory("m").gather([1, 3]).keys_BD.tobytes()]  # type: ignore[union-attr]
         reroute(ours, own, foreign)
         if fan_out:
-            client._take(Topology(ours.topology.version, (own, foreign), ours.stores[0].cluster))
+            client.take(Topology(ours.topology.version, (own, foreign), ours.stores[0].cluster))
         for refused in (
             lambda: memory.search(rows(1), 3, EXACT),
             lambda: memory.search(rows(1), 3, SearchOptions(exact=True, partial=True)),
@@ -189,7 +192,7 @@ def test_a_client_that_knows_its_cluster_asks_no_other(
         memory = client.memory("m")
         known = client._topology
         assert known is not None
-        client._take(Topology(99, theirs.topology.servers, theirs.stores[0].cluster))
+        client.take(Topology(99, theirs.topology.servers, theirs.stores[0].cluster))
         assert client._topology is known
         # What a stranger has by now at the address that a part had is passed over.
         client._ways.learn([foreign])
@@ -208,6 +211,70 @@ def test_a_client_that_knows_its_cluster_asks_no_other(
             with client.session() as session, pytest.raises(DeadlineExceeded):
                 session.memory("m").append(rows(1))
             assert store.memory("m").describe().rows == 0
+
+
+@pytest.mark.parametrize("fan_out", [True, False], ids=["fan out", "forward"])
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "asyncio"])
+def test_whoever_asks_says_whose_server_it_asks_for(
+    clusters: tuple[Servers, Servers], monkeypatch: pytest.MonkeyPatch, sync: bool, fan_out: bool
+) -> None:
+    """Sessions and exports too, which are the first that they ask for."""
+    ours = clusters[0]
+    seen: list[str] = []
+    real = membership.check
+
+    def check(store: Store, metadata: Any) -> None:
+        seen.append(membership.told(metadata, membership.CLUSTER))
+        real(store, metadata)
+
+    monkeypatch.setattr(membership, "check", check)
+    own, address = ours.stores[0].cluster, ours.servers[0].address
+
+    def assert_told() -> None:
+        """By all that was asked but what asked for the topology, first."""
+        assert seen[0] == ""
+        assert {*seen[1:]} == {own}
+        seen.clear()
+
+    def ask() -> None:
+        with memstore.connect(address, fan_out=fan_out) as client, client.session() as session:
+            assert session.memory("m").describe().rows == 8
+        assert_told()
+        with memstore.connect(address, fan_out=fan_out) as client:
+            assert sum(len(batch) for batch in client.export("m")) == 8
+
+    async def ask_async() -> None:
+        to = memstore.connect_async(address, fan_out=fan_out)
+        async with to as client, client.session() as session:
+            assert (await (await session.memory("m")).describe()).rows == 8
+        assert_told()
+        async with memstore.connect_async(address, fan_out=fan_out) as client:
+            assert sum([len(batch) async for batch in client.export("m")]) == 8
+
+    ask() if sync else asyncio.run(ask_async())
+    assert_told()
+
+
+def test_an_asyncio_client_that_knows_its_cluster_asks_no_other(
+    clusters: tuple[Servers, Servers], tmp_path: Path
+) -> None:
+    with memstore.open(tmp_path / "whole") as store, Server(store) as server:
+        store.create("m", CONFIG)
+
+        async def ask() -> None:
+            own = clusters[0].servers[0].address
+            async with memstore.connect_async(own, fan_out=False, deadline_s=1.0) as client:
+                memory = await client.memory("m")
+                assert len(await memory.append(rows(1))) == 1
+                # What a stranger has by now at that address.
+                client._targets, client._channels = (Target(server.address),), {}
+                with pytest.raises(ForeignPart, match="holds whole memories"):
+                    await memory.append(rows(1))
+                with pytest.raises(ForeignPart):
+                    await anext(client.export("m"))
+
+        asyncio.run(ask())
+        assert store.memory("m").describe().rows == 0
 
 
 def copied(part: Servers, tmp_path: Path, number: int) -> Store:
@@ -250,7 +317,7 @@ def test_a_copy_of_a_part_is_refused_by_whoever_knows_the_other(
             assert handed.touch(range(8), 1).applied == 8
             reroute(servers, lead, server.address)
             server.route(servers.topology)
-            asking._renew(asking._known())
+            asking._renew(asking._known(), 10.0)
             # Clients and servers that the part has answered are not taken in by its copy.
             for each in (memory, handed):
                 with pytest.raises(ForeignPart, match="a copy of this part's folder"):
@@ -261,7 +328,7 @@ def test_a_copy_of_a_part_is_refused_by_whoever_knows_the_other(
         with memstore.connect(lead) as other:
             assert other.memory("m").gather([1]).generations_B.tolist() == [0]
         reroute(servers, lead, real)
-        asking._renew(asking._known())
+        asking._renew(asking._known(), 10.0)
         assert memory.update(range(8), ones, lr=1.0).applied == 8
 
 

@@ -482,6 +482,43 @@ def test_marks_outlive_servers(tmp_path: Path, servers: Servers) -> None:
         again.close()
 
 
+def test_a_mark_that_part_0_cannot_read_costs_the_others_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "servers"
+    servers = Servers(folder, 2)
+    with memstore.connect(servers.servers[0].address) as client:
+        client.create("m", CONFIG).append(rows(20), records={"n": [0] * 20})
+        client.mark("a")
+        client.memory("m").update(range(20), rows(20, 1))
+    servers.close()
+    path = folder / "0" / "marks" / "a.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    servers = Servers(folder, 2)
+    with memstore.connect(servers.servers[0].address) as client:
+        client.mark("b")
+        assert client.marks() == ["b"]
+    assert sorted(servers.stores[1].cuts.marks()) == ["a", "b"]
+    servers.close()
+    # Put back, it is what it was.
+    path.write_bytes(whole)
+    servers = Servers(folder, 2)
+    with memstore.connect(servers.servers[1].address) as client:
+        client.snapshot(str(tmp_path / "copies"), at="a")
+    memstore.restore(tmp_path / "copies", tmp_path / "one")
+    with memstore.open(tmp_path / "one") as store:
+        np.testing.assert_array_equal(store.memory("m").gather(range(20)).keys_BD, rows(20))
+    servers.close()
+    # Taken away, others let go of it too.
+    path.write_bytes(whole[:-5])
+    servers = Servers(folder, 2)
+    with memstore.connect(servers.servers[0].address) as client:
+        client.unmark("a")
+        assert not path.exists()
+        client.mark("c")
+    assert sorted(servers.stores[1].cuts.marks()) == ["b", "c"]
+    servers.close()
+
+
 def test_a_place_that_not_all_servers_see_is_refused(tmp_path: Path, servers: Servers) -> None:
     with memstore.connect(servers.servers[0].address) as client:
         client.create("m", CONFIG)

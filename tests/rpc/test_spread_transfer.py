@@ -359,6 +359,18 @@ def test_a_load_is_not_begun_behind_its_time(servers: Servers, client: Client) -
     assert client.load("m", batches(1)).rows > 0
 
 
+def test_the_end_of_a_load_waits_no_longer_than_its_call(servers: Servers, client: Client) -> None:
+    memory = client.create("m", CONFIG)
+    spreading: Any = servers.servers[0]._spreading
+    load = loads_begun(spreading._loads, 1)
+    load._deadline = Deadline(0.2)
+    held_up = pytest.raises(DeadlineExceeded, match="other cuts")
+    with ThreadPoolExecutor(1) as pool, spreading._making, held_up:
+        pool.submit(load.end, load._rows).result(timeout=30)
+    load.give_up(DeadlineExceeded("as its caller is told"))
+    assert memory.describe().rows == 0
+
+
 def test_encoded_memories_are_loaded(servers: Servers, client: Client) -> None:
     encoding = EncodingConfig(key={"a": "words", "b": "words"})
     client.create("words", MemoryConfig(dim=WIDTH, index="none", shards=4)).append(rows(30))

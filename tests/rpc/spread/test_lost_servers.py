@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig, RequestId, SearchOptions
+from memstore.deadline import Deadline
 from memstore.errors import (
     DeadlineExceeded,
     HalfDone,
@@ -19,8 +21,11 @@ from memstore.errors import (
     UnknownSlot,
     Unreachable,
 )
+from memstore.rpc import administration
 from memstore.rpc.client import Client
+from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
+from memstore.rpc.ways import Ways
 from tests.congruence.spread import Servers
 from tests.rpc.spread.moving import CONFIG, COUNT, EXACT, WIDTH, again, down, rows
 
@@ -162,6 +167,19 @@ def test_what_is_cut_off_is_left_out_in_time(servers: Servers, client: Client) -
             assert found.missing_shards == (2,)
             with pytest.raises((DeadlineExceeded, ShardUnavailable)):
                 memory.search(rows(2, 1), 3, EXACT)
+
+
+def test_servers_that_hang_keep_nobody_from_those_that_answer(servers: Servers) -> None:
+    """All are asked at once for a newer topology."""
+    own = servers.servers[0].address
+    with contextlib.ExitStack() as stack:
+        hanging = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        targets = [Target("{}:{}".format(*each.getsockname())) for each in hanging]
+        ways = Ways([*targets, Target(own)])
+        stack.callback(ways.close)
+        told = ways.asked(administration.topology(), Deadline(3_600.0))
+        assert next(told) == Topology(1, servers.topology.servers, servers.stores[0].cluster)
+        told.close()
 
 
 def test_what_a_drop_left_is_no_part_of_a_memory_of_fewer_shards(

@@ -25,7 +25,7 @@ def test_of_fewer_servers_than_there_were_no_part_is_taken_for_another(
         client.create("m", CONFIG).append(rows(10))
     with memstore.connect(servers.servers[0].address, deadline_s=1.0) as client:
         memory = client.memory("m")
-        client._take(Topology(9, fewer.topology.servers, servers.stores[0].cluster))
+        client.take(Topology(9, fewer.topology.servers, servers.stores[0].cluster))
         for slots in ([0, 1, 2], [2]):
             with pytest.raises(ShardElsewhere):
                 memory.gather(slots)
