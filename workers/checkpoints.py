@@ -10,10 +10,11 @@ A checkpoint gets its name last, once all of it is durable: it is whole, or not 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from memstore import checks, files, snapshot
 from memstore.disk import DISK
-from memstore.errors import InvalidArgument, UnsupportedVersion
+from memstore.errors import CorruptFile, InvalidArgument, NotAStore, UnsupportedVersion
 from memstore.place import Place
 from memstore.restoring import restore_into
 from memstore.store import Store
@@ -67,9 +68,10 @@ class Checkpoint:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that `save` was given; raises `CorruptFile`."""
-        files.check(self.folder / DENSE, self.dense)
-        with np.load(self.folder / DENSE, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with _damaged(self.folder):
+            files.check(self.folder / DENSE, self.dense)
+            with np.load(self.folder / DENSE, allow_pickle=False) as arrays:
+                return dict(arrays)
 
 
 class Checkpoints:
@@ -115,7 +117,7 @@ class Checkpoints:
                 expected=f"one of {steps}" if steps else "any at all",
             )
         folder = self._of(steps[-1] if step is None else step)
-        about = files.read_json(folder / ABOUT)
+        about = self._about(folder)
         if about.get("format") != FORMAT:
             raise UnsupportedVersion(
                 f"{folder} is of another version",
@@ -196,15 +198,22 @@ class Checkpoints:
         )
         if there == found.versions:
             return found
-        files.check(found.folder / DENSE, found.dense)
-        # What is encoded before its parts.
-        for name in sorted(there, key=lambda name: holder.memory(name).config.encoding is None):
-            holder.drop(name)
-        if isinstance(holder, Store):
-            restore_into(holder, self.memories, number=found.snapshot)
-        else:
-            holder.restore(self.memories, number=found.snapshot)
+        with _damaged(found.folder):
+            files.check(found.folder / DENSE, found.dense)
+            # What is encoded before its parts.
+            for name in sorted(there, key=lambda name: holder.memory(name).config.encoding is None):
+                holder.drop(name)
+            if isinstance(holder, Store):
+                restore_into(holder, self.memories, number=found.snapshot)
+            else:
+                holder.restore(self.memories, number=found.snapshot)
         return found
+
+    @staticmethod
+    def _about(folder: Path) -> dict[str, Any]:
+        with _damaged(folder):
+            about: dict[str, Any] = files.read_json(folder / ABOUT)
+        return about
 
     def _of(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -219,8 +228,26 @@ class Checkpoints:
         for step in self.steps()[: -self.keep]:
             old = self._of(step).rename(self._of(step).with_suffix(".old"))
             shutil.rmtree(old)
-        kept = [files.read_json(self._of(step) / ABOUT)["snapshot"] for step in self.steps()]
+        kept = [self._about(self._of(step))["snapshot"] for step in self.steps()]
         snapshot.prune(Place(self.memories), kept)
+
+
+@contextlib.contextmanager
+def _damaged(folder: Path) -> Iterator[None]:
+    """Says what to do where a checkpoint, or what it is a snapshot of, is damaged."""
+    try:
+        yield
+    except (CorruptFile, NotAStore) as error:
+        others = [path.name for path in folder.parent.glob("step-*") if path.name[5:].isdigit()]
+        older = max((name for name in others if name < folder.name), default=None)
+        raise CorruptFile(
+            f"the checkpoint {folder} is damaged: {error.problem}",
+            got=error.got,
+            expected=error.expected,
+            hint=f"move that folder away: the run goes on from {older}"
+            if older
+            else "there is none before it: train anew in another folder",
+        ) from error
 
 
 def _versions(holder: Holder) -> dict[str, list[list[int]]]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from memstore.errors import Unreachable, Unsupported
+from memstore.errors import Unauthenticated, Unreachable, Unsupported
 from memstore.shard.log import Fsync
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def _cluster() -> Any:
 
 
 def connect(address: str, namespace: str) -> None:
-    """Makes this process one of a running Ray; raises `Unreachable` where there is none."""
+    """Makes this process one of a running Ray; raises `Unreachable` where there is none, and
+    `Unauthenticated` where it asks for a token that this process has not."""
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         return
@@ -96,7 +98,15 @@ def connect(address: str, namespace: str) -> None:
         ray.init(address, namespace=namespace, log_to_driver=False)
     except ConnectionError as error:
         raise Unreachable(
-            "there is no Ray to ask", got=str(error).splitlines()[0], hint="ray start --head"
+            "there is no Ray to ask",
+            got=str(error).splitlines()[0],
+            hint="ray start --head; where it asks for a token, set RAY_AUTH_MODE=token",
+        ) from error
+    except AuthenticationError as error:
+        raise Unauthenticated(
+            "Ray asks for a token",
+            got="none",
+            expected="that of the cluster in ~/.ray/auth_token, or as RAY_AUTH_TOKEN",
         ) from error
 
 

@@ -31,11 +31,11 @@ except ImportError as error:
 import torch
 
 import memstore
-from memstore import checks
+from memstore import checks, files
 from memstore.errors import InvalidArgument, MemstoreError, Unreachable
 from workers.cluster.spec import group_of
 from workers.group import Group, Pace, Trainers
-from workers.run import Run
+from workers.run import Run, check_built
 
 STARTS = 5
 """How often trainers are asked room for, a minute each time, before that is given up."""
@@ -98,12 +98,20 @@ def fit(job: Job, each: Callable[[dict[str, Any]], None] | None = None) -> None:
     each: what a trainer does with the job told to it, if not `train`.
 
     Raises what opening the run raises, `InvalidArgument` where its batch cannot be shared or the
-    trainers can never be placed, and `Unreachable` where they find no room in time or are lost too
-    often; called again, it goes on from the last checkpoint.
+    trainers can never be placed, `StoreLocked` where another call trains it, and `Unreachable`
+    where they find no room in time or are lost too often; called again, it goes on from the last
+    checkpoint.
     """
     if not ray.is_initialized():
         raise InvalidArgument("Ray was not connected to", hint="ray.init(address=…) first")
     _check_room(job)
+    check_built(job.folder)
+    # Two at once would take away each other's checkpoints.
+    with files.lock(job.folder / "LOCK"):
+        _fit(job, each or train)
+
+
+def _fit(job: Job, each: Callable[[dict[str, Any]], None]) -> None:
     # What is wrong with the run is found here, before a trainer starts.
     with opened(job) as run:
         if run.trained:
@@ -115,7 +123,7 @@ def fit(job: Job, each: Callable[[dict[str, Any]], None] | None = None) -> None:
                 expected="a batch that they divide",
             )
     trainer = TorchTrainer(
-        each or train,
+        each,
         train_loop_config=job.to_dict(),
         torch_config=TorchConfig(backend="gloo", timeout_s=MEET_S),
         scaling_config=ScalingConfig(

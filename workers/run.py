@@ -60,7 +60,7 @@ class Run:
         step: that of a checkpoint other than the newest.
         group: the trainers that open it together, the first of which alone writes what it keeps.
         """
-        _check_built(folder)
+        check_built(folder)
         self.folder, self.group = folder, group
         self.recipe = recipe_of(folder)
         self.network = networks.of(self.recipe)
@@ -71,6 +71,12 @@ class Run:
         self.paused: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
         """Holds off whoever changes the memories beside the steps, while a checkpoint is made."""
         self._own = holder is None
+        if holder is None and not (folder / "store").exists():
+            raise TaskDataError(
+                f"{folder} has no memories of its own",
+                "a run that was not built on a cluster",
+                f"`memtrain fit --cluster NAMESPACE/NAME --out {folder}` goes on with one that was",
+            )
         self.holder: Holder = memstore.open(folder / "store") if holder is None else holder
         try:
             self._open(step)
@@ -100,7 +106,7 @@ class Run:
     @contextlib.contextmanager
     def at(cls, folder: Path, step: int) -> Iterator[Self]:
         """Opens a copy of a run as it was at the checkpoint of a step, beside the run itself."""
-        _check_built(folder)
+        check_built(folder)
         with (
             tempfile.TemporaryDirectory(prefix="step-", dir=folder) as scratch,
             memstore.open(Path(scratch) / "store") as store,
@@ -234,7 +240,8 @@ class Run:
         self.close()
 
 
-def _check_built(folder: Path) -> None:
+def check_built(folder: Path) -> None:
+    """Raises `TaskDataError` unless the folder holds a run whose memories are whole."""
     if not is_built(folder):
         raise TaskDataError(f"no run in {folder}", "a folder made by `fit`", "run `memtrain fit`")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import memstore
+from memstore import files
 from memstore.errors import InvalidArgument, Unsupported
 from workers import cluster_cli, folders, showing
 from workers.group import Pace
@@ -53,7 +54,9 @@ def fit(options: argparse.Namespace, folder: Path, recipe: Recipe) -> None:
         trainers=options.trainers,
         pace=Pace(options.staleness_steps, options.prefetch),
         cpus=options.cpus,
-        checkpoint_steps=options.checkpoint_steps or EVERY_STEPS,
+        checkpoint_steps=EVERY_STEPS
+        if options.checkpoint_steps is None
+        else options.checkpoint_steps,
     )
     cluster_cli.connect(options.ray, namespace)
     base = None
@@ -61,6 +64,7 @@ def fit(options: argparse.Namespace, folder: Path, recipe: Recipe) -> None:
         folders.make(folder, "the run folder")
         base = showing.reading(recipe)
         with (
+            files.lock(folder / "LOCK"),
             memstore.connect(job.memory, deadline_s=job.deadline_s) as client,
             showing.building() as told,
         ):

@@ -26,9 +26,9 @@ def nodes(*, count: int = 1, cpus: int) -> Iterator[Any]:
         "num_cpus": cpus,
         "include_dashboard": False,
         "object_store_memory": 80 << 20,
-        "temp_dir": folder,
     }
-    os.environ |= NICE
+    # With its note of the newest cluster, which others of this machine would write too.
+    os.environ |= NICE | {"RAY_TMPDIR": folder}
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(count - 1):
@@ -38,4 +38,5 @@ def nodes(*, count: int = 1, cpus: int) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        del os.environ["RAY_TMPDIR"]
         shutil.rmtree(folder, ignore_errors=True)

@@ -33,10 +33,10 @@ def nodes() -> Iterator[Any]:
         "include_dashboard": False,
         "object_store_memory": 80 << 20,
     }
-    head["temp_dir"] = folder
-    credentials = pytest.MonkeyPatch()
-    for name, value in CREDENTIALS.items():
-        credentials.setenv(name, value)  # its nodes have them from here
+    environment = pytest.MonkeyPatch()
+    # Its nodes have it from here.
+    for name, value in (CREDENTIALS | {"RAY_TMPDIR": folder}).items():
+        environment.setenv(name, value)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=4, object_store_memory=80 << 20)
@@ -45,5 +45,5 @@ def nodes() -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
-        credentials.undo()
+        environment.undo()
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,13 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig
-from memstore.errors import MemstoreError, ShardElsewhere, Unreachable
+from memstore.errors import (
+    DiskFailed,
+    InvalidArgument,
+    MemstoreError,
+    ShardElsewhere,
+    Unreachable,
+)
 from memstore.memory import Array
 from memstore.shared.disk import SharedDisk
 from tests.cluster.conftest import NAMESPACE
@@ -173,14 +179,18 @@ def test_a_part_is_opened_anew_when_storage_that_failed_is_back(
     down(spec.name, NAMESPACE)
 
 
-def test_a_bucket_that_is_not_there_is_told(nodes: Any, objects: S3Server, tmp_path: Path) -> None:
-    spec = ClusterSpec(
-        folder=tmp_path / "disk",
-        name="nowhere",
-        namespace=NAMESPACE,
-        shared=objects.uri("cluster", "x").replace("s3://cluster", "s3://another"),
+def test_storage_that_fails_is_told_at_once(nodes: Any, objects: S3Server, tmp_path: Path) -> None:
+    """A bucket that is not there, a folder in a file, and a file for a folder."""
+    (tmp_path / "file").touch()
+    bucket = objects.uri("cluster", "x").replace("s3://cluster", "s3://another")
+    wrong: tuple[tuple[type[Exception], str, Path, str | None], ...] = (
+        (DiskFailed, "NoSuchBucket", tmp_path / "disk", bucket),
+        (DiskFailed, "File exists", tmp_path / "disk", str(tmp_path / "file/shared")),
+        (InvalidArgument, "cannot be made the registry's folder", tmp_path / "file", None),
     )
-    with pytest.raises(Unreachable, match="NoSuchBucket"):
-        up(spec, LONG_S)
-    with pytest.raises(Unreachable):
-        status(spec.name, NAMESPACE)
+    for kind, told, folder, shared in wrong:
+        spec = ClusterSpec(folder=folder, name="nowhere", namespace=NAMESPACE, shared=shared)
+        with pytest.raises(kind, match=told):
+            up(spec, LONG_S)
+        with pytest.raises(Unreachable):
+            status(spec.name, NAMESPACE)

@@ -136,6 +136,12 @@ def test_the_command_line_trains_on_a_cluster_and_tells_how_well(
     assert "hits@1" in told
     assert cli.main([*where, "--out", str(job.folder)]) == 1
     assert "another recipe" in capsys.readouterr().out
+    same = [*where, "--recipe", f"{__name__}:RECIPE", "--out", str(job.folder)]
+    with files.lock(job.folder / "LOCK"):
+        assert cli.main(same) == 1
+    assert "is open elsewhere" in capsys.readouterr().out
+    assert cli.main([*same, "--checkpoint-steps", "0"]) == 1
+    assert "checkpoint_steps" in capsys.readouterr().out
     assert cli.main(["fit", "--cluster", "learnt", "--out", str(tmp_path)]) == 1
     assert "expected NAMESPACE/NAME" in capsys.readouterr().out
 

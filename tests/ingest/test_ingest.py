@@ -220,6 +220,20 @@ def test_memories_of_others_and_other_calls_are_left_alone(tmp_path: Path) -> No
         ingest([source], tmp_path / "mine", layout=SMALL)
 
 
+def test_a_command_that_failed_is_corrected_in_the_same_place(tmp_path: Path) -> None:
+    rows = facts(50)
+    source = tmp_path / "facts.tsv"
+    source.write_text("".join("|".join(row) + "\n" for row in rows))
+    with pytest.raises(SourceError, match="50 broken lines of 50"):
+        ingest([source], tmp_path / "store", layout=SMALL)
+    corrected = Reading(delimiter="|")
+    assert ingest([source], tmp_path / "store", reading=corrected, layout=SMALL).given == 50
+    assert records(tmp_path / "store") == expected(rows)
+    # What has loaded something is another matter.
+    with pytest.raises(TaskDataError, match="begun with other reading"):
+        ingest([source], tmp_path / "store", layout=SMALL)
+
+
 def test_nothing_at_all_makes_empty_memories(tmp_path: Path) -> None:
     (tmp_path / "none.tsv").write_text("\n\n")
     report = ingest([tmp_path / "none.tsv"], tmp_path / "store", layout=SMALL)

@@ -215,8 +215,13 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_changed(
     folder = tmp_path / "checkpoints/step-00000000"
     whole = (folder / DENSE).read_bytes()
     (folder / DENSE).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(CorruptFile, match="altered"):
+    with pytest.raises(CorruptFile, match=r"altered.*there is none before it: train anew"):
         made.restore(holder)
+    (folder / DENSE).write_bytes(whole)
+    made.save(holder, 7, arrays(7), {"seed": 3, "searches": 7})
+    (folder.parent / "step-00000007" / DENSE).unlink()
+    with pytest.raises(CorruptFile, match="the run goes on from step-00000000"):
+        made.read().arrays()
     (folder / DENSE).write_bytes(whole)
     outer = json.loads((folder / ABOUT).read_text())
     outer["body"] = outer["body"].replace('"searches": 0', '"searches": 1')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -142,6 +143,11 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     assert main(["resume", str(tmp_path / "nowhere")]) == 1
     assert "no run in" in capsys.readouterr().out
+
+    shutil.rmtree(folder / "store")  # as of one whose memories a cluster has
+    assert main(["resume", str(folder)]) == 1
+    assert f"memtrain fit --cluster NAMESPACE/NAME --out {folder}" in capsys.readouterr().out
+    assert not (folder / "store").exists()
 
 
 @pytest.mark.parametrize(

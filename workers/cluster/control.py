@@ -6,6 +6,7 @@ answer in time, is `Unreachable`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ray
@@ -17,8 +18,11 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from memstore.errors import MemstoreError, Unreachable
+from memstore import errors
+from memstore.errors import InvalidArgument, MemstoreError, StoreError, Unreachable
 from workers.cluster.spec import registry_of
+
+RAISED = re.compile(r"memstore\.errors\.(?P<name>\w+): (?P<told>.*)")
 
 CALL_S = 30.0
 """Of a call that does no more than look something up or note it."""
@@ -50,11 +54,21 @@ def ask(call: Any, timeout_s: float = CALL_S) -> Any:
             raise error.cause from None
         raise
     except ActorDiedError as error:
-        raise Unreachable("an actor died", got=_last_line(error)) from error
+        raise _unmade(error) or Unreachable("an actor died", got=_last_line(error)) from error
     except (RayActorError, RaySystemError) as error:
         raise Unreachable("an actor is not there", got=_last_line(error)) from error
     except GetTimeoutError as error:
         raise Unreachable("an actor did not answer", expected=f"within {timeout_s:g} s") from error
+
+
+def _unmade(error: ActorDiedError) -> MemstoreError | None:
+    """What the making of the actor raised, where that was typed: Ray tells it as text alone."""
+    found = RAISED.fullmatch(_last_line(error))
+    kind = getattr(errors, found["name"], None) if found else None
+    if found is None or kind is None or not issubclass(kind, InvalidArgument | StoreError):
+        return None
+    made: MemstoreError = kind(found["told"])
+    return made
 
 
 def _last_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from memstore import files
 from memstore.errors import InvalidArgument, StoreLocked
 from memstore.shared.shelf import check
+from workers import folders
 from workers.cluster.spec import ClusterSpec
 
 Body = dict[str, Any]
@@ -33,7 +34,7 @@ class LocalNotes:
     def __init__(self, spec: ClusterSpec) -> None:
         folder = spec.home("registry")
         self._path = folder / FILE
-        files.make_folder(folder)
+        folders.make(folder, "the registry's folder")
         folder.chmod(0o700)  # there are keys in it
         self._owned = files.lock(folder / "LOCK")
 
@@ -55,9 +56,10 @@ class SharedNotes:
 
     def __init__(self, spec: ClusterSpec) -> None:
         with files.typed("the registry"):
+            self._shelf = spec.shelf("registry")
             spec.shelf("").keep_private()  # there are keys in it, and all rows
+            self._shelf.names(NAMES)  # fails sooner than a put where the storage is away
             check(spec.shelf(""))
-        self._shelf = spec.shelf("registry")
         self._number = 0
 
     def read(self) -> Body | None:

@@ -33,13 +33,16 @@ class RegistryActor:
                 self._registry = Registry(self._spec)
                 break
             except MemstoreError as error:
-                # Storage that is not there, or does not know this node, is not waited for.
+                # Who starts a cluster is told at once that its storage fails; one that was up waits
+                # for it, unless it is not there, or does not know this node.
+                before = ray.get_runtime_context().was_current_actor_reconstructed
                 never = isinstance(error.__cause__, FileNotFoundError | PermissionError)
-                again = isinstance(error, StoreLocked) or (error.retryable and not never)
+                away = before and error.retryable and not never
+                again = isinstance(error, StoreLocked) or away
                 if again and time.monotonic() < ends:
                     time.sleep(0.2)
                     continue
-                if (again or never) and ray.get_runtime_context().was_current_actor_reconstructed:
+                if (again or never) and before:
                     # A process that ends is started again; an actor that cannot be made is not.
                     logger.error("%s", error)
                     os._exit(1)

@@ -25,6 +25,7 @@ from memstore.rpc.server import Server
 from memstore.rpc.tls import ServerTls
 from memstore.rpc.topology import Topology
 from memstore.shared.disk import SharedDisk
+from workers import folders
 from workers.cluster import control
 from workers.cluster.notes import check_shelf
 from workers.cluster.registry import Lease
@@ -141,7 +142,7 @@ class ShardActor:
         for old in self._home.glob("disk-*"):
             shutil.rmtree(old, ignore_errors=True)
         folder = self._home / f"disk-{lease.term:010d}"
-        files.make_folder(self._home)
+        folders.make(self._home, "the folder of the part")
         self._home.chmod(0o700)  # there is a key in it
         disk = SharedDisk.open(folder, self._spec.shelf(f"part-{self._number}"), lease.term)
         if lease.known and disk.is_new:
@@ -192,7 +193,7 @@ class ShardActor:
                 expected=f"the rows that were served from {self._host}",
                 hint="bring it back from a copy: an empty one would pass for the part",
             )
-        files.make_folder(self._home)
+        folders.make(self._home, "the folder of the part")
         self._home.chmod(0o700)  # there is a key in it
         files.replace_json(note, {"cluster": lease.cluster, "part": own, "term": lease.term})
 

@@ -33,6 +33,12 @@ from workers.ingest.targets import Target, is_served, target
 
 MEMORIES = ("entities", "relations", "facts")
 
+STAGES = ("runs", "names", "facts", "groups")
+"""Folders of what is in between."""
+
+FAILED = "failed"
+"""A file of the work folder: a source or the command was wrong, and nothing had been loaded."""
+
 MEMORY_BYTES = 1 << 30
 """Default of a budget: blocks of 64 MiB of text for one worker."""
 
@@ -122,8 +128,7 @@ def ingest(
         finally:
             scheduler.close()
         files.replace_json(work / "report.json", asdict(report))
-        for folder in ("runs", "names", "facts", "groups"):
-            keeping.remove(work / folder)
+        _clear(work)
         return report
 
 
@@ -137,10 +142,13 @@ def _directory(into: str) -> str:
 
 
 def _planned(work: Path, found: Plan) -> Plan:
-    """The plan of the work folder; a new one where there is none."""
-    if (work / "plan.json").exists():
-        plan = Plan.load(work)
+    """The plan of the work folder; a new one where there is none, or that of another command which
+    failed before it loaded anything."""
+    failed = work / FAILED
+    plan = Plan.load(work) if (work / "plan.json").exists() else None
+    if plan is not None and not (failed.exists() and plan.differs(found)):
         plan.check_same(found, work)
+        failed.unlink(missing_ok=True)
         if is_served(plan.into):
             # Also: of `ray:…`, the Ray is known by then whose workers read.
             target(plan.into, plan.name).close()
@@ -154,8 +162,15 @@ def _planned(work: Path, found: Plan) -> Plan:
         raise MemoryExists(
             f"memories {taken} are there already", hint="drop them, or ingest into another store"
         )
+    _clear(work)
     found.save(work)
+    failed.unlink(missing_ok=True)
     return found
+
+
+def _clear(work: Path) -> None:
+    for folder in STAGES:
+        keeping.remove(work / folder)
 
 
 class _Ingest:
@@ -171,11 +186,30 @@ class _Ingest:
     ) -> None:
         self._work, self._plan, self._scheduler = work, plan, scheduler
         self._reject_share, self._progress = reject_share, progress
-        for name in ("runs", "names", "facts", "groups"):
+        for name in STAGES:
             files.make_folder(work / name)
             keeping.sweep(work / name)
 
     def run(self, begun: float) -> Report:
+        try:
+            made, rows = self._made()
+        except (SourceError, TaskDataError):
+            (self._work / FAILED).touch()
+            raise
+        self._load(rows)
+        total = {name: sum(each[name] for each in made) for name in ("lines", "rejected", "facts")}
+        return Report(
+            lines=total["lines"],
+            rejected=total["rejected"],
+            given=total["facts"],
+            entities=rows.count["entities"],
+            relations=rows.count["relations"],
+            facts=rows.count["facts"],
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _made(self) -> tuple[list[runs.Made], Rows]:
+        """All stages but the last; what was read, and the rows to be loaded."""
         made = self._read()
         names = runs.names(self._plan, made)
         firsts = self._merge(names)
@@ -191,17 +225,7 @@ class _Ingest:
             seed=self._plan.layout.seed,
             batch=self._batch(),
         )
-        self._load(rows)
-        total = {name: sum(each[name] for each in made) for name in ("lines", "rejected", "facts")}
-        return Report(
-            lines=total["lines"],
-            rejected=total["rejected"],
-            given=total["facts"],
-            entities=entities,
-            relations=relations,
-            facts=rows.count["facts"],
-            seconds=time.perf_counter() - begun,
-        )
+        return made, rows
 
     def _read(self) -> list[runs.Made]:
         pieces = self._plan.pieces

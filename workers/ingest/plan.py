@@ -175,15 +175,20 @@ class Plan:
         body["pieces"] = tuple(Piece(**each) for each in body["pieces"])
         return cls(**body)
 
+    def differs(self, other: Plan) -> str | None:
+        """The first thing that another plan says otherwise."""
+        same = ("into", "reading", "layout", "sources")
+        return next((what for what in same if getattr(self, what) != getattr(other, what)), None)
+
     def check_same(self, other: Plan, work: Path) -> None:
         """Raises `TaskDataError` unless the other, made now, says the same."""
-        for what in ("into", "reading", "layout", "sources"):
-            if getattr(self, what) != getattr(other, what):
-                raise TaskDataError(
-                    f"{work}, begun with other {what}",
-                    f"the same: {getattr(self, what)}",
-                    "give the same command, or remove the folder and begin anew",
-                )
+        what = self.differs(other)
+        if what is not None:
+            raise TaskDataError(
+                f"{work}, begun with other {what}",
+                f"the same: {getattr(self, what)}",
+                "give the same command, or remove the folder and begin anew",
+            )
         if other.block_bytes < self.block_bytes:
             raise TaskDataError(
                 f"{work}, begun with a larger budget a worker",
