@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import EncodingConfig, IndexConfig, Memory, MemoryConfig, OptimizerConfig
+from memstore.config import Updates
 from memstore.memory import Array
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import words
@@ -76,10 +77,14 @@ def build(
     index: IndexConfig = IndexConfig(maintenance="inline"),
     optimizer: OptimizerConfig = OptimizerConfig(),
     initial: Initial = Initial(),
+    updates: Updates = "checkpointed",
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> KnowledgeMemories:
-    """Creates and fills the four memories."""
+    """Creates and fills the four memories.
+
+    updates: of a `MemoryConfig`, for those whose rows learn.
+    """
     rng = np.random.default_rng(seed)
 
     split = dim - round(dim * initial.relation_share)
@@ -93,6 +98,7 @@ def build(
             index="none",
             optimizer=optimizer,
             shards=shards,
+            updates=updates,
             records={field.name: _kind(field) for field in records.schema},
             lookup=tuple({"word", "words"} & set(records.column_names)),
         )

@@ -1,21 +1,27 @@
 """Training while a shard, a trainer or a node is killed: every run ends, and has learnt as much.
 
-Two trainers and two parts of a memory on storage that their two nodes share. In each run one thing
-is killed, which and when drawn at random while it trains: a shard's process and a trainer's by
-`kill -9`, a node with all that runs on it, in whose place another is added. hits@1 is set beside a
-run that was left alone. Beside them a client counts in a memory of its own whose updates are
-logged, on parts that are killed with the others: what was acknowledged is to be there, once.
+Two trainers and two parts of a memory on storage that their two nodes share; a task of made-up
+places, small enough that a run is mostly the start of its processes. In each run one thing is
+killed, at a moment drawn at random while it trains: a shard's process or a trainer's by `kill -9`,
+a node with all that runs on it, in whose place another is added. hits@1 is set beside a run that
+was left alone: updates are logged, so that nothing that was learnt is lost with a shard. Beside
+them a client counts in a memory of its own, of logged updates too, on parts that are killed with
+the others: what was acknowledged is to be there, once.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -25,19 +31,33 @@ import numpy as np
 
 import memstore
 from memstore import MemoryConfig
-from memstore.errors import MemstoreError
-from models.tasks.geography import load_geography
+from memstore.errors import MemstoreError, StoreClosed
 from tests.benchmarks import started
 from tests.benchmarks.alone import measured_alone, tell
-from tests.benchmarks.cluster_train import CPUS, LONG_S, POINTS, Learnt, on_cluster, recipe
+from tests.benchmarks.cluster_train import CPUS, LONG_S, POINTS, Learnt, on_cluster
 from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, at_least, at_most
+from tests.training import small
 
 if TYPE_CHECKING:
     from workers.cluster import ClusterSpec
 
 PARTS, NODES, NODE_CPUS = 2, 2, 4
 KINDS = ("shard", "trainer", "node")
+"""In turn."""
+
+RECIPE = replace(
+    small.recipe(),
+    places=600,
+    dim=32,
+    shards=PARTS,
+    batch=64,
+    updates="logged",
+    steps=180,
+    hashed_steps=60,
+    questions=2_000,
+    test_questions=2_000,
+)
 COUNTED = 8
 """Rows that are counted in."""
 
@@ -49,8 +69,7 @@ def run(quick: bool) -> Iterator[Measured]:
     """Measures in a process of one thread; so are servers and trainers."""
     import ray  # noqa: F401 - where it is missing, this cannot run
 
-    load_geography(limit=10)  # raises where its data are missing
-    yield from measured_alone("tests.benchmarks.cluster_chaos", 2 if quick else 50)
+    yield from measured_alone("tests.benchmarks.cluster_chaos", len(KINDS) if quick else 50)
 
 
 @dataclass(frozen=True)
@@ -66,8 +85,7 @@ class Outcome:
 def measure(runs: int) -> Iterator[Measured]:
     from workers.cluster import ClusterSpec, down, up
 
-    made = replace(recipe(True), shards=PARTS, test_questions=1_000)
-    base = load_geography(limit=made.places)
+    base = small.base(RECIPE.places)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".cluster-") as scratch:
         folder = Path(scratch)
         with nodes(count=NODES, cpus=NODE_CPUS) as cluster:
@@ -81,32 +99,38 @@ def measure(runs: int) -> Iterator[Measured]:
             specs = [ClusterSpec(name=name, **shared) for name in ("learnt", "counted")]
             for spec in specs:
                 up(spec, LONG_S)
-            alone = on_cluster(folder / "alone", made, base, specs[0], started.train)
+            alone = on_cluster(folder / "alone", RECIPE, base, specs[0], started.train)
             first = min(path.stat().st_mtime for path in (folder / "alone").glob("trainer-*"))
             trained_s = (folder / "alone" / "checkpoints").stat().st_mtime - first
             outcomes = []
-            with memstore.connect(specs[1].address, deadline_s=LONG_S) as client:
+            with (
+                memstore.connect(specs[1].address, deadline_s=LONG_S) as client,
+                ThreadPoolExecutor(1) as pool,
+            ):
                 for number in range(runs):
-                    kind, rng = random.Random(number).choice(KINDS), random.Random(-number)
+                    kind, rng = KINDS[number % len(KINDS)], random.Random(number)
                     home = folder / f"run-{number}"
                     counting = Counting(client, f"counts-{number}")
                     after_s = rng.uniform(EARLIEST, LATEST) * trained_s
-                    killing = Killing(kind, after_s, rng, home, specs, cluster)
+                    run = pool.submit(on_cluster, home, RECIPE, base, specs[0], started.train)
+                    if not disturbed(kind, after_s, rng, home, specs, cluster, run):
+                        kind = "nothing"
                     try:
-                        learnt = on_cluster(home, made, base, specs[0], started.train)
+                        learnt = run.result()
                     except (MemstoreError, RuntimeError) as error:
                         print(f"run {number}, {kind}: {error}", file=sys.stderr)
                         learnt = None
-                    killing.end()
                     outcomes.append(Outcome(kind, learnt, counting.end()))
                     print(f"run {number}: {outcomes[-1]}", file=sys.stderr, flush=True)
+                    shutil.rmtree(home, ignore_errors=True)
             for spec in specs:
                 down(spec.name, NAMESPACE)
     yield from _figures(outcomes, alone, base.facts.num_rows)
 
 
 def _figures(outcomes: list[Outcome], alone: Learnt, facts: int) -> Iterator[Figure]:
-    counts = ", ".join(f"{sum(o.kind == kind for o in outcomes)} {kind}s" for kind in KINDS)
+    count = Counter(outcome.kind for outcome in outcomes)
+    counts = ", ".join(f"{count[kind]} x {kind}" for kind in (*KINDS, "nothing") if count[kind])
     case = f"{len(outcomes)} runs on {facts:,} facts, killed: {counts}"
     ended = [outcome.learnt for outcome in outcomes if outcome.learnt is not None]
     yield at_least(1.0, Figure("runs_ended", case, len(ended) / len(outcomes), "share"))
@@ -139,6 +163,8 @@ class Counting:
             try:
                 self._memory.update(self._slots, one, lr=1.0)
                 self._told += 1
+            except StoreClosed:
+                return
             except MemstoreError as error:
                 print(f"counting: {error}", file=sys.stderr)
                 self._unsure += 1
@@ -154,51 +180,42 @@ class Counting:
         return int(max(few, many, 0))
 
 
-class Killing:
-    """Kills one thing of a run, in a thread, some time after its first trainer has begun."""
+def disturbed(
+    kind: str,
+    after_s: float,
+    rng: random.Random,
+    home: Path,
+    specs: list[ClusterSpec],
+    cluster: Any,
+    training: Future[Learnt],
+) -> bool:
+    """Kills one thing, so long after the first trainer of a run has begun; False where that was
+    over before. In the main thread, which alone may start nodes."""
+    while not (trainers := _trainers(home)):
+        if training.done():
+            return False
+        time.sleep(0.1)
+    wait([training], after_s)
+    if training.done():
+        return False
+    if kind == "trainer":
+        os.kill(rng.choice(trainers), signal.SIGKILL)
+    elif kind == "shard":
+        part = rng.randrange(PARTS)
+        for spec in specs:
+            for lock in spec.home(f"part-{part}").glob("disk-*/LOCK"):
+                os.kill(int(lock.read_text()), signal.SIGKILL)
+    else:
+        [*others] = cluster.worker_nodes
+        cluster.remove_node(rng.choice(others), allow_graceful=False)
+        cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=80 << 20)
+    return True
 
-    def __init__(
-        self,
-        kind: str,
-        after_s: float,
-        rng: random.Random,
-        home: Path,
-        specs: list[ClusterSpec],
-        cluster: Any,
-    ) -> None:
-        self._kind, self._after_s, self._rng = kind, after_s, rng
-        self._home, self._specs, self._cluster = home, specs, cluster
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._kill, daemon=True)
-        self._thread.start()
 
-    def _kill(self) -> None:
-        while not (trainers := self._trainers()):
-            if self._over.wait(0.1):
-                return
-        if self._over.wait(self._after_s):
-            print("a run was over before anything was killed", file=sys.stderr)
-            return
-        if self._kind == "trainer":
-            os.kill(self._rng.choice(trainers), signal.SIGKILL)
-        elif self._kind == "shard":
-            part = self._rng.randrange(PARTS)
-            for spec in self._specs:
-                for lock in spec.home(f"part-{part}").glob("disk-*/LOCK"):
-                    os.kill(int(lock.read_text()), signal.SIGKILL)
-        else:
-            [*others] = self._cluster.worker_nodes
-            self._cluster.remove_node(self._rng.choice(others), allow_graceful=False)
-            self._cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=80 << 20)
-
-    def _trainers(self) -> list[int]:
-        """Processes of those that run now."""
-        numbers = (int(path.name.rpartition("-")[2]) for path in self._home.glob("trainer-*"))
-        return [number for number in numbers if Path(f"/proc/{number}").exists()]
-
-    def end(self) -> None:
-        self._over.set()
-        self._thread.join()
+def _trainers(home: Path) -> list[int]:
+    """Processes of those that run now."""
+    numbers = (int(path.name.rpartition("-")[2]) for path in home.glob("trainer-*"))
+    return [number for number in numbers if Path(f"/proc/{number}").exists()]
 
 
 if __name__ == "__main__":

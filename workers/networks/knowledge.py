@@ -43,7 +43,8 @@ ALIASES = "aliases"
 class KnowledgeRecipe(Recipe):
     """A run over a knowledge base.
 
-    dim: numbers a row.  shards: of each memory.
+    dim: numbers a row.  shards: of each memory.  updates: `logged` makes what steps change in rows
+        as durable as all else, so that a shard that dies loses none; else `checkpointed`.
     places: keep the base to the most popular so many entities; None takes all.
     k: facts that inner product search proposes; probe: lists it visits.
     key_limit: facts that key hashing proposes at most for an entity.
@@ -61,6 +62,7 @@ class KnowledgeRecipe(Recipe):
     places: int | None = None
     dim: int = 64
     shards: int = 1
+    updates: str = "checkpointed"
     k: int = 64
     probe: int = 16
     key_limit: int = 32
@@ -77,7 +79,7 @@ class KnowledgeRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        MemoryConfig(dim=self.dim, shards=self.shards)
+        MemoryConfig(dim=self.dim, shards=self.shards, updates=self.updates)  # type: ignore[arg-type]
 
     def searched(self, step: int) -> bool:
         """Whether a step reads what search proposes."""
@@ -104,6 +106,7 @@ def build(
         task_of(recipe.task, Task).vocabulary(),
         dim=recipe.dim,
         shards=recipe.shards,
+        updates=recipe.updates,  # type: ignore[arg-type]
         # A seed gives the same run only where the index is kept by the calls themselves.
         index=IndexConfig(probe=recipe.probe, maintenance="inline"),
         seed=recipe.seed,
