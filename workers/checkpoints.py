@@ -14,7 +14,9 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -95,6 +97,10 @@ class Checkpoints:
         self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))
         self.memories = str((folder / "memories").absolute()) if memories is None else memories
         self.keep = checks.positive("keep", keep)
+        self._copier = ThreadPoolExecutor(1, "memstore-checkpoint")
+        self._copying: Future[None] | None = None
+        self.seconds = 0.0
+        """What the last one took, from its moment until it was there."""
         # Runs that share a store would take away each other's.
         self._mark = f"checkpoint-{hashlib.sha256(self.memories.encode()).hexdigest()[:8]}-"
 
@@ -138,44 +144,73 @@ class Checkpoints:
     def save(
         self, holder: Holder, step: int, arrays: Arrays, position: Mapping[str, Any]
     ) -> Checkpoint:
-        """Makes a checkpoint, and takes the oldest away where there are more than `keep`.
+        """Makes a checkpoint as `begin` does, and waits until it is there."""
+        self.begin(holder, step, arrays, position)
+        self.wait()
+        return self.read(step)
+
+    def begin(self, holder: Holder, step: int, arrays: Arrays, position: Mapping[str, Any]) -> None:
+        """Takes the moment of a checkpoint, which a thread then copies: it is there once that is
+        done. Then the oldest is taken away where there are more than `keep`.
 
         position: where the run is beside its step, as JSON can have it: what its sampler drew.
-        Nobody changes the memories until it returns. Where it fails the ones before stay.
-        Raises `InvalidArgument` where there is one of this step, and what `mark` and `snapshot`
-        raise.
+        Nobody changes the memories until it returns; from then on they may change, since what is
+        copied is the cut at a mark. Waits for the one that was begun before. Where it fails the
+        ones before stay. Raises `InvalidArgument` where there is one of this step, and what `wait`
+        and `mark` raise.
         """
+        self.wait()
         if step in self.steps():
             raise InvalidArgument(f"{self._of(step)} is there already", got=f"step {step}")
+        begun_s = time.monotonic()
         self._clear()
         for left in holder.marks():
             if left.startswith(self._mark):
                 holder.unmark(left)
         mark = f"{self._mark}{step:08d}"
         holder.mark(mark)
-        versions = _versions(holder)
+        about: dict[str, Any] = {
+            "step": step,
+            "position": json.loads(json.dumps(position)),
+            "recipe": self.recipe,
+            "versions": _versions(holder),
+        }
+        then = {name: array.copy() for name, array in arrays.items()}
+        self._copying = self._copier.submit(self._copied, holder, mark, then, about, begun_s)
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that was begun; raises what `snapshot` and the disk raised."""
+        copying, self._copying = self._copying, None
+        if copying is not None:
+            copying.result()
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether one that was begun is not there yet."""
+        return self._copying is not None and not self._copying.done()
+
+    def _copied(
+        self, holder: Holder, mark: str, arrays: Arrays, about: dict[str, Any], begun_s: float
+    ) -> None:
         taken = holder.snapshot(self.memories, at=mark)
         holder.unmark(mark)
+        step = about["step"]
         draft = self._of(step).with_suffix(".new")
         files.make_folder(draft)
         with files.typed("a checkpoint"):
             made = files.make(draft / DENSE, lambda file: files.arrays_to(file, arrays))
-            about: dict[str, Any] = {
-                "step": step,
-                "position": dict(position),
-                "recipe": self.recipe,
-                "topology": {"servers": _servers(holder), "shards": _shards(versions)},
+            about |= {
+                "topology": {"servers": _servers(holder), "shards": _shards(about["versions"])},
                 "snapshot": taken.number,
                 "bytes": taken.bytes,
                 "copied": taken.copied,
-                "versions": versions,
                 "dense": made,
             }
             files.replace_json(draft / ABOUT, {"format": FORMAT} | about)
             DISK.rename(draft, self._of(step))
             DISK.sync_folder(self.folder)
         self._prune()
-        return self.read(step)
+        self.seconds = time.monotonic() - begun_s
 
     def restore(self, holder: Holder, step: int | None = None) -> Checkpoint:
         """Makes the memories as they were at a checkpoint, the newest or that of a step.
@@ -184,6 +219,7 @@ class Checkpoints:
         Where it is cut off it is to be called again. Raises as `read`, `InvalidArgument` where the
         memories lie, or are cut, otherwise now.
         """
+        self.wait()
         found = self.read(step)
         now = _versions(holder)
         there = {name: now[name] for name in now if name in found.versions}

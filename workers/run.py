@@ -161,7 +161,7 @@ class Run:
             self._metrics.cut(done)
         board = Board(self.folder / "tensorboard" if writes else None, done)
         with closing(board), closing(self.trainer.run(data)) as steps:
-            last, cost_s, due = time.perf_counter(), 0.0, False
+            last, due = time.perf_counter(), False
             try:
                 for step in steps:
                     self.steps.append(step)
@@ -171,27 +171,35 @@ class Run:
                     due = due or (
                         self.trainer.done % checkpoint_steps == 0
                         if checkpoint_steps
-                        else now - last >= max(cost_s, 0.5) / SHARE
+                        else not self.checkpoints.is_copying
+                        and now - last >= max(self.checkpoints.seconds, 0.5) / SHARE
                     )
                     if due and self.trainer.met and not self.trained:
                         self.save()
                         due = False
-                        last, cost_s = time.perf_counter(), time.perf_counter() - now
-                        board.put(step.number, {"speed/checkpoint_s": cost_s})
+                        last = time.perf_counter()
+                        waited = {"speed/checkpoint_wait_s": last - now}
+                        board.put(step.number, waited)
             except GeneratorExit:
                 # In the middle of a step it stays as it was: network and rows are not of one step.
                 # Several are ended together with those that wait for them.
                 if not self.trained and self.group.size == 1:
                     self.save()
+                    self.checkpoints.wait()
                 raise
             self.group.once(self.learner.finish)
             self.save()
+            self.group.once(self.checkpoints.wait)
 
     def save(self) -> None:
-        """Makes a checkpoint of the network and the memories, unless there is one of this step."""
+        """Begins a checkpoint of the network and the memories, unless there is one of this step.
+
+        It is copied while the next steps are taken; the one before is waited for.
+        """
         self.group.once(self._save)
 
     def _save(self) -> None:
+        self.checkpoints.wait()
         done = self.trainer.done
         saved = self.checkpoints.steps()
         if done in saved:
@@ -200,7 +208,7 @@ class Run:
         self._metrics.add([step for step in self.steps if step.number >= first])
         position = {"seed": self.recipe.seed, "learner": self.learner.position()}
         with self.paused():
-            self.checkpoints.save(self.holder, done, self.trainer.arrays(), position)
+            self.checkpoints.begin(self.holder, done, self.trainer.arrays(), position)
 
     def evaluate(self, base: Any) -> list[Evaluation]:
         """Tests on what was held out of training.
@@ -225,6 +233,8 @@ class Run:
         return self.network.read(self.recipe)
 
     def close(self) -> None:
+        with contextlib.suppress(MemstoreError, OSError):  # what `train` would have told
+            self.checkpoints.wait()
         if self._own:
             self.holder.close()
 

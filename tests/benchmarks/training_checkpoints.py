@@ -67,7 +67,10 @@ def run(quick: bool) -> Iterator[Figure]:
 def _saved(training: Run, case: str, whole: int | None = None) -> Iterator[Figure]:
     start = time.perf_counter()
     training.save()
+    stopped_s = time.perf_counter() - start
+    training.checkpoints.wait()
     seconds = time.perf_counter() - start
+    yield Figure("stopped_s", f"{case}; until the next step may be taken", stopped_s, "s")
     yield Figure("checkpoint_s", case, seconds, "s")
     yield Figure("pause_s", f"{case}, for {SHARE:.0%} of the time", seconds / SHARE, "s")
     yield Figure("copied_bytes", case, float(training.checkpoints.read().copied), "B", whole)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, files
-from memstore.errors import CorruptFile, InvalidArgument, UnsupportedVersion
+from memstore.errors import CorruptFile, InvalidArgument, SnapshotFailed, UnsupportedVersion
 from memstore.memory import Array
 from memstore.rpc.server import Server
 from tests.congruence.spread import Servers
@@ -197,6 +199,47 @@ def test_a_checkpoint_of_other_servers_is_refused(tmp_path: Path) -> None:
         assert same(seen(client), before)
 
 
+def test_training_goes_on_while_a_checkpoint_is_copied(
+    tmp_path: Path, holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then, dense, copied = seen(holder), arrays(0), threading.Event()
+    snapshot: Any = type(holder).snapshot
+
+    def late(self: Any, *given: Any, **named: Any) -> Any:
+        assert copied.wait(60)
+        return snapshot(self, *given, **named)
+
+    monkeypatch.setattr(type(holder), "snapshot", late)
+    made = Checkpoints(tmp_path / "checkpoints", RECIPE)
+    made.begin(holder, 0, dense, {"seed": 3, "searches": 0})
+    assert (made.is_copying, made.steps()) == (True, [])
+    learn(holder, 1)
+    dense["weight/hops"][:] = 9.0
+    assert not same(seen(holder), then)
+    copied.set()
+    made.wait()
+    assert (made.is_copying, made.steps()) == (False, [0])
+    assert same(list(made.restore(holder).arrays().values()), list(arrays(0).values()))
+    assert same(seen(holder), then)
+
+
+def test_a_copy_that_failed_is_told_by_who_waits_for_it(
+    tmp_path: Path, holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Checkpoints(tmp_path / "checkpoints", RECIPE)
+
+    def fail(*given: Any, **named: Any) -> Any:
+        raise SnapshotFailed("the place is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(holder), "snapshot", fail)
+        made.begin(holder, 0, arrays(0), {})
+        with pytest.raises(SnapshotFailed):
+            made.wait()
+    assert made.save(holder, 0, arrays(0), {}).step == 0
+    assert holder.marks() == []
+
+
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, holder: Holder) -> None:
     made = saved(tmp_path, holder)
     about = tmp_path / "checkpoints/step-00000000" / ABOUT
@@ -222,6 +265,7 @@ def test_a_damaged_checkpoint_is_refused_before_anything_is_changed(
     (folder.parent / "step-00000007" / DENSE).unlink()
     with pytest.raises(CorruptFile, match="the run goes on from step-00000000"):
         made.read().arrays()
+    shutil.rmtree(folder.parent / "step-00000007")
     (folder / DENSE).write_bytes(whole)
     outer = json.loads((folder / ABOUT).read_text())
     outer["body"] = outer["body"].replace('"searches": 0', '"searches": 1')
