@@ -50,9 +50,26 @@ def _geography() -> Task:
     )
 
 
+def _metaqa(hops: int) -> Task:
+    from models.tasks.metaqa import load_metaqa, questions_of, vocabulary
+
+    return Task(
+        source=f"MetaQA, {hops} hop",
+        credit="Facts and questions: WikiMovies and MetaQA, CC BY 3.0.",
+        base=lambda limit: load_metaqa(limit=limit),
+        questions=questions_of(hops),
+        vocabulary=lambda: vocabulary(hops),
+    )
+
+
 T = TypeVar("T")
 
-NAMES: dict[str, Callable[[], object]] = {"geography": _geography}
+NAMES: dict[str, Callable[[], object]] = {
+    "geography": _geography,
+    "metaqa-1hop": lambda: _metaqa(1),
+    "metaqa-2hop": lambda: _metaqa(2),
+    "metaqa-3hop": lambda: _metaqa(3),
+}
 """By name, what returns the task: it needs what not everybody has installed."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from models.tasks.memories import KnowledgeMemories
 RARE = 1_000
 """Names that a word may be in and still say which is meant (arXiv 1606.03126, section 3.1, hashes
 on words of frequency below 1,000)."""
+
+
+_MARKED = re.compile(r"\[([^\[\]]+)\]")
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,27 @@ class QuestionReader:
         return int(best[np.argmax(records["weight"].to_numpy())])
 
     def _mention(self, text: str) -> Mention | None:
-        """The likeliest mention; ordinary words in small letters name nothing ("is", Icelandic)."""
+        """What stands in brackets, if that is a name, or the likeliest mention; ordinary words in
+        small letters name nothing ("is", Icelandic)."""
+        marked = _MARKED.search(text)
+        if marked and len(candidates := self.aliases.candidates(marked[1])):
+            start, end = marked.span()
+            return Mention(start, end, marked[1], self._so_named(candidates, marked[1]))
         for mention in self.aliases.link(text, common_words=self._common):
             if mention.text != mention.text.lower() or not self._common.issuperset(
                 words(mention.text)
             ):
                 return mention
         return None
+
+    def _so_named(self, candidates: Slots, name: str) -> Slots:
+        """Entities, first those that are spelt so: Horror is a genre, horror a tag."""
+        if len(candidates) == 1:
+            return candidates
+        records = self.memories.entities.gather(candidates, vectors=False, columns=["name"]).records
+        assert records is not None
+        other = [own != name for own in records["name"].to_pylist()]
+        return candidates[np.argsort(other, kind="stable")]
 
     def _slots(self, bags: list[list[str]]) -> Slots:
         flat = [word for bag in bags for word in bag]

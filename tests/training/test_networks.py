@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from memstore.errors import InvalidArgument
-from tests.training import echoes, small
+from models.tasks import data
+from tests.training import echoes, films, small
 from workers import networks, recipes
 from workers.cli import main
 from workers.run import Run
@@ -70,6 +71,21 @@ def test_one_without_memories_is_trained_gone_on_with_and_tested(
 def test_what_does_not_fit_a_network_is_refused(name: str, network: str | None, said: str) -> None:
     with pytest.raises(InvalidArgument, match=re.escape(said)):
         recipes.recipe_of(name, network=network)
+
+
+def test_questions_in_a_published_format_are_learnt_and_told_with_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films.write(tmp_path / "data")
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "data"))
+    folder = tmp_path / "run"
+    assert main(["fit", "--recipe", "tests.training.films:recipe", "--out", str(folder)]) == 0
+    assert main(["evaluate", str(folder)]) == 0
+    assert "Published: 0.962" in capsys.readouterr().out
+    with Run(folder) as run:
+        hashed, _ = run.figures
+    assert (hashed.case, hashed.candidate_recall) == ("key hashing", 1.0)
+    assert hashed.hits_1 > 0.8
 
 
 def swapped() -> object:

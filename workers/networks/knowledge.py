@@ -209,7 +209,7 @@ class KnowledgeLearner:
         return f"{facts.rows:,} facts, {entities.rows:,} entities, width {facts.config.dim}"
 
     def data(self, base: KnowledgeBase) -> Taught:
-        """The questions whose entity is linked rightly: of another none is learnt from."""
+        """The questions whose entity is linked rightly, and that the base answers."""
         asked = self.task.questions(
             base,
             split="train",
@@ -220,7 +220,8 @@ class KnowledgeLearner:
         read = self.questions.read([question.text for question in asked])
         subject_Q = np.array([question.subject for question in asked])
         # A network cannot learn a relation from a question about something else.
-        linked = np.flatnonzero(read.entity_Q == subject_Q)
+        answered_Q = np.array([len(question.answers) > 0 for question in asked])
+        linked = np.flatnonzero((read.entity_Q == subject_Q) & (subject_Q >= 0) & answered_Q)
         limit = self.recipe.list_limit
         right = answers.lists([asked[i].answers[:limit] for i in linked])
         paths = answers.lists([np.array(asked[i].relations) for i in linked])
