@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 import memstore
+from models.tasks.linking import words
 from workers.ingest import Layout
 
 SMALL = Layout(dim=16, index="exact", window=300)
@@ -18,7 +19,7 @@ SMALL = Layout(dim=16, index="exact", window=300)
 
 Fact = tuple[str, str, str]
 
-MEMORIES = ("entities", "relations", "facts")
+MEMORIES = ("words", "entities", "relations", "facts")
 
 
 def facts(count: int, seed: int = 0, entities: int = 400, relations: int = 9) -> list[Fact]:
@@ -39,7 +40,7 @@ def write_tsv(path: Path, rows: Iterable[Fact]) -> Path:
 
 
 def expected(rows: Iterable[Fact]) -> dict[str, list[dict[str, Any]]]:
-    """The records of the three memories, slot by slot, by a plain reading of the rules."""
+    """The records of the memories, slot by slot, by a plain reading of the rules."""
     distinct = set(rows)
     names = sorted({n for s, _, o in distinct for n in (s, o)}, key=str.encode)
     relations = sorted({r for _, r, _ in distinct}, key=str.encode)
@@ -50,6 +51,7 @@ def expected(rows: Iterable[Fact]) -> dict[str, list[dict[str, Any]]]:
     for s, r, o in distinct:
         grouped.setdefault((number[s], of_relation[r]), []).append(number[o])
     return {
+        "words": [{"word": word} for word in sorted({w for r in relations for w in words(r)})],
         "entities": [{"name": name, "weight": weight[name]} for name in names],
         "relations": [{"name": name} for name in relations],
         "facts": [
@@ -64,12 +66,12 @@ def expected(rows: Iterable[Fact]) -> dict[str, list[dict[str, Any]]]:
 
 
 def records(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of the three memories of a store, slot by slot."""
+    """The records of the memories of a store, slot by slot."""
     return {name: table.to_pylist() for name, (_, table) in contents(path).items()}
 
 
 def contents(path: Path) -> dict[str, tuple[bytes, pa.Table]]:
-    """The keys, as bytes, and the records of the three memories, slot by slot, with no holes."""
+    """The keys, as bytes, and the records of the memories, slot by slot, with no holes."""
     found = {}
     with memstore.open(path, read_only=True) as store:
         for name in MEMORIES:

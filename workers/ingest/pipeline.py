@@ -1,4 +1,4 @@
-"""Ingests: from files of facts to the memories `entities`, `relations` and `facts`.
+"""Ingests: from files of facts to the memories `words`, `entities`, `relations` and `facts`.
 
     ingest(["facts.tsv.gz"], "knowledge")         # a store
     ingest(["facts/"], "ray:memstore/facts")      # servers
@@ -31,7 +31,7 @@ from workers.ingest.plan import LEAST_BYTES, SHARE, Layout, Plan, Reading
 from workers.ingest.rows import DRAWN, Rows
 from workers.ingest.targets import Target, is_served, target
 
-MEMORIES = ("entities", "relations", "facts")
+MEMORIES = ("words", "entities", "relations", "facts")
 
 STAGES = ("runs", "names", "facts", "groups")
 """Folders of what is in between."""
@@ -362,7 +362,7 @@ class _Ingest:
 
 
 def config_of(name: str, layout: Layout) -> MemoryConfig:
-    """The configuration of one of the three memories."""
+    """The configuration of one of the memories."""
     same: dict[str, Any] = {
         "dim": layout.dim,
         "shards": layout.shards,
@@ -379,8 +379,9 @@ def config_of(name: str, layout: Layout) -> MemoryConfig:
             ),
             **same,
         )
-    records = {"name": "string"} | ({"weight": "int64"} if name == "entities" else {})
-    return MemoryConfig(index="none", records=records, lookup=("name",), **same)
+    named = "word" if name == "words" else "name"
+    records = {named: "string"} | ({"weight": "int64"} if name == "entities" else {})
+    return MemoryConfig(index="none", records=records, lookup=(named,), **same)
 
 
 # Tasks: a number alone is told to a worker, beside what all have in common.

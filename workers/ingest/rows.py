@@ -1,7 +1,8 @@
-"""Rows of the three memories, as they are before training, from place to place.
+"""Rows of the memories, as they are before training, from place to place.
 
-Entities are in order of their names, relations too, facts in order of (subject, relation), and
-the objects of a fact by falling weight, then by rising entity. So what comes out depends on the
+Entities are in order of their names, relations too, and the words that are in names of relations;
+facts in order of (subject, relation), and the objects of a fact by falling weight, then by rising
+entity. So what comes out depends on the
 facts and on the seed alone: not on the order of sources, how they were cut, or who read them.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from memstore.memory import Array
+from models.tasks.linking import words
 from models.tasks.memories import Initial, around, commons, unit
 from workers.ingest import dictionary, keeping
 
@@ -29,7 +31,7 @@ Batch = tuple[Array | None, pa.Table]
 
 
 class Rows:
-    """What a work folder has of three memories, once all is grouped."""
+    """What a work folder has of the memories, once all is grouped."""
 
     def __init__(
         self,
@@ -49,13 +51,18 @@ class Rows:
         self._split = dim - round(dim * self._initial.relation_share)
         self.count = {kind: int(each[-1]) for kind, each in firsts.items()}
         self.count["facts"] = int(self._groups[-1])
+        self.count["words"] = len(self._words)
 
     def between(self, name: str, first: int, last: int) -> Iterator[Batch]:
         """The rows of a memory from one to another, batch by batch, the same each time."""
         if name == "facts":
             yield from self._facts(first, last)
             return
-        make = self._entities if name == "entities" else self._relations
+        make = {
+            "words": self._rows_of_words,
+            "entities": self._entities,
+            "relations": self._relations,
+        }[name]
         for start in range(first, last, self._batch):
             yield make(start, min(start + self._batch, last))
 
@@ -93,7 +100,8 @@ class Rows:
     ) -> Iterator[tuple[slice, Array]]:
         """Unit rows from one to another, part by part, and where among them the part is.
 
-        memory: 1 for entities, which are gathered around common directions, 2 for relations.
+        memory: 1 for entities, which are gathered around common directions, 2 for relations, 3 for
+            words.
         """
         for block in range(first // DRAWN, -(-last // DRAWN)):
             rng = np.random.default_rng((self._seed, memory, block))
@@ -108,10 +116,26 @@ class Rows:
         names = dictionary.names_between(
             self._work, "relations", self._firsts["relations"], first, last
         )
-        keys_BD = np.zeros((last - first, self._dim), np.float32)
-        for at, rows_BD in self._drawn(first, last, 2, self._dim - self._split):
-            keys_BD[at, self._split :] = self._initial.relation * rows_BD
+        keys_BD = self._about(first, last, 2, self._initial.relation)
         return keys_BD, pa.table({"name": names})
+
+    def _rows_of_words(self, first: int, last: int) -> Batch:
+        keys_BD = self._about(first, last, 3, self._initial.word)
+        return keys_BD, pa.table({"word": pa.array(self._words[first:last], pa.string())})
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """What names of relations are made of, sorted: with what questions may speak of them."""
+        firsts = self._firsts["relations"]
+        names = dictionary.names_between(self._work, "relations", firsts, 0, int(firsts[-1]))
+        return sorted({word for name in names.to_pylist() for word in words(name)})
+
+    def _about(self, first: int, last: int, memory: int, norm: float) -> Array:
+        """Rows of what is said of entities: in the last dimensions.  memory: as in `_drawn`."""
+        keys_BD = np.zeros((last - first, self._dim), np.float32)
+        for at, rows_BD in self._drawn(first, last, memory, self._dim - self._split):
+            keys_BD[at, self._split :] = norm * rows_BD
+        return keys_BD
 
     def _facts(self, first: int, last: int) -> Iterator[Batch]:
         begin, end = np.searchsorted(self._groups, [first, last - 1], side="right") - 1
