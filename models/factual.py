@@ -44,7 +44,7 @@ from memstore import NO_SLOT, Memory
 from memstore.memory import Array, Slots
 from memstore.torch import RowTable
 from models.asked import Asked
-from models.tasks.answers import ragged
+from models.tasks.answers import ragged, weighed
 
 Flags = npt.NDArray[np.bool_]
 
@@ -81,15 +81,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Traced:
-    """The question as it was left, q_{L+1} `[Q, D]`, and the layers; the last has the answers."""
+    """q_L `[Q, D]`, the question as the last layer meets it, and the layers."""
 
     query_QD: Tensor
     layers: list[Layer]
 
 
 class FactualMN(nn.Module):
-    """Reads facts layer by layer, from the linked entity on. Its own weights are the L matrices
-    W_k, D × D; all else lives in the memories of `words`, `entities` and `relations`.
+    """Reads facts layer by layer, from the linked entity on. Its own weights are the matrices W_k,
+    D × D, of all layers but the last; all else lives in the memories of `words`, `entities` and
+    `relations`.
 
     facts: a memory with the columns subject, relation and objects, and lookup by subject.
     layers: L, as many as an answer is facts away.  prune: ε, > 0.  kept: facts of F' at most.
@@ -113,7 +114,7 @@ class FactualMN(nn.Module):
         self.words, self.entities, self.relations, self.facts = words, entities, relations, facts
         self.prune, self.kept, self.objects, self.branch = prune, kept, objects, branch
         width = entities.memory.config.dim
-        self.updates = nn.ParameterList(torch.eye(width) for _ in range(layers))
+        self.updates = nn.ParameterList(torch.eye(width) for _ in range(layers - 1))
 
     def forward(self, asked: Asked) -> Traced:
         query_QD = self.encode(asked)
@@ -121,7 +122,7 @@ class FactualMN(nn.Module):
         if slots_QF is None:
             slots_QF = self.facts.lookup("subject", asked.entity_Q, self.branch).padded()
         layers: list[Layer] = []
-        for update in self.updates:
+        for update in (*self.updates, None):
             if layers:
                 slots_QF, edges = self._add(layers[-1], asked.entity_Q)
             facts = _Facts(self, slots_QF)
@@ -134,8 +135,9 @@ class FactualMN(nn.Module):
             weights_QF = torch.softmax(scores_QF, 1) * mask_QF
             kept_QF = self._pruned(weights_QF.detach().numpy()) & there_QF
             layers.append(facts.layer(there_QF, edges, scores_QF, weights_QF, kept_QF))
-            read_QD = facts.sum(weights_QF * torch.from_numpy(kept_QF))
-            query_QD = (query_QD + read_QD) @ update.T
+            if update is not None:
+                read_QD = facts.sum(weights_QF * torch.from_numpy(kept_QF))
+                query_QD = (query_QD + read_QD) @ update.T
         return Traced(query_QD, layers)
 
     def encode(self, asked: Asked) -> Tensor:
@@ -303,20 +305,10 @@ def nearness(traced: Traced, right_QA: Slots) -> list[Array]:
 
 
 def answers(traced: Traced, entity_Q: Slots) -> tuple[Slots, Array]:
-    """The objects of the facts of the last layer, int64 `[Q, C]`, `NO_SLOT` padded, and the log of
-    the relevance of the facts that have them, −inf there."""
+    """The objects of the facts of the last layer, and their relevance: see `answers.weighed`."""
     last = traced.layers[-1]
-    is_answer_E = last.object_E != entity_Q[last.question_E]
-    question_E, object_E = last.question_E[is_answer_E], last.object_E[is_answer_E]
-    weight_E = last.weights_QF.detach().numpy()[question_E, last.fact_E[is_answer_E]]
-    span = int(object_E.max(initial=0)) + 1
-    answer_U, at_E = np.unique(question_E * span + object_E, return_inverse=True)
-    counts_Q = np.bincount(answer_U // span, minlength=len(entity_Q))
-    answers_QC = ragged(answer_U % span, counts_Q)
-    scores_QC = np.full(answers_QC.shape, -np.inf)
-    with np.errstate(divide="ignore"):
-        scores_QC[answers_QC != NO_SLOT] = np.log(np.bincount(at_E, weight_E, len(answer_U)))
-    return answers_QC, scores_QC
+    weight_E = last.weights_QF.detach().numpy()[last.question_E, last.fact_E]
+    return weighed(last.question_E, last.object_E, weight_E, entity_Q)
 
 
 def _mean(at_E: Slots, values_E: Array, length: int) -> Array:

@@ -100,15 +100,23 @@ def with_right(slots_QK: Slots, right_QR: Slots) -> Slots:
 def cell_loss(reading: Reading, right_QR: Slots) -> tuple[Tensor, float]:
     """Mean of −log Σ p over the right cells, and the share of questions whose best cell is right.
 
-    right_QR: int64, distinct and at least one a question, `NO_SLOT` padded, all among those read.
+    right_QR: int64, `NO_SLOT` padded, those of a question distinct and all among the cells that it
+    read; a question without one is passed over.
     """
-    slots_QK, scores_QK = reading.candidates.slots_QK, reading.scores_QK
-    if len(slots_QK) == 1:
+    known_Q = (right_QR != NO_SLOT).any(axis=1)
+    scores_QK = reading.scores_QK
+    slots_QK = np.broadcast_to(reading.candidates.slots_QK, tuple(scores_QK.shape))
+    if not known_Q.all():
+        scores_QK = scores_QK[torch.from_numpy(known_Q).to(scores_QK.device)]
+        slots_QK, right_QR = slots_QK[known_Q], right_QR[known_Q]
+    if not len(right_QR):
+        return scores_QK.sum(), 0.0
+    if len(reading.candidates.slots_QK) == 1:
         at_QR = np.searchsorted(slots_QK[0], right_QR)
     else:
         at_QR = (slots_QK[:, :, None] == right_QR[:, None]).argmax(axis=1)
-    padding_QR = torch.from_numpy(right_QR == NO_SLOT).to(scores_QK.device)
     at = torch.from_numpy(at_QR).to(scores_QK.device)
+    padding_QR = torch.from_numpy(right_QR == NO_SLOT).to(scores_QK.device)
     right_scores_QR = scores_QK.gather(1, at).masked_fill(padding_QR, -torch.inf)
     loss_Q = torch.logsumexp(scores_QK, 1) - torch.logsumexp(right_scores_QR, 1)
     hits_Q = right_scores_QR.amax(1) == scores_QK.amax(1)

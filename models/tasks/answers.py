@@ -31,6 +31,27 @@ def objects_of(facts: Memory, slots_QK: Slots, entity_Q: Slots, limit: int) -> S
     return drop_repeats(objects_QC)[0]
 
 
+def weighed(
+    question_E: Slots, object_E: Slots, weight_E: Array, entity_Q: Slots
+) -> tuple[Slots, Array]:
+    """The distinct objects of each question, `[Q, C]`, `NO_SLOT` padded, and the log of the sum of
+    their weights, −inf there.
+
+    question_E, object_E, weight_E: an object that a question is led to, and how much it counts.
+    entity_Q: what each question is about; it is no answer to it.
+    """
+    other_E = object_E != entity_Q[question_E]
+    span = int(object_E.max(initial=0)) + 1
+    answer_U, at_E = np.unique((question_E * span + object_E)[other_E], return_inverse=True)
+    answers_QC = ragged(answer_U % span, np.bincount(answer_U // span, minlength=len(entity_Q)))
+    scores_QC = np.full(answers_QC.shape, -np.inf)
+    with np.errstate(divide="ignore"):
+        scores_QC[answers_QC != NO_SLOT] = np.log(
+            np.bincount(at_E, weight_E[other_E], len(answer_U))
+        )
+    return answers_QC, scores_QC
+
+
 def ragged(flat: Slots, counts_Q: npt.NDArray[np.int64]) -> Slots:
     """Lays a flat list of `counts_Q` items a row out as `[Q, C]`, `NO_SLOT` padded."""
     rows_QC = np.full((len(counts_Q), int(counts_Q.max(initial=0))), NO_SLOT, np.int64)

@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def network(facts: Few, layers: int = 3, prune: float = 1e-9, kept: int = 64) -> FactualMN:
     parts = facts.words, facts.entities, facts.relations, facts.facts
     made = FactualMN(*parts, layers=layers, prune=prune, kept=kept).double()
-    noise = np.random.default_rng(7).standard_normal((layers, D, D))
+    noise = np.random.default_rng(7).standard_normal((layers - 1, D, D))
     with torch.no_grad():
         for update, noise_DD in zip(made.updates, noise, strict=True):
             update.add_(torch.from_numpy(0.2 * noise_DD))
@@ -54,7 +54,7 @@ class Reference:
             query = query + place * dense["words"][word]
         self.layers: list[tuple[list[int], Tensor, list[int]]] = []
         facts = [i for i, (s, _, _) in enumerate(FACTS) if s == self.entity]
-        for k, update in enumerate(updates):
+        for k, update in enumerate([*updates, None]):
             scores = {i: fact[i] @ query for i in facts}
             if k and not made.training:
                 kept, led = self.layers[-1][2], self.led
@@ -66,8 +66,9 @@ class Reference:
             best = sorted(range(len(facts)), key=lambda n: -known[n])[: made.kept]
             kept = [facts[n] for n in best if known[n] >= made.prune * max(known)]
             self.layers.append((facts, a, kept))
-            read = [a[facts.index(i)] * fact[i] for i in kept]
-            query = update @ (query + sum(read, torch.zeros(D).double()))
+            if update is not None:
+                read = [a[facts.index(i)] * fact[i] for i in kept]
+                query = update @ (query + sum(read, torch.zeros(D).double()))
             self.led: dict[int, list[int]] = {}
             for i in kept:
                 for j in self.behind(i):

@@ -16,7 +16,19 @@ def _kv() -> Network:
     return kv.NETWORK
 
 
-NAMES: dict[str, Callable[[], Network]] = {"kv": _kv}
+def _hmn() -> Network:
+    from workers.networks import hmn
+
+    return hmn.NETWORK
+
+
+def _factual() -> Network:
+    from workers.networks import factual
+
+    return factual.NETWORK
+
+
+NAMES: dict[str, Callable[[], Network]] = {"kv": _kv, "hmn": _hmn, "factual": _factual}
 """By name, what returns the network."""
 
 

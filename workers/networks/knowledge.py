@@ -24,7 +24,7 @@ from models.tasks import answers, memories
 from models.tasks.asking import QuestionReader, Questions
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import AliasIndex
-from models.tasks.memories import Progress
+from models.tasks.memories import Initial, Progress
 from workers.answering import Answering, Lesson
 from workers.ask import Reply, ask
 from workers.checkpoints import Holder
@@ -97,9 +97,21 @@ def read(recipe: KnowledgeRecipe) -> KnowledgeBase:
 
 
 def build(
-    recipe: KnowledgeRecipe, base: KnowledgeBase, holder: Holder, folder: Path, told: Progress
+    recipe: KnowledgeRecipe,
+    base: KnowledgeBase,
+    holder: Holder,
+    folder: Path,
+    told: Progress,
+    *,
+    initial: Initial = Initial(),
+    indexed: bool = True,
 ) -> None:
-    """Fills the memories, and keeps the dictionary of names."""
+    """Fills the memories, and keeps the dictionary of names.
+
+    indexed: whether facts are searched for, and not looked up alone.
+    """
+    # A seed gives the same run only where the index is kept by the calls themselves.
+    lists = IndexConfig(probe=recipe.probe, maintenance="inline")
     memories.build(
         holder,
         base,
@@ -107,8 +119,8 @@ def build(
         dim=recipe.dim,
         shards=recipe.shards,
         updates=recipe.updates,  # type: ignore[arg-type]
-        # A seed gives the same run only where the index is kept by the calls themselves.
-        index=IndexConfig(probe=recipe.probe, maintenance="inline"),
+        index=lists if indexed else IndexConfig(kind="none"),
+        initial=initial,
         seed=recipe.seed,
         progress=told,
     )
@@ -179,9 +191,19 @@ class Knowledge:
 
 
 class KnowledgeLearner:
-    """A `Learner` of any network that answers questions over a knowledge base."""
+    """A `Learner` of any network that answers questions over a knowledge base.
 
-    def __init__(self, known: Knowledge, make: Callable[[Knowledge], Answering]) -> None:
+    searches: whether it can be tested on facts that it searches for, beside those of the entity.
+    """
+
+    def __init__(
+        self,
+        known: Knowledge,
+        make: Callable[[Knowledge], Answering],
+        *,
+        searches: bool = True,
+    ) -> None:
+        self.limits = (known.recipe.key_limit, None) if searches else (known.recipe.key_limit,)
         self.known, self.recipe, self.group = known, known.recipe, known.group
         self.task = task_of(self.recipe.task, Task)
         self.answering = make(known)
@@ -280,7 +302,7 @@ class KnowledgeLearner:
                 key_limit=limit,
                 list_limit=self.recipe.list_limit,
             )
-            for limit in (self.recipe.key_limit, None)
+            for limit in self.limits
         ]
 
     def reply(self, texts: Sequence[str], *, searched: bool) -> list[Reply]:

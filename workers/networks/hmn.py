@@ -1,0 +1,171 @@
+"""The hierarchical memory network: `models.hmn`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memstore import NO_SLOT, SearchOptions
+from memstore.errors import InvalidArgument
+from memstore.memory import Array, Slots
+from memstore.torch import SparseReader
+from models.asked import Asked
+from models.hmn import HMN, Propose, cell_loss, everything
+from models.kv_memnn import Answered
+from models.tasks import answers
+from workers.answering import Answers, Lesson
+from workers.checkpoints import Holder
+from workers.group import Group
+from workers.learner import Network
+from workers.networks import knowledge
+from workers.networks.knowledge import Knowledge, KnowledgeLearner, KnowledgeRecipe
+
+READS = ("clusters", "exact", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMNRecipe(KnowledgeRecipe):
+    """Every step reads what is proposed from the whole memory.
+
+    read: who proposes: `clusters`, those of the index, `exact` search, or `all`, the full softmax.
+    union: all questions of a step read what was found for any.  sample_clusters: drawn a question.
+    sample_random: cells drawn a step.
+    """
+
+    network: str = "hmn"
+    task: str = "geography"
+    steps: int = 400
+    hashed_steps: int = 0
+    refresh_steps: int = 100
+    k: int = 10
+    read: str = "clusters"
+    union: bool = True
+    sample_clusters: int = 0
+    sample_random: int = 0
+
+    LEAST: ClassVar = {**KnowledgeRecipe.LEAST, "sample_clusters": 0, "sample_random": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.read not in READS:
+            raise InvalidArgument(
+                "read is unknown", got=repr(self.read), expected=f"one of {READS}"
+            )
+
+    def searched(self, step: int) -> bool:
+        return True
+
+
+class HMNAnswering:
+    """Trains and tests the network."""
+
+    def __init__(self, known: Knowledge) -> None:
+        recipe = known.recipe
+        assert isinstance(recipe, HMNRecipe)
+        self.known, self.memory = known, known.memories.facts
+        exact = recipe.read == "exact"
+        tested = SearchOptions(exact=exact, probe=None if exact else recipe.probe)
+        # Who trains reads more than who tests, and counts its searches, which a checkpoint has.
+        self.tested = SparseReader(
+            self.memory, k=recipe.k, options=tested, parts=known.facts.parts.values()
+        )
+        self.tested.list_limit = known.facts.list_limit
+        known.facts.options = replace(
+            tested,
+            union=recipe.union,
+            sample_clusters=recipe.sample_clusters,
+            sample_random=recipe.sample_random,
+            seed=recipe.seed,
+        )
+        self.full: Propose | None = None
+        if recipe.read == "all":
+            self.full = everything(np.arange(self.memory.describe().next_slot))
+        self.module = HMN(known.words, known.entities, known.facts, propose=self.full)
+        self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
+
+    def propose(self, asked: Asked) -> Asked:
+        with torch.no_grad():
+            return replace(asked, slots_QK=self.module.propose(self.module.encode(asked)))
+
+    def loss(self, parallel: nn.Module, lesson: Lesson) -> tuple[Tensor, float]:
+        asked = lesson.asked
+        right_QR = self._right(asked.entity_Q, lesson.relations_QP[lesson.own, 0])
+        answered: Answered = parallel(asked, right_QR)
+        return cell_loss(answered.hops[0], right_QR)
+
+    def _right(self, subject_Q: Slots, relation_Q: Slots) -> Slots:
+        """The facts asked for, `[Q, 1]`."""
+        limit = self.known.memories.relations.describe().next_slot
+        slots_QF = self.memory.lookup("subject", subject_Q, limit).padded()
+        there_QF = slots_QF != NO_SLOT
+        records = self.memory.gather(
+            slots_QF[there_QF], vectors=False, columns=["relation"]
+        ).records
+        assert records is not None
+        relation_QF = np.full(slots_QF.shape, NO_SLOT)
+        relation_QF[there_QF] = records["relation"].to_numpy()
+        right_QF = np.where(relation_QF == relation_Q[:, None], slots_QF, NO_SLOT)
+        return right_QF.max(axis=1, initial=NO_SLOT)[:, None]
+
+    def answer(self, asked: Asked) -> Answers:
+        """The objects of the cells read, each by the weights of those that have it."""
+        before = self.tested.scored
+        with torch.no_grad():
+            query_QD = self.module.encode(asked)
+            slots_QK = asked.slots_QK
+            if slots_QK is None:
+                slots_QK = (self.full or self.tested.search)(query_QD)
+            answered = self.module(replace(asked, slots_QK=slots_QK))
+        weights_QK = answered.hops[0].weights_QK
+        read = slots_QK.size * len(asked) // len(slots_QK)
+        if len(slots_QK) < len(asked):
+            weights_QK, at_QK = weights_QK.topk(min(self.tested.k, weights_QK.shape[1]), dim=1)
+            slots_QK = slots_QK[0][at_QK.numpy()]
+        weights = weights_QK.numpy()
+        found = answers.weighed(*self._objects(slots_QK, weights), asked.entity_Q)
+        scored = self.tested.scored - before or read
+        return Answers(*found, slots_QK, weights[None], scored)
+
+    def _objects(self, slots_QK: Slots, weights_QK: Array) -> tuple[Slots, Slots, Array]:
+        """The objects of cells, with their questions and the weights of their cells."""
+        there_QK = slots_QK != NO_SLOT
+        records = self.memory.gather(
+            slots_QK[there_QK],
+            vectors=False,
+            columns=["objects"],
+            list_limit=self.known.recipe.list_limit,
+        ).records
+        assert records is not None
+        objects = records["objects"].combine_chunks()
+        counts_B = np.diff(objects.offsets.to_numpy())
+        question_E = np.repeat(np.nonzero(there_QK)[0], counts_B)
+        weight_E = np.repeat(weights_QK[there_QK], counts_B)
+        return question_E, np.asarray(objects.flatten().to_numpy()), weight_E
+
+
+def geography(*, quick: bool = False) -> HMNRecipe:
+    """GeoNames: 1.1 million facts about 110,000 places; quick: 3,000 places, under a minute."""
+    if not quick:
+        return HMNRecipe(places=110_000)
+    return HMNRecipe(
+        places=3_000, steps=100, batch=128, refresh_steps=50, questions=8_000, test_questions=1_000
+    )
+
+
+def open_(recipe: HMNRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
+    return KnowledgeLearner(Knowledge(recipe, holder, folder, group), HMNAnswering)
+
+
+NETWORK = Network(
+    recipe=HMNRecipe,
+    recipes={"geography": geography, "geography-quick": lambda: geography(quick=True)},
+    read=knowledge.read,
+    build=knowledge.build,
+    open=open_,
+    published={},
+)
