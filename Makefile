@@ -29,10 +29,10 @@ test: $(DEV) ## run every test on all cores (ARGS="-k log")
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
 
-test-long: $(DEV) ## faults and hostile callers as often as they should be tried; hours
+test-long: $(DEV) ## faults, hostile callers and drawn verbs as often as they should be tried; hours
 	@echo "Trying the faults ..."
 	@MEMSTORE_LONG=1 $(BIN)/python -m pytest --numprocesses=auto --timeout=7200 \
-		tests/faults tests/fuzz tests/rpc/test_hostile.py $(ARGS)
+		tests/congruence tests/faults tests/fuzz tests/rpc/test_hostile.py $(ARGS)
 
 check: $(DEV) ## lint, format and types
 	@echo "Linting ..."

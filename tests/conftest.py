@@ -23,7 +23,8 @@ LONG = os.environ.get("MEMSTORE_LONG") == "1"
 """Whether what is random is tried as often as it should be, not as often as there is time for."""
 
 TOGETHER = tuple(
-    f"tests/cluster/test_{name}.py" for name in ("cluster", "refresh", "shared_storage", "training")
+    f"tests/cluster/test_{name}.py"
+    for name in ("cluster", "refresh", "shared_storage", "snapshots", "training")
 )
 """Files whose tests share what takes long to start: one process does all of them."""
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, run_state_machine_as_test
 
 from memstore import MemoryConfig
+from tests.conftest import LONG
 from tests.congruence.drawn import configs
 from tests.congruence.encoded_verbs import EncodedVerbs
 from tests.congruence.served import (
@@ -27,11 +28,15 @@ from tests.congruence.spread import (
 from tests.congruence.verbs import Verbs
 
 RUNS = settings(
-    max_examples=30,
+    max_examples=100 if LONG else 20,
     stateful_step_count=30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=[Phase.generate],
 )
+FEWER, FEWEST = (
+    settings(RUNS, max_examples=many if LONG else few) for few, many in ((6, 40), (4, 30))
+)
+"""For what is served, and by several servers: a step takes several times as long."""
 
 
 def test_a_memory_is_the_oracle() -> None:
@@ -50,7 +55,7 @@ AWAITED = [AsyncServedStore, AsyncSessionStore, AsyncPiecesStore]
 @pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs])
 def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
     served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})
-    run_state_machine_as_test(served, settings=settings(RUNS, max_examples=10))
+    run_state_machine_as_test(served, settings=FEWER)
 
 
 SPREAD = [SpreadStore, ForwardedStore, SpreadSessionStore, AsyncSpreadStore]
@@ -67,7 +72,7 @@ class SpreadVerbs(Verbs):
 @pytest.mark.parametrize("store", SPREAD)
 def test_a_memory_on_four_servers_is_the_oracle(store: type) -> None:
     spread = type(f"{store.__name__}Verbs", (SpreadVerbs,), {"opened": store})
-    run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
+    run_state_machine_as_test(spread, settings=FEWEST)
 
 
 class SpreadEncodedVerbs(EncodedVerbs):
@@ -81,4 +86,4 @@ class SpreadEncodedVerbs(EncodedVerbs):
 @pytest.mark.parametrize("store", SPREAD)
 def test_an_encoded_memory_on_four_servers_is_the_oracle(store: type) -> None:
     spread = type(f"{store.__name__}EncodedVerbs", (SpreadEncodedVerbs,), {"opened": store})
-    run_state_machine_as_test(spread, settings=settings(RUNS, max_examples=8))
+    run_state_machine_as_test(spread, settings=FEWEST)

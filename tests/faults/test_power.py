@@ -42,7 +42,7 @@ MOST = 60
 MOST_OPERATIONS = 1_000
 """Done at most before power is lost: 4 a change, 70 a checkpoint, 50 until there is a memory."""
 
-PARTS, LOSSES = 5, 200 if LONG else 20
+PARTS, LOSSES = 5, 200 if LONG else 12
 """So many parts of so many power losses each."""
 
 

@@ -26,7 +26,7 @@ from memstore.errors import (
 from memstore.memory import Array
 from memstore.openings import KEPT, Openings
 from memstore.placement import Part
-from memstore.rpc import membership
+from memstore.rpc import attempts, membership
 from memstore.rpc.client import Client
 from memstore.rpc.server import Server
 from memstore.rpc.target import Target
@@ -154,11 +154,12 @@ def test_a_topology_of_another_cluster_is_refused_when_a_server_is_made(tmp_path
 
 @pytest.mark.parametrize("fan_out", [True, False], ids=["fan out", "forward"])
 def test_another_clusters_server_of_a_part_is_refused_and_changed_by_nothing(
-    clusters: tuple[Servers, Servers], fan_out: bool
+    clusters: tuple[Servers, Servers], fan_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "FOREIGN_S", 0.2)
     ours, theirs = clusters
     own, foreign = ours.servers[0].address, theirs.servers[1].address
-    with memstore.connect(own, fan_out=fan_out, deadline_s=20.0) as client:
+    with memstore.connect(own, fan_out=fan_out, deadline_s=120.0) as client:
         memory = client.memory("m")
         assert memory.search(rows(1), 3, EXACT).counts_Q.tolist() == [3]
         before = [theirs.stores[1].memory("m").gather([1, 3]).keys_BD.tobytes()]  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def site() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     package = Path(compiling.__file__).parents[1]
-    shutil.copytree(package, folder / "site/memstore", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, folder / "site/memstore")  # compiled files too: none is written
     yield folder
     shutil.rmtree(folder)
 
@@ -145,50 +145,47 @@ for path in map(pathlib.Path, sys.argv[2:]):
 """
 
 
-@pytest.mark.parametrize(
-    "open_to_others",
-    [
-        "nothing",
-        "folder",
-        "file",
-        "parent",
-        pytest.param("owner of folder", marks=needs_stranger),
-        pytest.param("owner of file", marks=needs_stranger),
-    ],
-)
-def test_code_is_run_only_from_where_no_other_user_can_write(
-    site: Path, open_to_others: str
-) -> None:
-    place = site / "caches/memstore"
+def test_code_is_run_only_from_where_no_other_user_can_write(site: Path) -> None:
+    place, attacked = site / "caches/memstore", site / "attacked"
     run(site, MEMSTORE_CACHE=str(place))
-    run(site, str(site / "attacked"), *map(str, kept(place)), code=POISON)
-    if open_to_others == "nothing":
-        # The attack is a true one: from a folder of one's own it is run.
-        with pytest.raises(AssertionError):
-            run(site, MEMSTORE_CACHE=str(place))
-        assert (site / "attacked").exists()
-        return
-    concerned = {"folder": [place], "parent": [place.parent], "file": kept(place)}
-    for path in concerned[open_to_others.rpartition(" ")[2]]:
-        if open_to_others.startswith("owner"):
-            os.chown(path, STRANGER, STRANGER)
-        else:
-            path.chmod(0o777)
-    said, logged = run(site, MEMSTORE_CACHE=str(place))
-    assert said == ONCE
-    assert not (site / "attacked").exists()
-    assert ("others than this user can write" in logged) == ("file" not in open_to_others)
+    run(site, str(attacked), *map(str, kept(place)), code=POISON)
+    poisoned = {path: path.read_bytes() for path in kept(place)}
+    # The attack is a true one: from a folder of one's own it is run.
+    with pytest.raises(AssertionError):
+        run(site, MEMSTORE_CACHE=str(place))
+    attacked.rmdir()
+
+    cases = {"folder": [place], "parent": [place.parent], "file": [*poisoned]}
+    ways: list[tuple[str, Callable[[Path], None], Callable[[Path], None]]] = [
+        (what, lambda path: path.chmod(0o777), lambda path: path.chmod(0o700)) for what in cases
+    ]
+    if STRANGE:
+        ways += [
+            (what, lambda path: os.chown(path, *[STRANGER] * 2), lambda path: os.chown(path, 0, 0))
+            for what in ("folder", "file")
+        ]
+    for what, opens, closes in ways:
+        for path, data in poisoned.items():
+            path.write_bytes(data)  # what was compiled anew took its place
+        for path in cases[what]:
+            opens(path)
+        said, logged = run(site, MEMSTORE_CACHE=str(place))
+        assert said == ONCE, what
+        assert not attacked.exists(), what
+        assert ("others than this user can write" in logged) == (what != "file")
+        for path in cases[what]:
+            closes(path)
 
 
 def test_a_damaged_file_is_compiled_anew(site: Path) -> None:
     place = site / "cache"
     run(site, MEMSTORE_CACHE=str(place))
+    whole = {path: path.read_bytes() for path in kept(place)}
     for damage in ("torn", "empty", "bit"):
-        for path in kept(place):
-            whole = path.read_bytes()
-            middle = len(whole) // 2
-            flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-            path.write_bytes({"torn": whole[:middle], "empty": b"", "bit": flipped}[damage])
+        for path, data in whole.items():
+            middle = len(data) // 2
+            flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            path.write_bytes({"torn": data[:middle], "empty": b"", "bit": flipped}[damage])
         assert run(site, MEMSTORE_CACHE=str(place))[0] == ONCE
     assert run(site, MEMSTORE_CACHE=str(place))[0] == FOUND
 
@@ -209,27 +206,25 @@ def test_processes_that_compile_at_once_leave_the_right_code(site: Path) -> None
     assert run(site, "float64", "float32", MEMSTORE_CACHE=place)[0] == [*RIGHT, *RIGHT, "2", "0"]
 
 
-SELECT = """
+NEAR = """
 import numpy as np
-from memstore.kernels.select import best_rows
-keys, none = np.arange(6, dtype=np.float32).reshape(2, 3), np.empty((1, 0), np.int64)
-queries, near = np.ones((1, 3), np.float32), np.zeros((2, 1), np.float32)
-slack, marks, alive = np.full(1, np.inf, np.float32), np.zeros(1, np.uint32), np.ones(2, bool)
-fresh = np.arange(2)
-print(*best_rows(queries, keys, marks, alive, none, fresh, near, near[:1], slack, 2)[1][0])
+from memstore.kernels.near import _score
+keys, scores = np.arange(6, dtype=np.float32).reshape(2, 3), np.empty((2, 1), np.float32)
+_score(np.ones(3, np.float32), keys, scores)
+print(*scores[:, 0])
 """
 
 
 def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(site: Path) -> None:
     place = site / "cache"
-    assert run(site, code=SELECT, MEMSTORE_CACHE=str(place))[0] == ["12.0", "3.0"]
+    assert run(site, code=NEAR, MEMSTORE_CACHE=str(place))[0] == ["3.0", "12.0"]
     before = kept(place)
     source = site / "site/memstore/kernels/score.py"
     text = source.read_text()
     last = "builder.extract_element(folded, ir.IntType(32)(0))"
     assert last in text
     source.write_text(text.replace(last, f"builder.fadd({last}, {last})"))
-    assert run(site, code=SELECT, MEMSTORE_CACHE=str(place))[0] == ["24.0", "6.0"]
+    assert run(site, code=NEAR, MEMSTORE_CACHE=str(place))[0] == ["6.0", "24.0"]
     assert kept(place) == before
 
 
