@@ -37,7 +37,7 @@ class FactualRecipe(KnowledgeRecipe):
 
     network: str = "factual"
     task: str = "metaqa-2hop"
-    steps: int = 600
+    steps: int = 400
     batch: int = 64
     list_limit: int = 256
     questions: int = 20_000
@@ -105,7 +105,7 @@ def metaqa(hops: int) -> FactualRecipe:
     if hops < 3:
         return FactualRecipe(task=f"metaqa-{hops}hop", layers=hops)
     return FactualRecipe(
-        task="metaqa-3hop", layers=3, steps=400, batch=48, kept=24, objects=8, wider=8
+        task="metaqa-3hop", layers=3, steps=300, batch=48, kept=24, objects=8, wider=8
     )
 
 

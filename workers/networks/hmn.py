@@ -43,6 +43,7 @@ class HMNRecipe(KnowledgeRecipe):
     hashed_steps: int = 0
     refresh_steps: int = 100
     k: int = 10
+    probe: int = 32
     read: str = "clusters"
     union: bool = True
     sample_clusters: int = 0
