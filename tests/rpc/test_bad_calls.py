@@ -266,7 +266,7 @@ def test_deadlines(store: Store, client: Client) -> None:
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             memory.append(ROWS, deadline_s=0.2)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         assert memory.search(ROWS, 1).counts_Q.sum() == 0  # a read waits for no writer
         time.sleep(0.5)  # The server's clock has begun later.
     with pytest.raises(InvalidArgument):

@@ -55,7 +55,7 @@ def keys(count: int) -> Any:
 
 
 def wait_for(what: Any) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 120
     while not what():
         assert time.monotonic() < ends
         time.sleep(0.01)

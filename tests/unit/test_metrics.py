@@ -272,7 +272,7 @@ def test_a_watch_measures_again_and_again_until_it_is_stopped(store: Store) -> N
                 if name == "memstore_recall_timestamp_seconds"
             }
             time.sleep(0.01)
-    assert len(seen) == 3
+    assert len(seen) >= 3
     stopped = scrape(store)["memstore_recall_timestamp_seconds", ("words", "10")]
     time.sleep(0.1)
     assert scrape(store)["memstore_recall_timestamp_seconds", ("words", "10")] == stopped

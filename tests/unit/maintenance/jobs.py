@@ -50,7 +50,7 @@ def job(memory: Memory, kind: str) -> JobDescription:
 
 
 def eventually(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not what():
         assert time.monotonic() < until
         time.sleep(0.002)

@@ -33,7 +33,7 @@ def test_closing_stops_a_job_at_the_next_rows_it_reads(
     def slow(*arguments: Any) -> None:
         nonlocal read
         read += 1
-        time.sleep(0.02)
+        time.sleep(0.05)
         real(*arguments)
 
     monkeypatch.setattr(Segment, "add", slow)

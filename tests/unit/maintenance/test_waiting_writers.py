@@ -65,7 +65,7 @@ def test_a_writer_waits_until_there_is_room(store: Store, monkeypatch: pytest.Mo
     gate = Gate(monkeypatch, clustered, "seal")
     overfill(memory)
     gate.wait()
-    threading.Timer(0.2, gate.open).start()
+    threading.Timer(1.0, gate.open).start()
     done = memory.write([0], keys(1))
     assert 0.1 < done.delay_s < 30
     assert memory.write([0], keys(1)).delay_s == 0
