@@ -267,13 +267,22 @@ def to_gather_reply(rows: Rows) -> Any:
     )
 
 
-def rows_of(slots_B: Array, reply: pb.GatherReply) -> Rows:
+def rows_of(slots_B: Array, places_B: Array | None, reply: pb.GatherReply) -> Rows:
+    """The rows of slots.  places_B: where among those of the reply each is; None is as they are."""
+
+    def own(name: str) -> Array:
+        array = to_array(name, getattr(reply, name))
+        return array.copy() if places_B is None else array.take(places_B, axis=0)
+
+    records = to_table(optional(reply, "records"))
+    if records is not None and places_B is not None:
+        records = records.take(pa.array(places_B))
     return Rows(
         slots_B=slots_B,
-        generations_B=received("generations", reply.generations),
-        keys_BD=received("keys", reply.keys) if reply.HasField("keys") else None,
-        values_BV=received("values", reply.values) if reply.HasField("values") else None,
-        records=to_table(optional(reply, "records")),
+        generations_B=own("generations"),
+        keys_BD=own("keys") if reply.HasField("keys") else None,
+        values_BV=own("values") if reply.HasField("values") else None,
+        records=records,
     )
 
 

@@ -12,9 +12,8 @@ Used by one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,32 +53,30 @@ class Places:
         """In the order in which they began; without those that lost their place."""
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Waits for a place, and has it."""
+    async def enter(self) -> None:
+        """Waits for a place, and has it until `leave`."""
         self._waiting += 1
         try:
-            self._look()
+            if self._free.locked():
+                self._look()
             await self._free.acquire()
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._free.release()
 
-    @contextlib.contextmanager
-    def used(self, turn: _Turn) -> Iterator[None]:
-        """Reads a message in the place that it has, which it may lose meanwhile."""
+    def leave(self) -> None:
+        self._free.release()
+
+    def begin(self, turn: _Turn) -> None:
+        """Begins to read a message in the place that it has, which it may lose until `end`."""
         self._turns[turn] = None
-        try:
+        if self._waiting:
             self._look()
-            yield
-        finally:
-            if turn in self._turns:
-                del self._turns[turn]
-            else:
-                self._leaving -= 1
+
+    def end(self, turn: _Turn) -> None:
+        if turn in self._turns:
+            del self._turns[turn]
+        else:
+            self._leaving -= 1
 
     def _look(self) -> None:
         """Takes the places of as many as are waited for, of those that had their time; comes again
@@ -108,12 +105,20 @@ async def received(
 ) -> Any:
     """What is read, in a place of both; raises `DeadlineExceeded` where it does not come in time,
     and `Overloaded` where it is slow while others wait."""
-    async with of_caller.one(), of_all.one():
-        turn = _Turn(asyncio.get_running_loop().time(), asyncio.timeout(within_s))
+    # Plain calls: of each message, context managers would take as long as reading it does.
+    await of_caller.enter()
+    try:
+        await of_all.enter()
         try:
+            turn = _Turn(asyncio.get_running_loop().time(), asyncio.timeout(within_s))
             async with turn.limit:
-                with of_caller.used(turn), of_all.used(turn):
+                of_caller.begin(turn)
+                of_all.begin(turn)
+                try:
                     return await read()
+                finally:
+                    of_caller.end(turn)
+                    of_all.end(turn)
         except TimeoutError:
             if turn.lost:
                 raise Overloaded(
@@ -124,3 +129,7 @@ async def received(
             raise DeadlineExceeded(
                 "the message of the call did not come", expected=f"within {within_s:g} s"
             ) from None
+        finally:
+            of_all.leave()
+    finally:
+        of_caller.leave()

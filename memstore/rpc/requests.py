@@ -44,6 +44,9 @@ T = TypeVar("T")
 FOUND_BYTES = 13
 """What a reply has of each slot that was found: it, its score, and what proposed it."""
 
+REPEATED = 1 / 8
+"""Of the slots of a gather: as many equal ones cost as much to send as to find and to place."""
+
 
 class MemoryRequests:
     """The verbs of a memory, each of which gives its `Request`; they are told of in `Memory`."""
@@ -227,25 +230,20 @@ class MemoryRequests:
         list_limit: int | None = None,
     ) -> Request[Rows]:
         slots_B = checks.slots(slots)
-        # Equal slots are read once, and sent once.
-        unique_U, places_B = np.unique(slots_B, return_inverse=True)
+        asked_U, places_B = _asked_once(slots_B)
         message = splice.message(
             pb.GatherRequest,
             memory=self.name,
-            slots=splice.tensor(unique_U),
+            slots=splice.tensor(asked_U),
             without_vectors=not vectors,
             columns=columns,
             list_limit=None if list_limit is None else _int64("list_limit", list_limit),
         )
 
-        def decode(reply: pb.GatherReply) -> Rows:
-            rows = codec.rows_of(unique_U, reply)
-            return rows if whole else _placed(rows, slots_B, places_B)
-
-        whole = np.array_equal(unique_U, slots_B)
         width = (self.config.dim + (self.config.value_dim or 0)) if vectors else 0
-        row_bytes = unique_U.itemsize + width * self._dtype.itemsize
-        return _read("gather", message, decode, len(unique_U) * row_bytes)
+        row_bytes = asked_U.itemsize + width * self._dtype.itemsize
+        decode = partial(codec.rows_of, slots_B, places_B)
+        return _read("gather", message, decode, len(asked_U) * row_bytes)
 
     def lookup(
         self,
@@ -342,15 +340,18 @@ def refreshed(reply: pb.RefreshReply) -> Refreshed:
     )
 
 
-def _placed(rows: Rows, slots_B: Slots, places_B: Slots) -> Rows:
-    """Rows of slots that were each read once, at all the places where they were asked for."""
-    return Rows(
-        slots_B=slots_B,
-        generations_B=rows.generations_B[places_B],
-        keys_BD=None if rows.keys_BD is None else rows.keys_BD[places_B],
-        values_BV=None if rows.values_BV is None else rows.values_BV[places_B],
-        records=None if rows.records is None else rows.records.take(pa.array(places_B)),
-    )
+def _asked_once(slots_B: Slots) -> tuple[Slots, Slots | None]:
+    """The slots to ask for, and where among them each slot is, or None where all stand as given.
+
+    Equal ones are asked for once where they are more than a few: to find where each of them goes,
+    and to copy all rows there, takes longer than to send some twice.
+    """
+    sorted_B = np.sort(slots_B)
+    repeated = len(sorted_B) - np.count_nonzero(np.diff(sorted_B)) - 1
+    if repeated <= REPEATED * len(slots_B):
+        return slots_B, None
+    unique_U, places_B = np.unique(slots_B, return_inverse=True)
+    return unique_U, places_B
 
 
 def _matrix(

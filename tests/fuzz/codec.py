@@ -62,7 +62,7 @@ def told(kind: type[Any], data: bytes) -> None:
     if kind is pb.SearchReply:
         codec.search_result_of(reply)
     elif kind is pb.GatherReply:
-        codec.rows_of(codec.received("generations", reply.generations), reply)
+        codec.rows_of(codec.received("generations", reply.generations), None, reply)
     elif kind is pb.LookupReply:
         codec.lookup_result_of(reply)
     elif kind is pb.DescribeReply:

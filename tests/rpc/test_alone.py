@@ -13,8 +13,10 @@ import memstore
 from memstore import MemoryConfig, SearchOptions, Store
 from memstore.rpc import codec, sizes
 from memstore.rpc.alone import ALONE_S, Alone
+from memstore.rpc.client import Client
 from memstore.rpc.server import Server
 from memstore.rpc.v1 import memory_pb2 as pb
+from tests.rpc.conftest import WIDTH
 
 
 def test_company_is_remembered_for_a_while() -> None:
@@ -77,3 +79,20 @@ def test_a_filter_is_not_made_in_the_event_loop(
     few, many = threads
     assert few == "memstore-serve"
     assert many.startswith("memstore-read")
+
+
+def test_equal_slots_are_asked_for_once_where_they_are_many(client: Client) -> None:
+    memory: Any = client.memory("m")
+    rows_BD = np.arange(64 * WIDTH, dtype=np.float32).reshape(64, WIDTH)
+    memory.append(rows_BD)
+    for slots, asked in (
+        ([*range(64)][::-1], 64),
+        ([*range(63), 0], 64),  # a few
+        ([5, 3, 5, 3, 3, 9], 3),
+        ([], 0),
+    ):
+        assert memory.requests.gather(slots).message.slots.shape == [asked]
+        found = memory.gather(slots)
+        np.testing.assert_array_equal(found.keys_BD, rows_BD[np.array(slots, int)])
+        assert found.slots_B.tolist() == slots
+        found.keys_BD[:] = 0  # the caller's own

@@ -99,7 +99,7 @@ def test_calls_and_replies_of_a_session() -> None:
     rows = Rows(slots_B=slots_B, generations_B=slots_B, keys_BD=LARGE, values_BV=None, records=None)
     reply = splice.message(pb.Reply, number=4, gather=codec.to_gather_reply(rows))
     came = splice.opened(pb.Reply, reply.SerializeToString())
-    read = codec.rows_of(slots_B, getattr(came, came.WhichOneof("outcome")))
+    read = codec.rows_of(slots_B, None, getattr(came, came.WhichOneof("outcome")))
     assert read.keys_BD is not None
     np.testing.assert_array_equal(read.keys_BD, LARGE)
     assert read.keys_BD.flags.writeable
