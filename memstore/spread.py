@@ -11,35 +11,30 @@ the first applies it, so what would be refused changes nothing; where one is los
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from memstore import checks, routing, widening
 from memstore.candidates import SpreadCandidates
-from memstore.changes import Change, Changes, Outline
+from memstore.changes import Change, Changes
 from memstore.changing import too_few
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
 from memstore.dtypes import counting, storage
 from memstore.errors import (
-    HalfDone,
-    Held,
     InvalidArgument,
     MemstoreError,
-    ShardUnavailable,
     Unreachable,
     Unsupported,
 )
+from memstore.fan import Fan, MemoryPart, SearchAll, all_of, done_by, insisted, lost_by
 from memstore.held import Given, LeastUsed
-from memstore.holding import PAUSE_S
 from memstore.memory import (
     MOST,
     NO_SLOT,
@@ -61,63 +56,8 @@ from memstore.memory import (
 from memstore.placement import homes
 from memstore.reading import LEAST_MAX_K
 from memstore.retries import Asked
-from memstore.widening import Candidates
 
 NOTHING = np.empty(0, np.int64)
-
-HELD_S = 30.0
-"""How long a mutation waits at most while cuts through all parts are made, one after the other."""
-
-
-class Fan(Protocol):
-    """Does several calls at once; gives what each returned, or the `MemstoreError` that it raised.
-
-    spare: those that take much longer than the others are not waited for, and raise `Unreachable`.
-    """
-
-    def __call__(self, calls: Sequence[Callable[[], Any]], *, spare: bool = ...) -> list[Any]: ...
-
-
-SearchAll = Callable[[Array, int, SearchOptions], list[Any]]
-"""Searches all parts at once; gives what each found, or the `MemstoreError` that it raised."""
-
-
-class MemoryPart(Protocol):
-    """A part of a memory, as `HeldMemory` says it."""
-
-    def search(self, queries: Array, k: int, options: SearchOptions = ...) -> SearchResult: ...
-
-    def gather(
-        self,
-        slots: SlotsLike,
-        *,
-        vectors: bool = ...,
-        columns: Sequence[str] = ...,
-        list_limit: int | None = ...,
-    ) -> Rows: ...
-
-    def lookup(
-        self,
-        column: str,
-        values: Sequence[Any] | Array,
-        limit: int,
-        cursor: SlotsLike | None = ...,
-    ) -> LookupResult: ...
-
-    def describe(self) -> Description: ...
-
-    @property
-    def candidates(self) -> Candidates: ...
-
-    def reindex(self) -> None: ...
-
-    def prepare(self, outline: Outline, asked: Asked, deadline: Deadline) -> float: ...
-
-    def apply(self, change: Change, given: Given, asked: Asked, deadline: Deadline) -> Applied: ...
-
-    def give_out(self, count: int, asked: Asked, deadline: Deadline) -> int: ...
-
-    def least(self, count: int, asked: Asked, deadline: Deadline) -> LeastUsed: ...
 
 
 class SpreadMemory:
@@ -326,10 +266,10 @@ class SpreadMemory:
             raise next(error for error in errors if error not in lost)
         results = [each for each in found if isinstance(each, SearchResult)]
         if lost and not (options.partial and results):
-            raise _lost(lost)
+            raise lost_by(lost)
         if lost and k > LEAST_MAX_K and isinstance(found[0], MemstoreError):
             # Nobody else knows how much the memory ever held.
-            raise _lost(lost)
+            raise lost_by(lost)
         return results[0] if len(found) == 1 else routing.joined_results(results, k)
 
     def _search_each(self, queries: Array, k: int, options: SearchOptions) -> list[Any]:
@@ -457,7 +397,7 @@ class SpreadMemory:
             left = insisted(self.fan, [calls[i] for i in failed], deadline)
             for i, each in zip(failed, left, strict=True):
                 outcomes[i] = each
-        done = _done(outcomes, asked)
+        done = done_by(outcomes, asked)
         return Applied(
             applied=sum(each.applied for each in done),
             skipped=sum(each.skipped for each in done),
@@ -495,55 +435,6 @@ class SpreadMemory:
         home_B = homes(slots_B, self._config.shards, len(self._parts))
         found = [(i, np.flatnonzero(home_B == i)) for i in range(len(self._parts))]
         return [(i, at) for i, at in found if len(at)]
-
-
-def insisted(fan: Fan, calls: Sequence[Callable[[], Any]], deadline: Deadline) -> list[Any]:
-    """Does several calls at once, those that are held off again until that is over; as `Fan`."""
-    outcomes, until = fan(calls), Deadline(max(min(deadline.left_s, HELD_S), PAUSE_S))
-    while held := [i for i, each in enumerate(outcomes) if isinstance(each, Held)]:
-        pause_s = outcomes[held[0]].retry_after_s * random.uniform(1.0, 2.0)
-        if pause_s >= until.left_s:
-            break
-        time.sleep(pause_s)
-        for i, each in zip(held, fan([calls[i] for i in held]), strict=True):
-            outcomes[i] = each
-    return outcomes
-
-
-def all_of(outcomes: Iterable[Any]) -> list[Any]:
-    """What all returned; raises what the first of them raised that cannot be helped, or is lost."""
-    found = list(outcomes)
-    errors = [each for each in found if isinstance(each, MemstoreError)]
-    for error in errors:
-        if not isinstance(error, Unreachable):
-            raise error
-    if errors:
-        raise _lost(errors)
-    return found
-
-
-def _done(outcomes: Sequence[Any], asked: Asked) -> list[Applied]:
-    """What all did; where some did not, raises what those raised, or `HalfDone`."""
-    errors = [each for each in outcomes if isinstance(each, MemstoreError)]
-    if errors and len(errors) < len(outcomes):
-        raise HalfDone(
-            "some shards did their part of a mutation, others did not",
-            got="; ".join(str(error) for error in errors),
-            hint=f"send it again as request {asked.id.number} of {asked.id.client!r}: "
-            "what is left is done then",
-        ) from errors[0]
-    return all_of(outcomes)
-
-
-def _lost(errors: Sequence[MemstoreError]) -> MemstoreError:
-    """What is raised where parts do not answer: one error for all their shards."""
-    if len(errors) == 1:
-        return errors[0]
-    return ShardUnavailable(
-        "servers of some shards do not answer",
-        got="; ".join(str(error) for error in errors),
-        hint="try again, or search with SearchOptions(partial=True)",
-    )
 
 
 def _least_of(found: Sequence[LeastUsed], count: int) -> Slots:

@@ -22,6 +22,7 @@ from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import storage
 from memstore.encoded import WHOLE_SHARE, worst
 from memstore.errors import MemoryInUse, MemstoreError, UnknownSlot, Unreachable
+from memstore.fan import all_of, insisted
 from memstore.held_encoded import PAGE, Begun, Drifted
 from memstore.kernels.half import narrow
 from memstore.memory import (
@@ -37,7 +38,7 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.retries import Asked
-from memstore.spread import SpreadMemory, all_of, insisted
+from memstore.spread import SpreadMemory
 from memstore.sums import SummedMemory
 
 SUM_BYTES = 1 << 22

@@ -36,5 +36,6 @@ Several servers: each holds a part
     fleet               servers asked by part, at once, wherever they are; `sparing`: the slow ones
     parts, sums         a part elsewhere, as one here; the same of encoded memories
     spreading           what a server of one part does for whole memories
+    own_part            what it does for others of its part; `asked_changes`: their changes
     joint, fetching     marks, snapshots, restores of all parts; `spread_export`, `spread_load`
 """

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from memstore.config import MemoryConfig
 from memstore.errors import InvalidArgument
 from memstore.rpc import codec
-from memstore.rpc.calls import LONG_DEADLINE_S, Request
+from memstore.rpc.calls import LONG_DEADLINE_S, Request, nothing
 from memstore.rpc.topology import Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
@@ -45,21 +45,21 @@ class StoreRequests:
     def create(self, name: str, config: MemoryConfig) -> Request[None]:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
         message = pb.CreateRequest(memory=text("name", name), config=codec.to_config(config))
-        return _asked("create", message, _nothing)
+        return _asked("create", message, nothing)
 
     def drop(self, name: str, made: int = 0) -> Request[None]:
         """Takes a memory and its files away.  made: the one that was made under that number; 0 is
         any."""
-        return _asked("drop", pb.DropRequest(memory=text("name", name), made=made), _nothing)
+        return _asked("drop", pb.DropRequest(memory=text("name", name), made=made), nothing)
 
     def mark(self, name: str) -> Request[None]:
         """Keeps all memories as they are now under a name, for `snapshot`."""
         message = pb.MarkRequest(name=text("name", name))
-        return _asked("mark", message, _nothing, deadline_s=LONG_DEADLINE_S)
+        return _asked("mark", message, nothing, deadline_s=LONG_DEADLINE_S)
 
     def unmark(self, name: str) -> Request[None]:
         """Takes a mark away."""
-        return _asked("unmark", pb.UnmarkRequest(name=text("name", name)), _nothing)
+        return _asked("unmark", pb.UnmarkRequest(name=text("name", name)), nothing)
 
     def marks(self) -> Request[builtins.list[str]]:
         """The names of the marks, sorted."""
@@ -94,10 +94,6 @@ def _described(name: str) -> pb.DescribeRequest:
 
 def _found(reply: pb.DescribeReply) -> tuple[MemoryConfig, int]:
     return codec.config_of(reply.config), reply.made
-
-
-def _nothing(reply: Any) -> None:
-    """What a verb returns that only does something."""
 
 
 def _restored(reply: pb.RestoreReply) -> builtins.list[str]:

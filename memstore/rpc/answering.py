@@ -21,9 +21,10 @@ from memstore.rpc.batching import Coalescer
 from memstore.rpc.exporting import Export
 from memstore.rpc.limits import Held, Limits
 from memstore.rpc.loading import Load
+from memstore.rpc.own_part import memory_of, role_of
 from memstore.rpc.pools import Pools
 from memstore.rpc.security import Caller, seen_by
-from memstore.rpc.spreading import Spreading, memory_of, role_of
+from memstore.rpc.spreading import Spreading
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD, VERBS, AdminVerb
 from memstore.store import Store
@@ -99,7 +100,8 @@ class Answering:
         pools = {"lead": own.forwards, "widen": own.readers, "rows": own.readers}
         pools |= {"cut": own.cutters, "fetch": own.cutters}
         pool = pools.get(name, own.writers)
-        ends, do = ends_at(deadline_s), getattr(self._spreading, name)
+        asked = self._spreading if name == "lead" else self._spreading.own
+        ends, do = ends_at(deadline_s), getattr(asked, name)
         reply = await self._pools.run(pool, in_time, ends, do, message)
         if isinstance(reply, pb.AppliedReply):
             held.draw("rows_per_s", sizes.rows_of(reply))
@@ -166,7 +168,7 @@ class Answering:
     def _check_part(self, part: pb.Part, message: Any) -> None:
         if self._spreading is None:
             raise ShardElsewhere("the server holds whole memories", got=f"part {part.number}")
-        self._spreading.held(message.memory, part)
+        self._spreading.own.held(message.memory, part)
 
     def size(self, reply: Any) -> int:
         """Bytes of a reply; raises `TooLong` where they are too many to send."""

@@ -44,6 +44,15 @@ class Request(Generic[T]):
     share: float = 1.0
 
 
+def itself(reply: Any) -> Any:
+    """What a request is answered by, where that is the reply as it is."""
+    return reply
+
+
+def nothing(_: Any) -> None:
+    """The same of what only does something."""
+
+
 class Calls(Protocol):
     """The way to a server."""
 

@@ -31,13 +31,13 @@ from memstore.errors import (
     StoreError,
     UnknownMemory,
 )
+from memstore.fan import Fan, all_of
 from memstore.held import HeldMemory
 from memstore.holding import LONGEST_S, MARGIN_S, Key, State, Told
 from memstore.place import Place
 from memstore.placement import Part
 from memstore.rpc.calls import LONG_DEADLINE_S
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.spread import Fan, all_of
 from memstore.store import Store, check_name
 
 LEASE_S, STEP_S = 15.0, 5.0

@@ -15,6 +15,7 @@ from typing import Any
 from memstore.errors import ForeignPart, MemstoreError, ShardElsewhere, Unreachable
 from memstore.placement import WHOLE, check_cluster
 from memstore.rpc import administration
+from memstore.rpc.calls import itself
 from memstore.rpc.topology import Route, Topology
 from memstore.rpc.ways import Ways
 from memstore.store import Store
@@ -66,7 +67,7 @@ class Membership:
     def _asked(self) -> str:
         """What part 0 says."""
         way = self._ways.to(self._route.now.servers[0])
-        request = replace(administration.topology(), decode=_itself)
+        request = replace(administration.topology(), decode=itself)
         try:
             reply: Any = way.attempt(request, JOIN_S)
         except MemstoreError as error:
@@ -104,7 +105,3 @@ def check(store: Store, metadata: Metadata | None) -> None:
             expected=f"one for opening {store.openings.newest}, or one before it",
             hint="end one of the two, and connect anew where the older one is to go on",
         )
-
-
-def _itself(reply: Any) -> Any:
-    return reply

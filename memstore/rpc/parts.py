@@ -22,6 +22,7 @@ from memstore.errors import (
     ShardUnavailable,
     Unreachable,
 )
+from memstore.fan import Fan, SearchAll
 from memstore.filters import Filter
 from memstore.held import Given, HeldMemory, LeastUsed
 from memstore.memory import (
@@ -39,11 +40,10 @@ from memstore.memory import (
 from memstore.placement import Part
 from memstore.retries import Asked
 from memstore.rpc import codec, sizes, splice
-from memstore.rpc.calls import Request
+from memstore.rpc.calls import Request, itself
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
-from memstore.spread import Fan, SearchAll
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ class RemotePart:
             question=question,
             **facts,
         )
-        return self._send(Request(SPREAD_SERVICE, "encode", message, _itself))
+        return self._send(Request(SPREAD_SERVICE, "encode", message, itself))
 
     def _ask_widely(self, question: str, tree: Filter | None, options: Any, **rest: Any) -> Any:
         options = replace(SearchOptions() if options is None else options, filter=tree)
@@ -172,7 +172,7 @@ class RemotePart:
             options=codec.to_options(options),
             **rest,
         )
-        return self._send(Request(SPREAD_SERVICE, "widen", message, _itself))
+        return self._send(Request(SPREAD_SERVICE, "widen", message, itself))
 
     def _applying(self, change: Change, given: Given, asked: Asked) -> Any:
         rest: dict[str, Any] = {"whole": self._whole(asked, given.of)}
@@ -219,7 +219,7 @@ class RemotePart:
 
     def _ask(self, verb: str, message: Any, deadline: Deadline) -> Any:
         left_s = None if deadline.left_s == float("inf") else max(deadline.left_s, 1e-3)
-        request = Request(SPREAD_SERVICE, verb, message, _itself, deadline_s=left_s)
+        request = Request(SPREAD_SERVICE, verb, message, itself, deadline_s=left_s)
         return self._send(request)
 
     def _send(self, request: Request[T]) -> T:
@@ -248,7 +248,7 @@ def search_all(parts: Sequence[RemotePart], fan: Fan) -> SearchAll:
         request = parts[0]._requests.search(queries, k, options)
         calls = []
         for part in parts:
-            own = replace(request, message=splice.copied(request.message), decode=_itself)
+            own = replace(request, message=splice.copied(request.message), decode=itself)
             calls.append(functools.partial(part._searched, own, options.partial))
         return [
             reply if isinstance(reply, MemstoreError) else request.decode(reply)
@@ -345,10 +345,6 @@ def _field(part: Array | pa.Table | None) -> Any:
     if part is None:
         return None
     return codec.to_stream(part) if isinstance(part, pa.Table) else splice.tensor(part)
-
-
-def _itself(reply: Any) -> Any:
-    return reply
 
 
 def _no_number() -> NoReturn:

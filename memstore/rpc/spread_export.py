@@ -18,13 +18,13 @@ from memstore import checks
 from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
 from memstore.errors import InvalidArgument, MemstoreError, TooLong, UnknownSlot
+from memstore.fan import Fan, all_of
 from memstore.memory import Slots
 from memstore.placement import Part, holders, homes
 from memstore.rpc import codec, columns
 from memstore.rpc.exporting import BATCH_BYTES, FIRST_ROWS, MOST_ROWS
 from memstore.rpc.parts import to_part
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.spread import Fan, all_of
 from memstore.store import Store
 
 CHECKED = 1 << 16

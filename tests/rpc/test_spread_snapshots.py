@@ -30,7 +30,7 @@ from memstore.errors import (
 )
 from memstore.holding import Key
 from memstore.memory import Array
-from memstore.rpc import joint
+from memstore.rpc import joint, own_part
 from memstore.rpc.client import Client
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.verify import verify
@@ -100,7 +100,7 @@ def test_the_end_of_a_mark_waits_no_longer_than_its_call(servers: Servers) -> No
     spreading: Any = servers.servers[0]._spreading
     with memstore.connect(servers.servers[0].address, deadline_s=PATIENCE_S) as client:
         client.mark("m")
-        with ThreadPoolExecutor(1) as pool, spreading._making:  # as while a cut is made
+        with ThreadPoolExecutor(1) as pool, spreading.own.making:  # as while a cut is made
             late = pool.submit(spreading.within, 0.2, lambda: spreading.unmark("m"))
             with pytest.raises(DeadlineExceeded, match="other cuts"):
                 late.result(timeout=PATIENCE_S)
@@ -555,7 +555,7 @@ def test_steps_are_checked_and_for_peers(servers: Servers) -> None:
     ):
         with pytest.raises(MemstoreError):
             joint.step(servers.stores[1], asked, Deadline())
-    assert memstore.rpc.spreading.role_of("cut", pb.CutRequest()) == "peer"
+    assert own_part.role_of("cut", pb.CutRequest()) == "peer"
     assert CUT not in servers.stores[0]._manifests.body
     with pytest.raises(Unsupported):
         servers.stores[0].snapshot("/nowhere")

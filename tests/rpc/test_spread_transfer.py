@@ -166,7 +166,7 @@ def test_an_export_that_is_left_before_it_is_begun_lets_go(servers: Servers) -> 
     given = server._pools.forwarded_reads._given
     with ThreadPoolExecutor(1) as pool, memstore.connect(server.address) as client:
         filled(client)
-        with server._spreading._making:  # as while another cut is made
+        with server._spreading.own.making:  # as while another cut is made
             first = pool.submit(next, client.export("m"))
             until(lambda: given)
             client.close()
@@ -354,7 +354,7 @@ def test_a_load_is_not_begun_behind_its_time(servers: Servers, client: Client) -
     spreading: Any = servers.servers[0]._spreading
     load = SpreadLoad(spreading._loads, pb.LoadRequest(memory="m"), Deadline(0.2))
     held_up = pytest.raises(DeadlineExceeded, match="cuts and other memories")
-    with ThreadPoolExecutor(1) as pool, spreading._making, held_up:  # as while a cut is made
+    with ThreadPoolExecutor(1) as pool, spreading.own.making, held_up:  # as while a cut is made
         pool.submit(load.begin).result(timeout=30)
     assert client.load("m", batches(1)).rows > 0
 
@@ -365,7 +365,7 @@ def test_the_end_of_a_load_waits_no_longer_than_its_call(servers: Servers, clien
     load = loads_begun(spreading._loads, 1)
     load._deadline = Deadline(0.2)
     held_up = pytest.raises(DeadlineExceeded, match="other cuts")
-    with ThreadPoolExecutor(1) as pool, spreading._making, held_up:
+    with ThreadPoolExecutor(1) as pool, spreading.own.making, held_up:
         pool.submit(load.end, load._rows).result(timeout=30)
     load.give_up(DeadlineExceeded("as its caller is told"))
     assert memory.describe().rows == 0
