@@ -324,8 +324,8 @@ class EpisodicMemory:
         weight_grad_BHK = self._array("gradients", weight_grad_BHK, found.rows_BHK.shape)
         self.rollback(step)
         if self._grads_step != step:
-            if self._grads_BFD.shape[1] < self._fresh.row_BF.shape[1]:
-                shape = (self.batch, self._fresh.row_BF.shape[1], self.width)
+            if self._grads_BFD.shape[1] < self._filled.fresh:
+                shape = (self.batch, self._filled.fresh, self.width)
                 self._grads_BFD = np.zeros(shape, self.dtype)
             self._grads_BFD[:, : self._filled.fresh] = 0
         asked_grad = Asked(*map(np.zeros_like, asked))

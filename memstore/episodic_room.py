@@ -90,11 +90,11 @@ def roomy_leaves(fresh: Fresh, filled: Filled) -> Fresh:
 
 
 def _longer(array_BX: Array, length: int) -> Array:
-    """The same array if it is long enough, else one of twice its length or more."""
+    """The same array if it is long enough, else one of one and a half times its length or more."""
     held = array_BX.shape[1]
     if length <= held:
         return array_BX
-    shape = (len(array_BX), max(length, 2 * held), *array_BX.shape[2:])
+    shape = (len(array_BX), max(length, held + held // 2), *array_BX.shape[2:])
     longer_BX: Array = np.zeros(shape, array_BX.dtype)
     longer_BX[:, :held] = array_BX
     return longer_BX
