@@ -8,17 +8,26 @@ of Deep Memory Networks", 2020.
     q_{j+1} = R_j (q_j + o_j)                     H hops
     â       = argmax_y q_{H+1} · B Φ_Y(y)         prediction among candidate answers
 
+With `rerank` answers are ranked by what was read as well, γ learnt:
+
+    â       = argmax_y q_{H+1} · B Φ_Y(y) + γ log(ε + Σ_{i: y ∈ v_i} p_Hi)
+
+A value is the mean of its objects, so that one of several among them is n times nearer to chance
+than an only one; what its fact was given by the last reading does not suffer from that.
+
 Words, entities and relations are rows of memories and share one space (A = B); a fact's key is
 the sum of its subject's and relation's rows and its value the mean of its objects' rows. So what
 is learnt of a relation serves every fact that has it, also facts never asked for in training.
 
-Letters: Q questions, W words, K slots, C candidate answers, D width.
+Letters: Q questions, W words, K slots, C candidate answers, D width; E objects of facts read, one
+behind the other, U distinct pairs of a question and an object.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +36,10 @@ from memstore import NO_SLOT
 from memstore.memory import Slots
 from memstore.torch import Reading, RowTable, SparseReader, attend
 from models.asked import Asked
+from models.tasks.answers import objects
+
+TRUST, LEAST = 4.0, 1e-4
+"""γ before training, and ε."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +55,20 @@ class KVMemNN(nn.Module):
     lives in the memories of `words`, `entities` and the reader's facts."""
 
     def __init__(
-        self, words: RowTable, entities: RowTable, reader: SparseReader, *, hops: int = 2
+        self,
+        words: RowTable,
+        entities: RowTable,
+        reader: SparseReader,
+        *,
+        hops: int = 2,
+        rerank: bool = False,
     ) -> None:
         super().__init__()
         self.words, self.entities, self.reader = words, entities, reader
         width = entities.memory.config.dim
         # R_j begins as the identity: a hop that has learnt nothing yet adds what it read.
         self.hops = nn.ParameterList(torch.eye(width) for _ in range(hops))
+        self.trust = nn.Parameter(torch.tensor(TRUST)) if rerank else None
 
     def forward(self, asked: Asked) -> Answered:
         query_QD = self.encode(asked)
@@ -64,16 +84,36 @@ class KVMemNN(nn.Module):
         """q_1 `[Q, D]`: the words and the linked entity, a bag in which the entity is a symbol."""
         return self.words(asked.words_QW).sum(dim=1) + self.entities(asked.entity_Q)
 
-    def score(self, query_QD: Tensor, answers_QC: Slots) -> Tensor:
+    def score(self, answered: Answered, answers_QC: Slots) -> Tensor:
         """Scores candidate answers, entity slots `[Q, C]`; −inf at `NO_SLOT`."""
-        scores_QC = torch.einsum("qd,qcd->qc", query_QD, self.entities(answers_QC))
+        scores_QC = torch.einsum("qd,qcd->qc", answered.query_QD, self.entities(answers_QC))
+        if self.trust is not None:
+            scores_QC = scores_QC + self.trust * torch.log(LEAST + self._read(answered, answers_QC))
         return scores_QC.masked_fill(torch.from_numpy(answers_QC == NO_SLOT), -torch.inf)
 
+    def _read(self, answered: Answered, answers_QC: Slots) -> Tensor:
+        """What the last reading gave the facts that answers are objects of, `[Q, C]`."""
+        last = answered.hops[-1]
+        slots_QK, width = last.candidates.slots_QK, last.candidates.slots_QK.shape[1]
+        object_E, counts_QK = objects(self.reader.memory, slots_QK, self.reader.list_limit)
+        fact_E = np.repeat(np.arange(slots_QK.size), counts_QK.ravel())
+        # A pair of a question and an object is one number.
+        span = max(int(object_E.max(initial=0)), int(answers_QC.max(initial=0))) + 1
+        question_E = fact_E // max(width, 1)
+        pairs_U, pair_E = np.unique(question_E * span + object_E, return_inverse=True)
+        weights_E = last.weights_QK.reshape(-1)[torch.from_numpy(fact_E)]
+        read_U = weights_E.new_zeros(len(pairs_U) + 1)
+        read_U = read_U.index_add(0, torch.from_numpy(pair_E), weights_E)
+        wanted_QC = np.arange(len(answers_QC))[:, None] * span + answers_QC
+        at_QC = np.searchsorted(pairs_U, wanted_QC)
+        there_QC = np.isin(wanted_QC, pairs_U) & (answers_QC != NO_SLOT)
+        return read_U[torch.from_numpy(np.where(there_QC, at_QC, len(pairs_U)))]
 
-def answer_loss(network: KVMemNN, query_QD: Tensor, answers_QC: Slots) -> tuple[Tensor, float]:
+
+def answer_loss(network: KVMemNN, answered: Answered, answers_QC: Slots) -> tuple[Tensor, float]:
     """Mean cross-entropy of the right answer, in column 0 of `[Q, C]`, among sampled others, and
     the share of questions for which it scores highest."""
-    scores_QC = network.score(query_QD, answers_QC)
+    scores_QC = network.score(answered, answers_QC)
     first_Q = torch.zeros(len(scores_QC), dtype=torch.long)
     hits = (scores_QC.argmax(dim=1) == first_Q).double().mean()
     return functional.cross_entropy(scores_QC, first_Q), float(hits)

@@ -18,10 +18,13 @@ from models.tasks import answers
 from models.tasks.asking import QuestionReader
 from models.tasks.memories import KnowledgeMemories
 from models.tasks.questions import Question
-from workers.answering import Answering
+from workers.answering import Answering, Answers
 from workers.figures import Confusion, Evaluation
 
 BATCH = 256
+
+LONGEST = 10_000
+"""Objects of a fact that are looked at, to say whether an answer is one of them."""
 
 
 def evaluate(
@@ -43,6 +46,7 @@ def evaluate(
     relation_Q = np.array([question.relation for question in questions])
     single_Q = np.array([len(question.relations) == 1 for question in questions])
     rank_Q, found_Q, truncated_Q = (np.zeros(len(questions), np.int64) for _ in range(3))
+    held_Q = np.zeros(len(questions), bool)
     top_Q = np.full(len(questions), NO_SLOT)
     scored, start = 0, time.perf_counter()
     for first in range(0, len(questions), BATCH):
@@ -55,6 +59,7 @@ def evaluate(
         asked_QK = (fact_subject_QK == subject_Q[at, None]) & (
             fact_relation_QK == relation_Q[at, None]
         )
+        held_Q[at] = _held(reader.memories.facts, said, asked_QK)
         found_Q[at] = np.where(single_Q[at], asked_QK.any(axis=1), rank_Q[at] > 0)
         if said.slots_QK.shape[1]:
             top_Q[at] = fact_relation_QK[np.arange(len(at)), said.weights_HQK[-1].argmax(axis=1)]
@@ -77,7 +82,8 @@ def evaluate(
         scored=scored / len(questions),
         seconds=seconds,
         bytes=sum(map(_bytes, _all(reader.memories))),
-        more={
+        more=_held_by_base(held_Q[linked_Q & single_Q])
+        | {
             "mean reciprocal rank": _mean(
                 np.where(rank_Q > 0, 1.0 / np.maximum(rank_Q, 1), 0.0)[linked_Q]
             ),
@@ -94,6 +100,25 @@ def evaluate(
         kinds=_kinds(questions, names, linked_Q, hit_Q, found_Q),
         confusion=_confusion(names, relation_Q[shown_Q], top_Q[shown_Q]),
     )
+
+
+def _held(facts: Memory, said: Answers, asked_QK: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether the first answer of each question is an object of the fact that was asked for."""
+    if not said.answers_QC.size or not asked_QK.size:
+        return np.zeros(len(asked_QK), bool)
+    every_Q = np.arange(len(asked_QK))
+    first_Q = said.answers_QC[every_Q, said.scores_QC.argmax(axis=1)]
+    slot_Q = np.where(
+        asked_QK.any(axis=1), said.slots_QK[every_Q, asked_QK.argmax(axis=1)], NO_SLOT
+    )
+    flat, counts_QK = answers.objects(facts, slot_Q[:, None], LONGEST)
+    return answers.is_right(first_Q[:, None], answers.ragged(flat, counts_QK[:, 0]))[:, 0]
+
+
+def _held_by_base(held_Q: npt.NDArray[np.bool_]) -> dict[str, float]:
+    if not len(held_Q):
+        return {}
+    return {"first answer is an object of the fact asked for": _mean(held_Q)}
 
 
 def _kinds(

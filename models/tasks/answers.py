@@ -18,6 +18,14 @@ def objects_of(facts: Memory, slots_QK: Slots, entity_Q: Slots, limit: int) -> S
     entity_Q: what each question is about; it is no answer to it.
     limit: objects taken of a fact, the first so many of its list.
     """
+    flat, counts_QK = objects(facts, slots_QK, limit)
+    objects_QC = ragged(flat, counts_QK.sum(axis=1))
+    objects_QC[objects_QC == entity_Q[:, None]] = NO_SLOT
+    return drop_repeats(objects_QC)[0]
+
+
+def objects(facts: Memory, slots_QK: Slots, limit: int) -> tuple[Slots, npt.NDArray[np.int64]]:
+    """The objects of facts, the first `limit` of each, one behind the other; and how many."""
     there_QK = slots_QK != NO_SLOT
     records = facts.gather(
         slots_QK[there_QK], vectors=False, columns=["objects"], list_limit=limit
@@ -26,9 +34,7 @@ def objects_of(facts: Memory, slots_QK: Slots, entity_Q: Slots, limit: int) -> S
     column = records["objects"].combine_chunks()
     counts_QK = np.zeros(slots_QK.shape, np.int64)
     counts_QK[there_QK] = np.diff(column.offsets.to_numpy())
-    objects_QC = ragged(column.flatten().to_numpy(), counts_QK.sum(axis=1))
-    objects_QC[objects_QC == entity_Q[:, None]] = NO_SLOT
-    return drop_repeats(objects_QC)[0]
+    return column.flatten().to_numpy(), counts_QK
 
 
 def weighed(

@@ -118,10 +118,43 @@ def test_gradients_of_the_own_weights(network: KVMemNN) -> None:
             own.data = given.data
         named = {f"hops.{i}": hop for i, hop in enumerate(hops)}
         answered = torch.func.functional_call(network, named, (asked,))
-        return answer_loss(network, answered.query_QD, answers)[0]
+        return answer_loss(network, answered, answers)[0]
 
     weights = tuple(hop.detach().clone().requires_grad_() for hop in network.hops)
     assert torch.autograd.gradcheck(loss, weights)
+
+
+def test_answers_are_ranked_by_what_was_read_as_well(network: KVMemNN) -> None:
+    slots = np.array([[0, 1], [2, NO_SLOT]])
+    asked = Asked(np.array([[0, 3], [2, 1]]), np.array([0, 1]), slots)
+    answers = np.array([[3, 5, 0, NO_SLOT], [1, 2, 3, 3]])
+    objects = {0: [3], 1: [4, 5], 2: [3, 1]}
+    with torch.no_grad():
+        answered = network(asked)
+        plain = network.score(answered, answers).numpy()
+        network.trust = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+        found = network.score(answered, answers).numpy()
+    weights = answered.hops[-1].weights_QK.numpy()
+    for q, c in np.ndindex(answers.shape):
+        read = sum(
+            weights[q, k]
+            for k, slot in enumerate(slots[q])
+            if answers[q, c] in objects.get(int(slot), [])
+        )
+        expected = plain[q, c] + 2.0 * np.log(1e-4 + read)
+        assert found[q, c] == pytest.approx(expected, rel=1e-12)
+
+    answers = answers[:, [2, 0, 1]]  # Those that were read are not right: the loss is large.
+    loss, _ = answer_loss(network, network(asked), answers)
+    loss.backward()
+    trust, step = network.trust, 1e-6
+    assert trust.grad is not None
+    sides = []
+    with torch.no_grad():
+        for own in (2.0 + step, 2.0 - step):
+            trust.fill_(own)
+            sides.append(float(answer_loss(network, network(asked), answers)[0]))
+    assert float(trust.grad) == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-5)
 
 
 def test_rows_get_the_gradients_of_the_dense_network(network: KVMemNN) -> None:
@@ -131,7 +164,7 @@ def test_rows_get_the_gradients_of_the_dense_network(network: KVMemNN) -> None:
     entities = network.entities.memory
 
     def loss() -> torch.Tensor:
-        return answer_loss(network, network(asked).query_QD, answers)[0]
+        return answer_loss(network, network(asked), answers)[0]
 
     row = entities.gather(np.array([3])).keys_BD
     assert row is not None
@@ -196,7 +229,7 @@ def test_overfits_fifty_questions(tmp_path: Path) -> None:
         rows = RowOptimizer([words, entities, relations], lr=0.1)
         hits = 0.0
         for _ in range(200):
-            loss, hits = answer_loss(network, network(asked).query_QD, answers)
+            loss, hits = answer_loss(network, network(asked), answers)
             if hits == 1.0:
                 break
             dense.zero_grad()

@@ -23,12 +23,13 @@ from workers.networks.knowledge import Knowledge, KnowledgeLearner, KnowledgeRec
 
 @dataclass(frozen=True, kw_only=True)
 class KVRecipe(KnowledgeRecipe):
-    """hops: readings."""
+    """hops: readings.  rerank: ranks answers by what their facts were given too."""
 
     network: str = "kv"
     task: str = "geography"
     steps: int = 600
     hops: int = 2
+    rerank: bool = False
 
 
 class KVAnswering:
@@ -38,7 +39,9 @@ class KVAnswering:
         recipe = known.recipe
         assert isinstance(recipe, KVRecipe)
         self.known = known
-        self.module = KVMemNN(known.words, known.entities, known.facts, hops=recipe.hops)
+        self.module = KVMemNN(
+            known.words, known.entities, known.facts, hops=recipe.hops, rerank=recipe.rerank
+        )
         self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
 
     def propose(self, asked: Asked) -> Asked:
@@ -49,7 +52,7 @@ class KVAnswering:
     def loss(self, parallel: nn.Module, lesson: Lesson) -> tuple[Tensor, float]:
         answered: Answered = parallel(lesson.asked)
         sampled_QC = self.known.sampled(lesson, answered.hops[-1].candidates.slots_QK)
-        return answer_loss(self.module, answered.query_QD, sampled_QC)
+        return answer_loss(self.module, answered, sampled_QC)
 
     def answer(self, asked: Asked) -> Answers:
         before = self.known.facts.scored
@@ -57,7 +60,7 @@ class KVAnswering:
             answered = self.module(asked)
             slots_QK = answered.hops[-1].candidates.slots_QK
             answers_QC = self.known.objects_of(slots_QK, asked.entity_Q)
-            scores_QC = self.module.score(answered.query_QD, answers_QC).numpy()
+            scores_QC = self.module.score(answered, answers_QC).numpy()
         searched = self.known.facts.scored - before
         return Answers(
             answers_QC,
@@ -87,11 +90,12 @@ def metaqa_1hop() -> KVRecipe:
     """MetaQA, 1 hop: 110,000 facts about films, keys (subject, relation) and reversed."""
     return KVRecipe(
         task="metaqa-1hop",
-        steps=450,
-        hashed_steps=300,
-        refresh_steps=75,
+        steps=300,
+        hashed_steps=200,
+        refresh_steps=50,
         batch=128,
         hops=1,
+        rerank=True,
         questions=20_000,
     )
 
