@@ -86,6 +86,7 @@ def test_questions_in_a_published_format_are_learnt_and_told_with_what_was_publi
         hashed, _ = run.figures
     assert (hashed.case, hashed.candidate_recall) == ("key hashing", 1.0)
     assert hashed.hits_1 > 0.8
+    assert hashed.more["first answer is an object of the fact asked for"] == hashed.hits_1
 
 
 def swapped() -> object:
