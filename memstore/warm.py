@@ -53,7 +53,7 @@ def _call_each_verb(config: MemoryConfig, *, writeable: bool) -> None:
         encoding=None,
         capacity=None,
         # Both ways that sealed rows are searched: clustered with lists, and then with a graph too.
-        index=IndexConfig(kind="graph", clusters=1, probe=1),
+        index=IndexConfig(kind="graph", clusters=1, probe=1, codec=config.index_config.codec),
     )
     memory = EmbeddedMemory("warm", plain)
     keys_ND = given(

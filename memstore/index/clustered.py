@@ -22,7 +22,8 @@ from memstore.index.packing import telling, trained
 from memstore.index.passing import Passing
 from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction
-from memstore.index.segment import Found, Segment
+from memstore.index.scanning import Found
+from memstore.index.segment import Segment
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.select import best_found, best_products
 from memstore.memory import NO_SLOT, Array, Slots

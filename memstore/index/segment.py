@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from memstore.index.devices import Copy, Room
 from memstore.index.graph import Graph
-from memstore.index.packing import lifted, packed, unpacked, widest
+from memstore.index.packing import packed, unpacked
 from memstore.index.passing import Passing
+from memstore.index.scanning import Bits, Found, Scanner, are_set, scanner
 from memstore.kernels.bits import cleared
 from memstore.memory import Array, Slots
-
-Bits = npt.NDArray[np.uint8]
-Found = tuple[Slots, Array]
-"""Rows int64, −1 padded, and what their codes score, float32; of a padding no matter what."""
 
 FEW = 10
 """While fewer than one row in so many is stale, what was found is looked through for them."""
@@ -33,6 +28,7 @@ class Segment:
     beyond: how many rows were longer than the reach of the reduction.
     room: where copies of it are made for searching.  copy: the one of this segment.
     graph: laid over the same rows; None in all but the oldest segment at most.
+    scanner: reads the lists.
     """
 
     lists: faiss.IndexIVF
@@ -42,6 +38,11 @@ class Segment:
     room: Room | None = None
     copy: Copy | None = None
     graph: Graph | None = None
+    scanner: Scanner = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.scanner is None:
+            object.__setattr__(self, "scanner", scanner(self.lists))
 
     @staticmethod
     def add(lists: faiss.IndexIVF, keys_RD: Array, rows_R: Slots, lists_R: Slots) -> None:
@@ -115,97 +116,34 @@ class Segment:
         count = min(count, len(self))
         if self.copy is not None and passing is None:
             return self._search_copy(self.copy, queries_QD, count, lists_QP, scores_QP)
+        bits, few = self._standing, self.stale * FEW <= len(self)
         if passing is not None:
             known = min(len(self.valid), len(passing.bits))
-            bits = self.valid[:known] & passing.bits[:known]
-            chosen = faiss.IDSelectorBitmap(bits)
-            return self._visit(queries_QD, count, lists_QP, scores_QP, chosen)
-        if not self.stale:
-            return self._visit(queries_QD, count, lists_QP, scores_QP, None)
-        chosen = faiss.IDSelectorBitmap(self.valid)
-        if self.stale * FEW > len(self):
-            return self._visit(queries_QD, count, lists_QP, scores_QP, chosen)
-        # To ask about each row visited costs more than to find a few too many, and then to ask
-        # again for the queries that were left with too little.
-        more = min(count + max(8, count // 4), len(self))
-        rows_QC, scores_QC = self._visit(queries_QD, more, lists_QP, scores_QP, None)
-        full_Q = rows_QC[:, -1] >= 0
-        rows_QC[~self._holds(rows_QC)] = -1
-        short_Q = np.flatnonzero(full_Q & ((rows_QC >= 0).sum(axis=1) < count))
-        if len(short_Q):
-            rows_QC[short_Q] = -1
-            rows_QC[short_Q, :count], scores_QC[short_Q, :count] = self._visit(
-                *_of(short_Q, queries_QD, count, lists_QP, scores_QP), chosen
-            )
-        return rows_QC, scores_QC
+            bits, few = np.zeros_like(self.valid), False
+            np.bitwise_and(self.valid[:known], passing.bits[:known], out=bits[:known])
+        return self.scanner.find(queries_QD, count, lists_QP, scores_QP, bits, few=few)
 
     def _search_copy(
         self, copy: Copy, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array
     ) -> Found:
         """Asks the device, then the host about the queries that the device leaves owed."""
-        holds = self._holds if self.stale else None
+        holds = (lambda rows_QC: are_set(self.valid, rows_QC)) if self.stale else None
         rows_QC, scores_QC, owed_Q = copy.propose(queries_QD, count, lists_QP, scores_QP, holds)
         if len(owed_Q):
-            chosen = faiss.IDSelectorBitmap(self.valid) if self.stale else None
-            rows_QC[owed_Q], scores_QC[owed_Q] = self._visit(
-                *_of(owed_Q, queries_QD, count, lists_QP, scores_QP), chosen
+            part = (array[owed_Q] for array in (queries_QD, lists_QP, scores_QP))
+            queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
+            rows_QC[owed_Q], scores_QC[owed_Q] = self.scanner.find(
+                queries_SD, count, lists_SP, scores_SP, self._standing, few=False
             )
         return rows_QC, scores_QC
 
-    def _visit(
-        self,
-        queries_QD: Array,
-        count: int,
-        lists_QP: Array,
-        scores_QP: Array,
-        chosen: faiss.IDSelector | None,
-    ) -> Found:
-        if isinstance(self.lists, faiss.IndexIVFPQFastScan):
-            asked = lifted(self.lists, self._span, queries_QD, lists_QP, scores_QP)
-            queries_QD, lists_QP, scores_QP = asked
-        parameters = faiss.IVFSearchParameters(nprobe=lists_QP.shape[1], sel=chosen)
-        rows_QC = np.empty((len(queries_QD), count), np.int64)
-        scores_QC = np.empty(rows_QC.shape, np.float32)
-        pointer = faiss.swig_ptr
-        # faiss's own wrapper of this method drops the parameters, and with them the selector.
-        self.lists.search_preassigned_c(
-            len(queries_QD),
-            pointer(queries_QD),
-            count,
-            pointer(lists_QP),
-            pointer(scores_QP),
-            pointer(scores_QC),
-            pointer(rows_QC),
-            False,
-            parameters,
-        )
-        return rows_QC, scores_QC
-
-    @functools.cached_property
-    def _span(self) -> float:
-        return widest(self.lists)
-
-    def _holds(self, rows_QC: Slots) -> npt.NDArray[np.bool_]:
-        """Which rows may be proposed from here; a padding −1 may not."""
-        rows = np.maximum(rows_QC, 0)
-        held: npt.NDArray[np.bool_] = (rows_QC >= 0) & ((self.valid[rows >> 3] & _masks(rows)) != 0)
-        return held
+    @property
+    def _standing(self) -> Bits | None:
+        """The rows that still stand; None for all."""
+        return self.valid if self.stale else None
 
     def _cleaned(self) -> faiss.IndexIVF:
         lists = unpacked(self.lists)
         if self.stale:
             lists.remove_ids(faiss.IDSelectorNot(faiss.IDSelectorBitmap(self.valid)))
         return lists
-
-
-def _of(
-    some_Q: Slots, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array
-) -> tuple[Array, int, Array, Array]:
-    """The arguments of a search for some of its queries."""
-    part = (array[some_Q] for array in (queries_QD, lists_QP, scores_QP))
-    queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
-    return queries_SD, count, lists_SP, scores_SP
-
-
-def _masks(rows_R: Slots) -> Bits:
-    return (1 << (rows_R & 7)).astype(np.uint8)

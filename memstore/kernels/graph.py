@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from memstore.kernels.codes import code_product
+from memstore.kernels.codes import MOST, code_product, encode
 from memstore.kernels.compiling import compiled
 from memstore.kernels.fetch import fetch, fetch_row
 from memstore.memory import NO_SLOT, Array, Slots
@@ -22,9 +22,6 @@ Bits = npt.NDArray[np.uint8]
 
 BEGIN = 4
 """Places that a walk begins at, the best of those where it may."""
-
-MOST, TINY = (1 << 15) - 1, np.float32(1e-30)
-"""The highest code of a query; numbers below this are taken for zero."""
 
 MET = 1 << 12
 """Places whose meeting a walk remembers, in 16 KiB; one that it forgets is scored again."""
@@ -67,7 +64,7 @@ def walk(
     most = min(MOST, (1 << 31) // (128 * len(query_D)) - 1)
     scored = 0
     for q in range(len(queries_QD)):
-        scale = _encode(queries_QD[q], most, query_D)
+        scale = encode(queries_QD[q], most, query_D)
         for attempt in range(0 if enough else 1, 2):
             asked = valid if attempt else valid[:0]
             rows_QC[q], found = NO_SLOT, 0
@@ -239,18 +236,6 @@ def _prune(
                 if near * product >= far * score_P[rest]:
                     dropped[rest] = True
     return kept
-
-
-@compiled()
-def _encode(query_D: Array, most: int, codes_D: npt.NDArray[np.int16]) -> np.float32:
-    """Fills in codes from −most to most, and returns their scale."""
-    highest = np.float32(0)
-    for d in range(len(query_D)):
-        highest = max(highest, abs(query_D[d]))
-    scale = highest / np.float32(most) if highest > TINY else np.float32(1)
-    for d in range(len(query_D)):
-        codes_D[d] = np.int16(np.rint(query_D[d] / scale))
-    return scale
 
 
 @compiled()

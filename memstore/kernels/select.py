@@ -63,7 +63,7 @@ def best_rows(
             score = inner_product(query_D, keys_ND, row)
             if not is_whole(marks, row, mark):
                 score = score_again(query_D, keys_ND, marks, row)
-            size = _keep(rows, scores, tiers, size, row, score, SEALED)
+            size = push(rows, scores, tiers, size, row, score, SEALED)
         scored_Q[q] += fresh
         slack = slack_Q[q]
         for g in range(len(peaks_GQ)):
@@ -78,7 +78,7 @@ def best_rows(
                     score = inner_product(query_D, keys_ND, row)
                     if not is_whole(marks, row, mark):
                         score = score_again(query_D, keys_ND, marks, row)
-                    size = _keep(rows, scores, tiers, size, row, score, FRESH)
+                    size = push(rows, scores, tiers, size, row, score, FRESH)
         # What is left is a heap with the worst on top: it goes behind the others, one by one.
         for end in range(size - 1, 0, -1):
             row, score, tier = rows[end], scores[end], tiers[end]
@@ -95,7 +95,7 @@ def _worse(score: Array, row: int, other_score: Array, other_row: int) -> bool:
 
 
 @compiled()
-def _keep(
+def push(
     rows: Slots, scores: Array, tiers: Array, size: int, row: int, score: Array, tier: int
 ) -> int:
     """Puts a candidate into the heap of the best, the worst of them on top; returns its size."""
@@ -153,7 +153,7 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
         if count < groups:
             for g in range(groups):
                 if size < count or peaks_GQ[g, q] > scores[0]:
-                    size = _keep(rows, scores, tiers, size, g, peaks_GQ[g, q], 0)
+                    size = push(rows, scores, tiers, size, g, peaks_GQ[g, q], 0)
             floor, size = scores[0], 0
         for g in range(groups):
             if peaks_GQ[g, q] < floor:
@@ -161,7 +161,7 @@ def best_products(near_RQ: Array, peaks_GQ: Array, count: int) -> tuple[Slots, A
             for r in range(g * GROUP, min(len(near_RQ), (g + 1) * GROUP)):
                 score = widened(near_RQ[r, q])
                 if score >= floor and (size < count or score > scores[0]):
-                    size = _keep(rows, scores, tiers, size, r, score, 0)
+                    size = push(rows, scores, tiers, size, r, score, 0)
     return rows_QP, scores_QP
 
 
@@ -201,7 +201,7 @@ def best_found(rows_QC: Slots, scores_QC: Array, count: int) -> tuple[Slots, Arr
         rows, scores, size = best_QC[q], best_scores_QC[q], 0
         for c in range(rows_QC.shape[1]):
             if rows_QC[q, c] >= 0 and (size < count or scores_QC[q, c] >= scores[0]):
-                size = _keep(rows, scores, tiers, size, rows_QC[q, c], scores_QC[q, c], 0)
+                size = push(rows, scores, tiers, size, rows_QC[q, c], scores_QC[q, c], 0)
     return best_QC, best_scores_QC
 
 
