@@ -242,12 +242,13 @@ VERBS = """
 import sys
 import numpy as np
 from memstore.config import MemoryConfig
-from memstore.kernels import blend, fetch, group, magnitude, score, select, step, whole
+from memstore.kernels import blend, codes, fetch, group, lists, magnitude
+from memstore.kernels import score, select, step, whole
 from memstore.memory import SearchOptions
 from memstore.embedded import EmbeddedMemory
 from memstore.warm import warm
 
-KERNELS = (blend, fetch, group, magnitude, score, select, step, whole)
+KERNELS = (blend, codes, fetch, group, lists, magnitude, score, select, step, whole)
 
 def signatures():
     modules = [vars(module) for module in KERNELS]
