@@ -23,12 +23,13 @@ from memstore.shard import optimizers, reading, rows
 from memstore.shard.records import RecordHeap
 from memstore.shard.region import Region
 from memstore.shard.rows import RowView
+from tests.conftest import LONG
 
 D, V, ROWS = 2_048, 512, 64
 """So wide that a row is long in work, and so few rows that readers meet it."""
 
 PATIENCE_S = 60.0
-ROUNDS = 400
+ROUNDS = 400 if LONG else 200
 HALVES = np.repeat([[1.0], [-1.0]], D // 2, axis=1).reshape(1, D).astype(np.float32)
 """A row of one number scores exactly zero against it, a row of two does not."""
 
