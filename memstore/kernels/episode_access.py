@@ -123,21 +123,22 @@ def access(
     probe: Probe,
     rule: Rule,
     step: int,
+    first: int,
+    last: int,
     least_BH: Numbers,
     found: Read,
     read_BHD: Array,
-) -> tuple[int, int, int, int, int, int]:
-    """One step of all memories; fills in least_BH (the words u_h), found and read_BHD.
+) -> None:
+    """One step of the memories `first` to `last`, `mark`ed before; others may be in work beside it.
 
-    Returns `filled`.
+    Fills in least_BH (the words u_h), found and read_BHD.
     """
-    batch, heads, width = asked.query_BHD.shape
+    _, heads, width = asked.query_BHD.shape
     kept, k = before.rows_BHK.shape[2], found.rows_BHK.shape[2]
     rows_R = np.empty(heads * (1 + kept + k), np.int32)
     sums_R = np.empty(len(rows_R), read_BHD.dtype)
     one = read_BHD.dtype.type(1)
-    mark(journal, step)
-    for b in range(batch):
+    for b in range(first, last):
         least_used(usage, b, least_BH[b])
         count = 0
         for h in range(heads):
@@ -176,7 +177,6 @@ def access(
                 count = _count(rows_R, sums_R, count, rows_K[i], weights_K[i])
         for r in range(count):
             touch_row(usage, journal, b, rows_R[r], sums_R[r], step, rule)
-    return filled(fresh, journal)
 
 
 @compiled()

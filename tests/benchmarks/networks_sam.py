@@ -6,8 +6,8 @@ million words 1,600 times as fast as an NTM; at 65,536 words 7.8 MiB for 100 ste
 A step of SAM is a tenth of an episode of 10, with backpropagation through all of it. Of the NTM,
 whose step copies the memory several times, an episode has 10 steps up to 4,096 words, and one from
 there on: that one has no gradient of its memory to take further back, so it is a step at its
-cheapest. The NTM uses all cores, SAM one: its products are too short for two. Ratios are medians
-of pairs, by turns.
+cheapest. Both use all cores, but for SAM's dense part, whose products are too short for two. Ratios
+are medians of pairs, by turns.
 
 Recall is that of words looked up under noise of 0.2 σ, found among the 4 best.
 """
@@ -158,7 +158,7 @@ def _long(steps: int, words: int) -> Iterator[Measured]:
 
 def _filled(batch: int, words: int, probe: tuple[int, int]) -> tuple[EpisodicMemory, Array]:
     rows_BND = np.random.default_rng(words).standard_normal((batch, words, WIDTH), np.float32)
-    memory = EpisodicMemory(batch, words, WIDTH, probe=probe)
+    memory = EpisodicMemory(batch, words, WIDTH, probe=probe, threads=CORES)
     return memory, memory.fill(rows_BND, copy=False)
 
 

@@ -116,16 +116,17 @@ def test_outputs_and_gradients_are_those_of_whole_matrices(
         np.testing.assert_allclose(ours.grad, theirs.grad, rtol=2e-3, atol=2e-4 * float(largest))
 
 
-def test_an_episode_again_is_the_same_to_the_bit() -> None:
-    memory = EpisodicMemory(BATCH, 40, WIDTH)
+def test_an_episode_again_is_the_same_to_the_bit_by_any_number_of_threads() -> None:
     sam, inputs_TBX = network(), torch.randn(30, BATCH, 3)
+    memory = EpisodicMemory(BATCH, 40, WIDTH)
     seen = []
-    for _ in range(2):
+    for again in (memory, memory, EpisodicMemory(BATCH, 40, WIDTH, threads=2)):
         sam.zero_grad()
-        outputs_TBY, _ = sam(inputs_TBX, memory)
+        outputs_TBY, _ = sam(inputs_TBX, again)
         outputs_TBY.square().sum().backward()
         seen.append([outputs_TBY.detach(), *(weight.grad for weight in sam.parameters())])
-    assert all(torch.equal(first, second) for first, second in zip(*seen, strict=True))
+    for first, *others in zip(*seen, strict=True):
+        assert all(torch.equal(first, other) for other in others)
 
 
 def test_a_loss_of_early_steps_takes_back_the_late_ones_too() -> None:
