@@ -8,9 +8,9 @@ import numpy as np
 
 from memstore import IndexConfig
 from memstore.memory import Array, Slots
-from models.tasks import memories
+from models.tasks import answers, memories
 from models.tasks.asking import QuestionReader
-from models.tasks.geography_questions import vocabulary
+from models.tasks.geography_questions import questions, vocabulary
 from models.tasks.linking import AliasIndex
 from tests.training import small
 from workers.group import Group
@@ -59,7 +59,13 @@ def training(
     found = memories.KnowledgeMemories.of(holder)
     reader = QuestionReader(found, AliasIndex.build(base.aliases, base.weights))
     learner = KnowledgeLearner(Knowledge.over(recipe, reader, group), KVAnswering)
-    return Training(Trainer(learner, recipe, group), learner.data(base))
+    texts = questions(base, split="train", count=recipe.questions, seed=1)
+    taught = Taught(
+        reader.read([question.text for question in texts]),
+        answers.lists([question.answers for question in texts]),
+        answers.lists([np.array(question.relations) for question in texts]),
+    )
+    return Training(Trainer(learner, recipe, group), taught)
 
 
 def sent(rank: int, step: int) -> tuple[Slots, Array]:
