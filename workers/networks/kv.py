@@ -120,8 +120,8 @@ NETWORK = Network(
             source="a key-value memory network, Sun et al. 2018, arXiv 1809.00782",
             note="0.939 on WikiMovies (Miller et al. 2016). They train on 96,106 questions and "
             "test on 9,947; here the official dev set is split by entity, a fifth to test, and 4 % "
-            "of the triples lack: the facts of 97.2 % of the questions are there, and 5.8 % are "
-            "about a title of several films, of which the answers of one count.",
+            "of the triples lack: the facts of 97.2 % of the questions are there; those of 5.8 % "
+            "have objects too that the question does not count.",
         ),
     },
 )
