@@ -113,7 +113,7 @@ def test_two_in_step_learn_what_one_learns_from_the_whole_batch(tmp_path: Path) 
     """To rounding: sums of two trainers add up in another order than those of one."""
     one, two = lone(tmp_path / "one"), together(tmp_path / "two")
     assert two.steps[0]["losses"] == two.steps[1]["losses"]
-    np.testing.assert_allclose(two.steps[0]["losses"], one.steps[0]["losses"], rtol=1e-3)
+    np.testing.assert_allclose(two.steps[0]["losses"], one.steps[0]["losses"], rtol=5e-3)
     # Each shard got one update a step, whoever sent it.
     assert two.versions == one.versions
     for name in TABLES:

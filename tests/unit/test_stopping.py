@@ -11,6 +11,14 @@ import pytest
 from workers.stopping import interrupted, whole
 
 
+@pytest.fixture(autouse=True)
+def heard_by_python() -> Iterator[None]:
+    """Other tests of this process, and what they call, may have left a handler of their own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def steps(taken: list[int], interrupts: dict[int, int]) -> Iterator[int]:
     """Endless steps that are done once they are in `taken`; interrupts: how many come in which."""
     for number in range(100):
