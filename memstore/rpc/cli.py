@@ -8,6 +8,7 @@ memstore token FILE NAME --role ROLE       draws a token, and tells it once
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -169,15 +171,6 @@ def serve(options: argparse.Namespace) -> int:
     A second signal ends it at once, as a crash does: what was acknowledged is in the log.
     """
     _log_as_json()
-    ended = threading.Event()
-
-    def end(number: int, _: Any) -> None:
-        if ended.is_set():
-            os._exit(128 + number)
-        ended.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     tokens = None if options.tokens is None else Tokens(options.tokens)
     server_options: dict[str, Any] = {
         "tls": _tls(options),
@@ -190,6 +183,7 @@ def serve(options: argparse.Namespace) -> int:
         server_options |= _peers(options)
         store_options |= {"part": Part.parsed(options.part), "cluster": _cluster(options)}
     with (
+        _signals() as ended,
         Store(options.path, **store_options) as store,
         Server(store, options.listen, **server_options) as server,
     ):
@@ -203,6 +197,24 @@ def serve(options: argparse.Namespace) -> int:
         ended.wait()
         server.close(GRACE_S)
     return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Is set by the first signal that ends a server; a second one ends the process."""
+    ended = threading.Event()
+
+    def end(number: int, _: Any) -> None:
+        if ended.is_set():
+            os._exit(128 + number)
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def health(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,10 +47,13 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> object:
     ],
 )
 def test_wrong_words_are_answered_by_one_line(words: list[str], said: str, told) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     answer = told(*words)
     assert answer.startswith("InvalidArgument: ")
     assert said in answer
     assert answer.count("\n") == 1
+    # Whoever called gets signals again.
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_a_certificate_that_is_none_is_named(store: Store, tmp_path: Path) -> None:
