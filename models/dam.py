@@ -10,7 +10,7 @@ and what is evicted is the word of least discounted usage:
 
 Head h writes to the h-th least used word; usage is that of all heads, and takes no gradient.
 
-Letters: T steps, B memories, X inputs, Y outputs, H heads, N words, D width of a word.
+Letters: as in `models.controller`; N words.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from models.controller import Controller, access, access_size
 from models.ntm import cosines
 
 
@@ -35,7 +36,7 @@ class State(NamedTuple):
     usage_BN: Tensor
 
 
-class DAM(nn.Module):
+class DAM(Controller[State]):
     """The network; words_BND, where it begins, is the caller's. discount: λ."""
 
     def __init__(
@@ -48,46 +49,29 @@ class DAM(nn.Module):
         width: int = 32,
         discount: float = 0.99,
     ) -> None:
-        super().__init__()
-        self.heads, self.width, self.discount = heads, width, discount
-        self.controller = nn.LSTMCell(inputs + heads * width, hidden)
-        self.interface = nn.Linear(hidden, heads * (2 * width + 3))
-        self.output = nn.Linear(hidden + heads * width, outputs)
+        asked = access_size(heads, width)
+        super().__init__(inputs, outputs, asked, hidden=hidden, heads=heads, width=width)
+        self.discount = discount
 
     def begin(self, words_BND: Tensor) -> State:
-        batch, words, width = words_BND.shape
-        hidden_BC = words_BND.new_zeros(batch, self.controller.hidden_size)
-        read_BHD = words_BND.new_zeros(batch, self.heads, width)
+        """The state before the first step of an episode."""
+        batch, words, _ = words_BND.shape
         weights_BHN = words_BND.new_zeros(batch, self.heads, words)
-        return State(
-            hidden_BC, hidden_BC, read_BHD, weights_BHN, words_BND, weights_BHN[:, 0].clone()
-        )
-
-    def forward(self, inputs_TBX: Tensor, state: State) -> tuple[Tensor, State]:
-        """Outputs `[T, B, Y]` of an episode, or of what follows `state` in it."""
-        seen = []
-        for inputs_BX in inputs_TBX:
-            state = self.step(inputs_BX, state)
-            seen.append(torch.cat([state.hidden_BC, state.read_BHD.flatten(1)], dim=1))
-        return self.output(torch.stack(seen)), state
+        usage_BN = words_BND.new_zeros(batch, words)
+        return State(*self.nothing(batch), weights_BHN, words_BND, usage_BN)
 
     def step(self, inputs_BX: Tensor, state: State) -> State:
-        inputs_BI = torch.cat([inputs_BX, state.read_BHD.flatten(1)], dim=1)
-        hidden_BC, cell_BC = self.controller(inputs_BI, (state.hidden_BC, state.cell_BC))
-        query_BHD, add_BHD, gates_BH3 = (
-            self.interface(hidden_BC)
-            .unflatten(1, (self.heads, -1))
-            .split([self.width, self.width, 3], dim=2)
-        )
-        strength_BH1 = 1 + functional.softplus(gates_BH3[..., :1])
-        write_BH1, previous_BH1 = gates_BH3[..., 1:].sigmoid().split(1, dim=2)
+        hidden_BC, cell_BC = self.hear(inputs_BX, state)
+        asked = access(self.interface(hidden_BC), self.heads, self.width)
         # Sorted stably: of equal ones the first.
         least_BH = state.usage_BN.argsort(dim=1, stable=True)[:, : self.heads]
         unused_BHN = functional.one_hot(least_BH, state.usage_BN.shape[1]).to(hidden_BC)
-        written_BHN = write_BH1 * torch.lerp(unused_BHN, state.weights_BHN, previous_BH1)
+        target_BHN = torch.lerp(unused_BHN, state.weights_BHN, asked.previous_BH[..., None])
+        written_BHN = asked.write_BH[..., None] * target_BHN
         words_BND = state.words_BND * (1 - unused_BHN.sum(1))[..., None]
-        words_BND = words_BND + written_BHN.mT @ add_BHD
-        weights_BHN = (strength_BH1 * cosines(query_BHD, words_BND)).softmax(dim=2)
+        words_BND = words_BND + written_BHN.mT @ asked.add_BHD
+        cosine_BHN = cosines(asked.query_BHD, words_BND)
+        weights_BHN = (asked.strength_BH[..., None] * cosine_BHN).softmax(dim=2)
         accessed_BN = (written_BHN + weights_BHN).sum(1).detach()
         usage_BN = self.discount * state.usage_BN + accessed_BN
         read_BHD = weights_BHN @ words_BND

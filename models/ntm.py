@@ -10,8 +10,7 @@ that sparse access memory is measured beside. Every head looks at every word in 
     r_t   = Σ_i w(i) M_t(i)                             the heads that read           eq. 2
     y_t   = W_y [h_t, r_t]
 
-Letters: T steps, B memories, X inputs, Y outputs, H heads that read and as many that write,
-N words, D width of a word.
+Letters: as in `models.controller`, but of heads H that read and as many that write; N words.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from models.controller import Controller
 
 SHIFTS = 3
 
@@ -35,7 +36,7 @@ class State(NamedTuple):
     words_BND: Tensor
 
 
-class NTM(nn.Module):
+class NTM(Controller[State]):
     """The network; words_BND, where it begins, is the caller's."""
 
     def __init__(
@@ -47,35 +48,23 @@ class NTM(nn.Module):
         heads: int = 4,
         width: int = 32,
     ) -> None:
-        super().__init__()
-        self.heads, self.width = heads, width
-        self.controller = nn.LSTMCell(inputs + heads * width, hidden)
-        self.addresses = nn.Linear(hidden, 2 * heads * (width + 3 + SHIFTS))
-        self.changes = nn.Linear(hidden, 2 * heads * width)
-        self.output = nn.Linear(hidden + heads * width, outputs)
+        asked = [2 * heads * (width + 3 + SHIFTS), 2 * heads * width]
+        super().__init__(inputs, outputs, sum(asked), hidden=hidden, heads=heads, width=width)
+        self.asked = asked
 
     def begin(self, words_BND: Tensor) -> State:
-        batch, words, width = words_BND.shape
-        hidden_BC = words_BND.new_zeros(batch, self.controller.hidden_size)
+        """The state before the first step of an episode."""
+        batch, words, _ = words_BND.shape
         weights_BHN = words_BND.new_zeros(batch, 2 * self.heads, words)
         weights_BHN[..., 0] = 1
-        read_BHD = words_BND.new_zeros(batch, self.heads, width)
-        return State(hidden_BC, hidden_BC, read_BHD, weights_BHN, words_BND)
-
-    def forward(self, inputs_TBX: Tensor, state: State) -> tuple[Tensor, State]:
-        """Outputs `[T, B, Y]` of an episode, or of what follows `state` in it."""
-        seen = []
-        for inputs_BX in inputs_TBX:
-            state = self.step(inputs_BX, state)
-            seen.append(torch.cat([state.hidden_BC, state.read_BHD.flatten(1)], dim=1))
-        return self.output(torch.stack(seen)), state
+        return State(*self.nothing(batch), weights_BHN, words_BND)
 
     def step(self, inputs_BX: Tensor, state: State) -> State:
-        inputs_BI = torch.cat([inputs_BX, state.read_BHD.flatten(1)], dim=1)
-        hidden_BC, cell_BC = self.controller(inputs_BI, (state.hidden_BC, state.cell_BC))
-        weights_BHN = self._address(hidden_BC, state.weights_BHN, state.words_BND)
+        hidden_BC, cell_BC = self.hear(inputs_BX, state)
+        addresses_BA, changes_BA = self.interface(hidden_BC).split(self.asked, dim=1)
+        weights_BHN = self._address(addresses_BA, state.weights_BHN, state.words_BND)
         reading_BHN, writing_BHN = weights_BHN.split(self.heads, dim=1)
-        changes_B2HD = self.changes(hidden_BC).unflatten(1, (2, self.heads, self.width))
+        changes_B2HD = changes_BA.unflatten(1, (2, self.heads, self.width))
         erase_BHD, add_BHD = changes_B2HD[:, 0].sigmoid(), changes_B2HD[:, 1]
         words_BND = state.words_BND
         for h in range(self.heads):
@@ -84,8 +73,8 @@ class NTM(nn.Module):
         words_BND = words_BND + writing_BHN.mT @ add_BHD
         return State(hidden_BC, cell_BC, reading_BHN @ words_BND, weights_BHN, words_BND)
 
-    def _address(self, hidden_BC: Tensor, before_BHN: Tensor, words_BND: Tensor) -> Tensor:
-        asked_BHA = self.addresses(hidden_BC).unflatten(1, (2 * self.heads, -1))
+    def _address(self, addresses_BA: Tensor, before_BHN: Tensor, words_BND: Tensor) -> Tensor:
+        asked_BHA = addresses_BA.unflatten(1, (2 * self.heads, -1))
         key_BHD, gates_BH3, shift_BHS = asked_BHA.split([self.width, 3, SHIFTS], dim=2)
         strength_BH1, gate_BH1, sharp_BH1 = gates_BH3.split(1, dim=2)
         cosine_BHN = cosines(key_BHD, words_BND)

@@ -19,7 +19,7 @@ counted on the sum of the heads. Words that were never written cannot be read.
 The memory is changed in place; the backward pass takes back each step, so that it has M_t as it was
 and, at the end, is what it was before the episode. No step knows N.
 
-Letters: T steps, B memories, X inputs, Y outputs, H heads, K words read, D width of a word.
+Letters: as in `models.controller`; K words read.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from memstore.episodic import Asked, EpisodicMemory, Read
+from models.controller import Controller, access, access_size
 
 
 class State(NamedTuple):
     """What one step hands to the next: the LSTM's state, what was read, its weights and words.
 
-    weights_BHK: w^R, differentiable, as are the others but `read`.
+    weights_BHK: w^R, differentiable, as are the three before it. memory: changed in place.
     """
 
     hidden_BC: Tensor
@@ -47,9 +47,10 @@ class State(NamedTuple):
     read_BHD: Tensor
     weights_BHK: Tensor
     read: Read
+    memory: EpisodicMemory
 
 
-class SAM(nn.Module):
+class SAM(Controller[State]):
     """The network; the memory is the caller's, one for each element of a batch."""
 
     def __init__(
@@ -62,46 +63,22 @@ class SAM(nn.Module):
         reads: int = 4,
         width: int = 32,
     ) -> None:
-        super().__init__()
-        self.heads, self.reads, self.width = heads, reads, width
-        self.controller = nn.LSTMCell(inputs + heads * width, hidden)
-        self.interface = nn.Linear(hidden, heads * (2 * width + 3))
-        self.output = nn.Linear(hidden + heads * width, outputs)
+        asked = access_size(heads, width)
+        super().__init__(inputs, outputs, asked, hidden=hidden, heads=heads, width=width)
+        self.reads = reads
 
     def begin(self, memory: EpisodicMemory) -> State:
         """The state before the first step of an episode."""
-        like, read = self.output.weight, memory.unread(self.heads, self.reads)
-        hidden_BC = like.new_zeros(memory.batch, self.controller.hidden_size)
-        read_BHD = like.new_zeros(memory.batch, self.heads, self.width)
-        return State(hidden_BC, hidden_BC, read_BHD, torch.from_numpy(read.weights_BHK), read)
+        read = memory.unread(self.heads, self.reads)
+        weights_BHK = torch.from_numpy(read.weights_BHK)
+        return State(*self.nothing(memory.batch), weights_BHK, read, memory)
 
-    def forward(
-        self, inputs_TBX: Tensor, memory: EpisodicMemory, state: State | None = None
-    ) -> tuple[Tensor, State]:
-        """Outputs `[T, B, Y]` of an episode, or of what follows `state` in it."""
-        state = self.begin(memory) if state is None else state
-        seen = []
-        for inputs_BX in inputs_TBX:
-            state = self.step(inputs_BX, memory, state)
-            seen.append(torch.cat([state.hidden_BC, state.read_BHD.flatten(1)], dim=1))
-        return self.output(torch.stack(seen)), state
-
-    def step(self, inputs_BX: Tensor, memory: EpisodicMemory, state: State) -> State:
-        """One step; the output is W_y of its hidden state and of what it read."""
-        inputs_BI = torch.cat([inputs_BX, state.read_BHD.flatten(1)], dim=1)
-        hidden_BC, cell_BC = self.controller(inputs_BI, (state.hidden_BC, state.cell_BC))
-        query_BHD, add_BHD, gates_BH3 = (
-            self.interface(hidden_BC)
-            .unflatten(1, (self.heads, -1))
-            .split([self.width, self.width, 3], dim=2)
-        )
-        strength_BH = 1 + functional.softplus(gates_BH3[..., 0])
-        write_BH, previous_BH = gates_BH3[..., 1:].sigmoid().unbind(2)
-        call = _Call(memory, state.read, self.reads)
-        read_BHD, weights_BHK = _Access.apply(
-            call, query_BHD, strength_BH, add_BHD, write_BH, previous_BH, state.weights_BHK
-        )
-        return State(hidden_BC, cell_BC, read_BHD, weights_BHK, call.found)
+    def step(self, inputs_BX: Tensor, state: State) -> State:
+        hidden_BC, cell_BC = self.hear(inputs_BX, state)
+        asked = access(self.interface(hidden_BC), self.heads, self.width)
+        call = _Call(state.memory, state.read, self.reads)
+        read_BHD, weights_BHK = _Access.apply(call, *asked, state.weights_BHK)
+        return State(hidden_BC, cell_BC, read_BHD, weights_BHK, call.found, state.memory)
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _long(steps: int, words: int) -> Iterator[Measured]:
             seconds = []
             for inputs_BX in torch.randn(steps // 10, 1, INPUTS, generator=generator):
                 start = time.perf_counter()
-                state = sam.step(inputs_BX, memory, state)
+                state = sam.step(inputs_BX, state)
                 seconds.append(time.perf_counter() - start)
             tenths.append((sum(seconds) / len(seconds) * 1e3, memory.journal_bytes))
     (early, some), (late, most) = tenths[1], tenths[-1]
@@ -179,8 +179,9 @@ def _network(kind: type[SAM] | type[NTM]) -> nn.Module:
 
 def _sam_forward(memory: EpisodicMemory, steps: int) -> Callable[[], Tensor]:
     sam = _network(SAM)
+    assert isinstance(sam, SAM)
     inputs_TBX = torch.randn(steps, memory.batch, INPUTS)
-    return lambda: sam(inputs_TBX, memory)[0].square().sum()
+    return lambda: sam(inputs_TBX, sam.begin(memory))[0].square().sum()
 
 
 def _ntm_forward(rows_BND: Array) -> Callable[[int], Callable[[], Tensor]]:

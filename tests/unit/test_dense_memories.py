@@ -48,8 +48,9 @@ def test_ntm_is_that_of_its_equations() -> None:
     weights_BHN = state.weights_BHN.numpy().copy()
     for inputs_BX in inputs_TBX:
         state = ntm.step(inputs_BX, state)
-        asked_BHA = ntm.addresses(state.hidden_BC).detach().numpy().reshape(BATCH, 2 * HEADS, -1)
-        changes = ntm.changes(state.hidden_BC).detach().numpy()
+        asked = ntm.interface(state.hidden_BC).detach().split(ntm.asked, dim=1)
+        asked_BHA = asked[0].numpy().reshape(BATCH, 2 * HEADS, -1)
+        changes = asked[1].numpy()
         for b in range(BATCH):
             erase_HD, add_HD = changes[b].reshape(2, HEADS, WIDTH)
             for h in range(2 * HEADS):
@@ -75,7 +76,7 @@ def test_sam_that_reads_every_word_is_dam() -> None:
     inputs_TBX = torch.randn(STEPS, BATCH, 3)
     words_BND = torch.from_numpy(memory.rows_BND.copy()).double()
     both: list[Tensor] = [
-        sam(inputs_TBX, memory)[0],
+        sam(inputs_TBX, sam.begin(memory))[0],
         dam(inputs_TBX.double(), dam.begin(words_BND))[0],
     ]
     for outputs_TBY in both:

@@ -96,7 +96,7 @@ def test_outputs_and_gradients_are_those_of_whole_matrices(
     held_BND, order_BN = memory.rows_BND.copy(), memory.allocate(WORDS)
     sam = network()
     inputs_TBX = torch.randn(STEPS, BATCH, 3)
-    outputs_TBY, _ = sam(inputs_TBX, memory)
+    outputs_TBY, _ = sam(inputs_TBX, sam.begin(memory))
     assert memory.step == STEPS
     (outputs_TBY**3).sum().backward()
     assert memory.step == 0
@@ -122,7 +122,7 @@ def test_an_episode_again_is_the_same_to_the_bit_by_any_number_of_threads() -> N
     seen = []
     for again in (memory, memory, EpisodicMemory(BATCH, 40, WIDTH, threads=2)):
         sam.zero_grad()
-        outputs_TBY, _ = sam(inputs_TBX, again)
+        outputs_TBY, _ = sam(inputs_TBX, sam.begin(again))
         outputs_TBY.square().sum().backward()
         seen.append([outputs_TBY.detach(), *(weight.grad for weight in sam.parameters())])
     for first, *others in zip(*seen, strict=True):
@@ -135,7 +135,7 @@ def test_a_loss_of_early_steps_takes_back_the_late_ones_too() -> None:
     gradients = []
     for steps in (4, 9):
         sam.zero_grad()
-        outputs_TBY, _ = sam(inputs_TBX[:steps], memory)
+        outputs_TBY, _ = sam(inputs_TBX[:steps], sam.begin(memory))
         outputs_TBY[:4].square().sum().backward()
         assert memory.step == 0
         gradients.append([weight.grad for weight in sam.parameters()])
@@ -147,16 +147,16 @@ def test_an_episode_in_two_parts_goes_on() -> None:
     memory, sam = EpisodicMemory(BATCH, 40, WIDTH), network()
     inputs_TBX = torch.randn(6, BATCH, 3)
     with torch.no_grad():
-        whole_TBY, _ = sam(inputs_TBX, memory)
+        whole_TBY, _ = sam(inputs_TBX, sam.begin(memory))
         memory.rollback(0)
-        first_TBY, state = sam(inputs_TBX[:2], memory)
-        rest_TBY, _ = sam(inputs_TBX[2:], memory, state)
+        first_TBY, state = sam(inputs_TBX[:2], sam.begin(memory))
+        rest_TBY, _ = sam(inputs_TBX[2:], state)
     torch.testing.assert_close(torch.cat([first_TBY, rest_TBY]), whole_TBY, rtol=0, atol=0)
 
 
 def test_backward_twice_is_refused() -> None:
     memory, sam = EpisodicMemory(BATCH, 40, WIDTH), network()
-    outputs_TBY, _ = sam(torch.randn(3, BATCH, 3), memory)
+    outputs_TBY, _ = sam(torch.randn(3, BATCH, 3), sam.begin(memory))
     outputs_TBY.sum().backward(retain_graph=True)
     with pytest.raises(InvalidArgument, match="taken back"):
         outputs_TBY.sum().backward()
@@ -173,7 +173,7 @@ def test_it_learns_to_recall_what_it_was_shown() -> None:
         inputs_TBX = torch.zeros(5, 8, 4)
         inputs_TBX[0, :, :3] = torch.randint(0, 2, (8, 3), generator=generator).float()
         inputs_TBX[-1, :, 3] = 1
-        outputs_TBY, _ = sam(inputs_TBX, memory)
+        outputs_TBY, _ = sam(inputs_TBX, sam.begin(memory))
         loss = functional.binary_cross_entropy_with_logits(outputs_TBY[-1], inputs_TBX[0, :, :3])
         optimizer.zero_grad()
         loss.backward()
