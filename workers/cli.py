@@ -7,6 +7,7 @@ memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"
 memtrain ingest FILE … --into DIR       memories of the facts in files
+memtrain ask --facts DIR "who directed Kismet?"      from these alone
 memtrain cluster up | status | down     a memory on Ray
 memtrain refresh ray:NAMESPACE/NAME     encode anew what drifted, at a share of the time
 """
@@ -23,13 +24,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memstore import MemstoreError, checks, files
+from memstore import MemstoreError, checks, files, manifest
 from memstore.errors import InvalidArgument
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import TaskDataError
 from workers import (
     checkpoints,
     cluster_cli,
+    facts,
     folders,
     ingest_cli,
     networks,
@@ -40,6 +42,7 @@ from workers import (
     train_cli,
 )
 from workers.ask import Reply
+from workers.ingest.targets import is_served
 from workers.networks.knowledge import KnowledgeLearner
 from workers.networks.kv import geography
 from workers.recipe import Recipe
@@ -138,12 +141,30 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def ask_one(options: argparse.Namespace) -> None:
-    """answers the questions given"""
-    with Run(options.out or FOLDER) as run:
-        # Bytes of the command line that are no text come as surrogates.
-        texts = [text.encode("utf-8", "replace").decode() for text in options.question]
+    """answers the questions given: by the network of a run, or from ingested facts alone"""
+    # Bytes of the command line that are no text come as surrogates.
+    texts = [text.encode("utf-8", "replace").decode() for text in options.question]
+    if options.facts is not None:
+        with facts.opened(options.facts) as base:
+            for text in texts:
+                showing.found(facts.answer(base, text))
+        return
+    folder = options.out or FOLDER
+    _no_store(folder)
+    with Run(folder) as run:
         for reply in _ask(run, texts, searched=options.search):
             showing.reply(reply)
+
+
+def _no_store(folder: Path) -> None:
+    """Raises `TaskDataError` where a folder, or an address, is that of facts and not of a run."""
+    if is_built(folder) or not ((folder / manifest.NAME).exists() or is_served(str(folder))):
+        return
+    raise TaskDataError(
+        f"{folder}, which is a store and no run",
+        "a folder made by `fit`, which has a network",
+        f"`memtrain ask --facts {folder}` answers from the facts alone",
+    )
 
 
 def _fit(
@@ -269,7 +290,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = add("ask", ask_one)
-    sub.add_argument("--out", type=Path, help=f"the run folder ({FOLDER})")
+    asked = sub.add_mutually_exclusive_group()
+    asked.add_argument("--out", type=Path, help=f"the run folder ({FOLDER})")
+    asked.add_argument(
+        "--facts",
+        metavar="DIR | ray:NAMESPACE/NAME",
+        help="what `memtrain ingest` made, in place of a run: no network, names and words alone",
+    )
     sub.add_argument("question", nargs="+", help="in plain English")
     sub.add_argument("--search", action="store_true", help="propose facts by inner product")
     cluster_cli.add_commands(commands)

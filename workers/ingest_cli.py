@@ -106,3 +106,4 @@ def _show(report: Report, into: str) -> None:
     )
     if report.rejected:
         print(f"{report.rejected:,} of {report.lines:,} lines are broken: see rejects.jsonl")
+    print(f'Go on:  memtrain ask --facts {into} "…"')

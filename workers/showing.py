@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.tasks.memories import Progress as Told
-from workers import networks, tasks
+from workers import facts, networks, tasks
 from workers.ask import Reply
 from workers.figures import Evaluation
 from workers.learner import Step
@@ -22,6 +22,9 @@ from workers.stopping import whole
 
 RECENT = 20
 """Steps that the figures of the progress are the mean of."""
+
+TOLD = 8
+"""Facts that are told of an entity."""
 
 console = Console(markup=False, highlight=False)
 
@@ -136,3 +139,25 @@ def reply(given: Reply) -> None:
             f"    {weights}  {fact.subject} · {fact.relation} → {', '.join(fact.objects)}{more}",
             style="dim",
         )
+
+
+def found(given: facts.Found) -> None:
+    """Shows what facts alone say to a question."""
+    console.print(f"\n{given.question}", style="bold")
+    if not given.entity:
+        console.print("  No name that I know is in the question: give one as [Name], spelt so.")
+        return
+    console.print(f"  about {given.entity}")
+    if not given.facts:
+        console.print("  No fact is about it: it is an object of others.")
+        return
+    best = [fact for fact in given.facts if fact.shared]
+    if not best:
+        console.print("  No relation of its facts is named by a word of the question:")
+    for fact in best[:TOLD] or given.facts[:TOLD]:
+        more = ", …" if fact.more else ""
+        told = f"  {fact.relation} → {', '.join(fact.objects)}{more}"
+        console.print(told, style="green" if fact.shared else "dim")
+    left = len(given.facts) - TOLD
+    if not best and left > 0:
+        console.print(f"  … {left} more", style="dim")
