@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -13,11 +14,15 @@ T = TypeVar("T")
 def whole(steps: Iterable[T]) -> Iterator[T]:
     """Hands steps on; an interrupt (SIGINT) ends them after the step that is being taken.
 
-    A second interrupt stops at once, in mid-step. Only the main thread may iterate.
+    A second interrupt stops at once, in mid-step. They come to the main thread alone: in another
+    one steps are only handed on.
 
     Raises:
         KeyboardInterrupt: after the step in which the interrupt came.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield from steps
+        return
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:

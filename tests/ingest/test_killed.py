@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,29 @@ def test_interrupted_while_it_loads_it_leaves_no_holes(
             ingest([source], tmp_path / "store", layout=SMALL)
     ingest([source], tmp_path / "store", layout=SMALL)
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+def test_an_interrupt_waits_for_the_window_that_is_being_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(1_500))
+    ingest([source], tmp_path / "whole", layout=SMALL)
+    monkeypatch.setattr(pipeline, "DRAWN", 16)
+    between, handed, left = rows.Rows.between, Counter[str](), [signal.SIGINT]
+
+    def interrupted(self: rows.Rows, name: str, first: int, last: int) -> Iterator[rows.Batch]:
+        for each in between(self, name, first, last):
+            if handed["entities"] and left:
+                signal.raise_signal(left.pop())
+            handed[name] += len(each[1])
+            yield each
+
+    monkeypatch.setattr(rows.Rows, "between", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ingest([source], tmp_path / "store", layout=SMALL)
+    assert handed["entities"] == SMALL.window
+    ingest([source], tmp_path / "store", layout=SMALL)
+    found = contents(tmp_path / "store")
+    assert found == contents(tmp_path / "whole")
+    # Each row once: no memory was filled anew.
+    assert handed == {name: len(records) for name, (_, records) in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,8 @@ def test_a_second_interrupt_stops_in_mid_step() -> None:
 
 def test_steps_that_nobody_interrupts_all_come() -> None:
     assert list(whole(iter(range(5)))) == [0, 1, 2, 3, 4]
+    with ThreadPoolExecutor(1) as pool:  # which none comes to
+        assert pool.submit(lambda: list(whole(iter(range(5))))).result() == [0, 1, 2, 3, 4]
 
 
 def wrapped() -> None:

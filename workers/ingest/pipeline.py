@@ -30,6 +30,7 @@ from workers.ingest.errors import SourceError
 from workers.ingest.plan import LEAST_BYTES, SHARE, Layout, Plan, Reading
 from workers.ingest.rows import DRAWN, Rows
 from workers.ingest.targets import Target, is_served, target
+from workers.stopping import whole
 
 MEMORIES = ("words", "entities", "relations", "facts")
 
@@ -349,7 +350,8 @@ class _Ingest:
                 f"{there:,} rows in {name!r}", f"at most {total:,}", "others wrote there: drop it"
             )
         self._progress(f"Loading {name}", there, total)
-        for first in range(there // step * step, total, step):
+        # An interrupt in the middle of a window would have the memory filled anew.
+        for first in whole(range(there // step * step, total, step)):
             last = min(first + step, total)
             if there < last:
                 batches = partial(rows.between, name, first, last)
