@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,16 @@ from torch.nn import functional
 
 from memstore.errors import InvalidArgument
 from memstore.kernels.half import wide
-from memstore.memory import NO_SLOT, Array, Memory, SearchOptions, Slots
+from memstore.kernels.topk import top_k
+from memstore.memory import (
+    NO_SLOT,
+    Array,
+    Memory,
+    Proposal,
+    SearchOptions,
+    SearchResult,
+    Slots,
+)
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,9 @@ class SparseReader:
         no two steps draw alike.
     parts: for an encoded memory, a `RowTable` of each memory that it is encoded from.
     list_limit: rows that a list-valued value is the mean of: the first so many of the list.
+    spare: slots that a search of an encoded memory proposes beside the k. It compares sums as they
+        were when they were last encoded; the k best of k + spare by the parts as they are now are
+        kept. So what was learnt since, in order of the best, is made good at once.
     device: where the tensors of a plain memory are; those of an encoded one are where the tables
         of its parts are, all at one place. Queries come from any.
 
@@ -201,10 +214,12 @@ class SparseReader:
         options: SearchOptions = SearchOptions(),
         parts: Iterable[RowTable] = (),
         list_limit: int = 16,
+        spare: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.memory, self.k, self.options, self.list_limit = memory, k, options, list_limit
         encoded = memory.config.encoding is not None
+        self.spare = spare
         self.searches, self.scored = 0, 0
         self.rows = None if encoded else RowTable(memory, device)
         self.parts = {table.memory.name: table for table in parts}
@@ -229,14 +244,41 @@ class SparseReader:
         if options.seed is not None:
             options = replace(options, seed=(options.seed + self.searches) % 2**63)
         self.searches += 1
-        found = self.memory.search(query_QD.detach().cpu().numpy(), self.k, options)
+        queries_QD = query_QD.detach().cpu().numpy()
+        spare = 0 if self.rows else self.spare
+        found = self.memory.search(queries_QD, self.k + spare, options)
         self.scored += int(found.scored_Q.sum())
-        slots_QK = found.slots_QK
+        slots_QK = self._best_now(queries_QD, found) if spare else found.slots_QK
         if not self.options.union:
             return slots_QK
         # Taken together here: what each query scores among those of all others is not needed.
         union_K = np.unique(slots_QK)
         return union_K[None, union_K != NO_SLOT]
+
+    def _best_now(self, queries_QD: Array, found: SearchResult) -> Slots:
+        """The k best of each query's own by the parts as they are now, then what was added."""
+        own_QC = (found.proposal_QK != Proposal.NONE) & (
+            found.proposal_QK < Proposal.SAMPLED_CLUSTER
+        )
+        slots_U, at_B = np.unique(found.slots_QK[own_QC], return_inverse=True)
+        key = self.memory.config.encoding_config.key
+        records = self.memory.gather(slots_U, vectors=False, columns=[*key]).records
+        assert records is not None
+        keys_UD = np.zeros((len(slots_U), queries_QD.shape[1]), queries_QD.dtype)
+        for column, name in key.items():
+            part_BD = self.parts[name].memory.gather(records[column].to_numpy()).keys_BD
+            assert part_BD is not None
+            keys_UD += wide(part_BD)
+        scores_QC = np.full(own_QC.shape, -np.inf, queries_QD.dtype)
+        scores_QC[own_QC] = np.einsum("bd,bd->b", queries_QD[np.nonzero(own_QC)[0]], keys_UD[at_B])
+        best_QK, _ = top_k(np.where(own_QC, found.slots_QK, NO_SLOT), scores_QC, self.k)
+        if own_QC[found.slots_QK != NO_SLOT].all():
+            return best_QK
+        slots_QC = np.concatenate([best_QK, np.where(own_QC, NO_SLOT, found.slots_QK)], axis=1)
+        order_QC = np.argsort(slots_QC == NO_SLOT, axis=1, kind="stable")
+        width = int((slots_QC != NO_SLOT).sum(axis=1).max(initial=0))
+        moved_QC: Slots = np.take_along_axis(slots_QC, order_QC, 1)[:, :width]
+        return moved_QC
 
     def gather(self, slots_QK: Slots) -> Candidates:
         """Reads the rows of slots, `NO_SLOT` where a query has fewer than K."""
@@ -255,25 +297,29 @@ class SparseReader:
             slots_B, vectors=False, columns=columns, list_limit=self.list_limit
         ).records
         assert records is not None
-        rows = {
-            column: self.parts[name](records[column].to_numpy())
-            for column, name in encoding.key.items()
-        }
-        keys_BD = torch.stack(list(rows.values())).sum(dim=0)
+        # Many name the same row, which is read once.
+        named = [self._named(name, records[column]) for column, name in encoding.key.items()]
+        keys_BD = reduce(torch.add, (rows_UD.index_select(0, at_B) for rows_UD, at_B in named))
         for column, name in encoding.value.items():
-            return keys_BD, self._mean_of(self.parts[name], records[column])
+            return keys_BD, self._mean_of(name, records[column])
         return keys_BD, keys_BD
 
-    def _mean_of(self, table: RowTable, named: pa.ChunkedArray) -> Tensor:
+    def _mean_of(self, name: str, named: pa.ChunkedArray) -> Tensor:
         """The row that each record names, or the mean of the rows in its list."""
         if not pa.types.is_list(named.type):
-            return table(named.to_numpy())
+            rows_UD, at_B = self._named(name, named)
+            return rows_UD.index_select(0, at_B)
         column = named.combine_chunks()
-        offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64)).to(table.device)
-        rows_RD = table(column.flatten().to_numpy())
-        every = torch.arange(len(rows_RD), device=table.device)
+        rows_UD, at_R = self._named(name, column.flatten())
+        offsets = torch.from_numpy(column.offsets.to_numpy().astype(np.int64)).to(rows_UD.device)
         starts = offsets[:-1] - offsets[0]
-        return functional.embedding_bag(every, rows_RD, starts, mode="mean")
+        return functional.embedding_bag(at_R, rows_UD, starts, mode="mean")
+
+    def _named(self, name: str, named: pa.ChunkedArray | pa.Array) -> tuple[Tensor, Tensor]:
+        """The distinct rows of a part that are named, `[U, D]`, and which of them by each."""
+        slots_U, at_B = np.unique(named.to_numpy(), return_inverse=True)
+        rows_UD = self.parts[name](slots_U)
+        return rows_UD, torch.from_numpy(at_B).to(rows_UD.device)
 
 
 def _has_gradient(leaf: _Leaf) -> bool:

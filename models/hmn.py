@@ -20,11 +20,20 @@ drawn by chance: the reader's `SearchOptions(union=…, sample_clusters=…, sam
 
 The paper keeps its memory fixed, since its index would grow old, and leaves learning it to future
 work. Here cells learn while they are indexed: scores are those of the rows as they are now, an old
-index only proposes worse, and memstore files anew what drifted.
+index only proposes worse, and memstore files anew what drifted. Cells that are sums are proposed by
+their last encoding: rows of relations take their longest steps first, and by the second step some
+of a question's K best are none by the old sums. So more than K are proposed, and those K are read
+that are best by now (the reader's `spare`).
 
 Where this differs: the paper encodes the question by a recurrent network and maps inner product to
 cosine by m terms (eq. 94-95, `memstore.index.reductions.Terms`); here Φ is the bag of words and
 entity of the other networks, and clusters are laid by the reduction that memstore measured best.
+
+Of the paper only the abstract and what others say of it could be had: that a softmax over the K
+cells of highest inner product, found exactly, was no worse than the full one on SimpleQuestions,
+that clusters were faster and answered less, and that changing the memory while training is left
+for later. The equations are those of the survey. That the three ways against bias, and eq. 94-95,
+are as in the paper was not checked against its text.
 
 Letters: Q questions, W words, K cells read, R right cells, N all cells, D width, V value width.
 """

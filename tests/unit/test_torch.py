@@ -19,6 +19,7 @@ from memstore import (
     Memory,
     MemoryConfig,
     OptimizerConfig,
+    Proposal,
     SearchOptions,
     Store,
 )
@@ -292,6 +293,30 @@ def test_the_reader_scores_parts_as_they_are_now(store: Store) -> None:
     query = torch.from_numpy(normal(3, 2, D))
     expected = dense_read(query, *dense_facts(entities_ND, relations_ND, OBJECTS), 8)
     close(reader(query).output_QV.detach(), expected.detach())
+
+
+@pytest.mark.parametrize("random", [0, 3])
+def test_spare_slots_make_good_what_parts_learnt_since(store: Store, random: int) -> None:
+    facts, entities, relations = encoded(store, OBJECTS, "list<int64>")
+    options = SearchOptions(exact=True, sample_random=random, seed=0)
+    relations.memory.write(np.arange(3), 3 * normal(9, 3, D))
+    (entities_ND, _), (relations_ND, _) = tables(entities.memory), tables(relations.memory)
+    keys_ND = dense_facts(entities_ND, relations_ND, OBJECTS)[0].detach().numpy()
+    scores_QN = normal(3, 20, D) @ keys_ND.T
+    query = torch.from_numpy(normal(3, 20, D))
+    reader = SparseReader(facts, k=2, options=options, parts=[entities, relations], spare=3)
+    found = reader.search(query)
+    # By sums that are old five are found; the best two of them as they are now come first.
+    proposed = facts.search(query.numpy(), 5, options)
+    own = proposed.proposal_QK == Proposal.EXACT
+    changed = False
+    for q, slots in enumerate(proposed.slots_QK):
+        best = sorted(slots[own[q]].tolist(), key=lambda slot: -scores_QN[q, slot])[:2]
+        assert found[q, :2].tolist() == best
+        added = slots[~own[q] & (slots != NO_SLOT)].tolist()
+        assert found[q, 2:].tolist() == added + [NO_SLOT] * (found.shape[1] - 2 - len(added))
+        changed |= best != slots[own[q]][:2].tolist()
+    assert changed
 
 
 @pytest.mark.parametrize("objects", [OBJECTS, [[]] * 8], ids=["lists", "empty lists"])

@@ -33,6 +33,7 @@ class HMNRecipe(KnowledgeRecipe):
     """Every step reads what is proposed from the whole memory.
 
     read: who proposes: `clusters`, those of the index, `exact` search, or `all`, the full softmax.
+    spare: cells proposed beside the k, of which those best by what was learnt by now are read.
     union: all questions of a step read what was found for any.  sample_clusters: drawn a question.
     sample_random: cells drawn a step.
     """
@@ -45,11 +46,17 @@ class HMNRecipe(KnowledgeRecipe):
     k: int = 10
     probe: int = 32
     read: str = "clusters"
+    spare: int = 10
     union: bool = True
     sample_clusters: int = 0
     sample_random: int = 0
 
-    LEAST: ClassVar = {**KnowledgeRecipe.LEAST, "sample_clusters": 0, "sample_random": 0}
+    LEAST: ClassVar = {
+        **KnowledgeRecipe.LEAST,
+        "spare": 0,
+        "sample_clusters": 0,
+        "sample_random": 0,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,9 +80,14 @@ class HMNAnswering:
         tested = SearchOptions(exact=exact, probe=None if exact else recipe.probe)
         # Who trains reads more than who tests, and counts its searches, which a checkpoint has.
         self.tested = SparseReader(
-            self.memory, k=recipe.k, options=tested, parts=known.facts.parts.values()
+            self.memory,
+            k=recipe.k,
+            options=tested,
+            parts=known.facts.parts.values(),
+            list_limit=known.facts.list_limit,
+            spare=recipe.spare,
         )
-        self.tested.list_limit = known.facts.list_limit
+        known.facts.spare = recipe.spare
         known.facts.options = replace(
             tested,
             union=recipe.union,
@@ -158,13 +170,22 @@ def geography(*, quick: bool = False) -> HMNRecipe:
     )
 
 
+def taxonomy() -> HMNRecipe:
+    """NCBI Taxonomy: a million facts about the 115,000 taxa that have most others below them."""
+    return HMNRecipe(task="taxonomy", places=115_000)
+
+
 def open_(recipe: HMNRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
     return KnowledgeLearner(Knowledge(recipe, holder, folder, group), HMNAnswering)
 
 
 NETWORK = Network(
     recipe=HMNRecipe,
-    recipes={"geography": geography, "geography-quick": lambda: geography(quick=True)},
+    recipes={
+        "geography": geography,
+        "geography-quick": lambda: geography(quick=True),
+        "taxonomy": taxonomy,
+    },
     read=knowledge.read,
     build=knowledge.build,
     open=open_,
