@@ -175,7 +175,6 @@ def propose(
     queries_QD: Array,
     k: int,
     probe: int,
-    passing: Passing | None = None,
     window: int | None = None,
 ) -> Slots:
     """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded.
@@ -185,16 +184,14 @@ def propose(
     """
     if window is None:
         lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-        return best_of(
-            segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing
-        )[0]
+        return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP)[0]
     oldest, *young = segments
     rows_QC, scores_QC = oldest.walk(queries_QD, k, window)
     short_Q = (rows_QC >= 0).sum(axis=1) < min(k, len(oldest) - oldest.stale)
     found = [(rows_QC, scores_QC)]
     if young:
         lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-        arguments = (queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)
+        arguments = (queries_QD, overfetched(codebook, k), lists_QP, scores_QP)
         found += [segment.search(*arguments) for segment in young]
     if short_Q.any():
         found.append(_scanned(codebook, oldest, queries_QD, k, short_Q))

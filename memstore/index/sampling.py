@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memstore.index.clustered import Codebook, best_of, overfetched, visited
+from memstore.index.clustered import Codebook, best_of, overfetched
 from memstore.index.passing import Passing
 from memstore.index.segment import Segment
 from memstore.kernels.near import peaks
@@ -22,14 +22,18 @@ def draw(scores_QC: Array, visited_QP: Slots, count: int, rng: np.random.Generat
     exponential distribution of mean 1 (Gumbel top-k: Kool et al. 2019, arXiv 1903.06059, section
     2.3; −log e is a Gumbel variable).
 
-    scores_QC: float32, of the centroids.
+    scores_QC: float32, of the centroids.  visited_QP: −1 is none.
     """
-    count = min(count, scores_QC.shape[1] - visited_QP.shape[1])
+    # The last place is that of none.
+    visited_QC = np.zeros((len(scores_QC), scores_QC.shape[1] + 1), bool)
+    np.put_along_axis(visited_QC, visited_QP, True, 1)
+    visited_QC = visited_QC[:, :-1]
+    count = min(count, int((~visited_QC).sum(axis=1).min(initial=scores_QC.shape[1])))
     if count <= 0:
         return np.empty((len(scores_QC), 0), np.int64)
     chances_QC = rng.standard_exponential(scores_QC.shape, np.float32)
     chances_QC = scores_QC - np.log(np.maximum(chances_QC, TINY))
-    np.put_along_axis(chances_QC, visited_QP, -np.inf, 1)
+    chances_QC[visited_QC] = -np.inf
     chances_CQ = np.ascontiguousarray(chances_QC.T)
     drawn_QP: Slots = best_products(chances_CQ, peaks(chances_CQ), count)[0]
     return drawn_QP
@@ -40,17 +44,16 @@ def propose(
     segments: tuple[Segment, ...],
     queries_QD: Array,
     k: int,
-    probe: int,
+    visited_QP: Slots,
     count: int,
     rng: np.random.Generator,
     passing: Passing | None = None,
 ) -> Slots:
-    """Proposes rows for the k best of `count` clusters drawn beyond the `probe` best.
+    """Proposes rows for the k best of `count` clusters drawn beyond those visited.
 
     Returns int64 `[Q, C]`, `NO_SLOT` padded. passing: propose no other rows.
     """
     scores_QC = queries_QD @ codebook.centroids_CE[:, : queries_QD.shape[1]].T
-    visited_QP, _ = visited(codebook, queries_QD, probe)
     lists_QP = draw(scores_QC, visited_QP, count, rng)
     if not lists_QP.shape[1]:
         return np.full((len(queries_QD), 0), NO_SLOT, np.int64)

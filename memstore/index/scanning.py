@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from memstore.index.packing import lifted, widest
 from memstore.kernels.codes import encode_all
-from memstore.kernels.lists import scan
+from memstore.kernels.lists import met, scan
 from memstore.kernels.select import best_found
 from memstore.memory import Array, Slots
 
@@ -43,10 +43,19 @@ class Scanner(Protocol):
         *,
         few: bool,
     ) -> Found:
-        """About `count` rows a query out of its assigned lists, `[Q, C]`.
+        """About `count` rows a query out of its assigned lists, `[Q, C]`; −1 is no list.
 
         bits: a bit a row, set where it may be proposed; None for all.  few: most are set.
         """
+        ...
+
+    @property
+    def sizes_C(self) -> Slots:
+        """Rows in each list."""
+        ...
+
+    def met(self, bits: Bits) -> Slots:
+        """Rows in each list whose bit is set; rows beyond the bits have none."""
         ...
 
 
@@ -54,17 +63,29 @@ def scanner(lists: faiss.IndexIVF) -> Scanner:
     return Blocks(lists) if isinstance(lists, faiss.IndexIVFPQFastScan) else Codes(lists)
 
 
-class Codes:
-    """Lists of floats, halves or bytes."""
+class Held:
+    """Where the rows of each list are, and how many."""
 
     def __init__(self, lists: faiss.IndexIVF) -> None:
         held = faiss.downcast_InvertedLists(lists.invlists)
         numbers = range(lists.nlist)
         # They stay where they are while these are there, for no list of a segment is changed.
-        self._lists = lists
-        self._sizes_C = np.array([held.list_size(n) for n in numbers], np.int64)
-        self._codes_C = np.array([int(held.get_codes(n) or 0) for n in numbers], np.int64)
+        self._lists, self._held = lists, held
+        self.sizes_C = np.array([held.list_size(n) for n in numbers], np.int64)
         self._rows_C = np.array([int(held.get_ids(n) or 0) for n in numbers], np.int64)
+
+    def met(self, bits: Bits) -> Slots:
+        found: Slots = met(self._rows_C, self.sizes_C, bits)
+        return found
+
+
+class Codes(Held):
+    """Lists of floats, halves or bytes."""
+
+    def __init__(self, lists: faiss.IndexIVF) -> None:
+        super().__init__(lists)
+        codes = (int(self._held.get_codes(n) or 0) for n in range(lists.nlist))
+        self._codes_C = np.fromiter(codes, np.int64, lists.nlist)
         self._size = lists.ntotal / lists.nlist
         self._least_D = self._step_D = np.empty(0, np.float32)
         dtype: type = np.float32
@@ -94,8 +115,8 @@ class Codes:
             near_QD, scale_Q = encode_all(queries_QD * self._step_D, STEPS)
         if bits is None:
             bits = np.empty(0, np.uint8)
-        lists = (self._codes_C, self._rows_C, self._sizes_C, self._none_0D)
-        threads = max(int(lists_QP.size * self._size) // SHARED_ROWS, 1)
+        lists = (self._codes_C, self._rows_C, self.sizes_C, self._none_0D)
+        threads = max(int((lists_QP >= 0).sum() * self._size) // SHARED_ROWS, 1)
         if threads > 1:
             threads = min(faiss.omp_get_max_threads(), threads)
 
@@ -112,11 +133,11 @@ class Codes:
         return chosen
 
 
-class Blocks:
+class Blocks(Held):
     """Lists of packed codes."""
 
     def __init__(self, lists: faiss.IndexIVFPQFastScan) -> None:
-        self._lists = lists
+        super().__init__(lists)
         self._span = widest(lists)
 
     def find(

@@ -109,7 +109,7 @@ class Segment:
         scores_QP: Array,
         passing: Passing | None = None,
     ) -> Found:
-        """About `count` rows a query out of its assigned lists, `[Q, C]`.
+        """About `count` rows a query out of its assigned lists, `[Q, C]`; −1 is no list.
 
         passing: propose no other rows.
         """
@@ -122,6 +122,15 @@ class Segment:
             bits, few = np.zeros_like(self.valid), False
             np.bitwise_and(self.valid[:known], passing.bits[:known], out=bits[:known])
         return self.scanner.find(queries_QD, count, lists_QP, scores_QP, bits, few=few)
+
+    @property
+    def sizes_C(self) -> Slots:
+        """Rows in each list, stale ones included."""
+        return self.scanner.sizes_C
+
+    def met(self, passing: Passing) -> Slots:
+        """Rows in each list that pass, stale ones included, `[C]`."""
+        return passing.kept(self.scanner, lambda: self.scanner.met(passing.bits))
 
     def _search_copy(
         self, copy: Copy, queries_QD: Array, count: int, lists_QP: Array, scores_QP: Array

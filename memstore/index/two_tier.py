@@ -7,7 +7,6 @@ beside it and swap it in. What is written meanwhile is noted, and stays fresh in
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +21,7 @@ from memstore.index.fresh import Fresh, Queue
 from memstore.index.graph import Graph
 from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
+from memstore.index.reaching import lists_wanted, reached
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
 from memstore.kernels.near import halving_units
@@ -174,7 +174,7 @@ class TwoTierIndex:
         if version.codebook is None or passing.count <= SCAN_ROWS:
             return True
         probe = self.probe(version.codebook, options)
-        lists = min(self._reach(version, passing, probe), version.clusters)
+        lists = min(self._wanted(version, passing, probe), version.clusters)
         return passing.count * SCAN_COST <= version.sealed * lists / version.clusters
 
     def scans_all(self, version: Version, queries: int, options: SearchOptions) -> bool:
@@ -203,10 +203,8 @@ class TwoTierIndex:
         return min(self.probe(book, options), book.clusters)
 
     @staticmethod
-    def _reach(version: Version, passing: Passing, probe: int) -> int:
-        """Lists in which the best of few rows are as likely found as those of all in `probe`."""
-        share = min(1.0, passing.count / max(version.sealed + version.fresh.count, 1))
-        return math.ceil(probe / math.sqrt(share)) if share else probe
+    def _wanted(version: Version, passing: Passing, probe: int) -> int:
+        return lists_wanted(probe, passing.count, version.sealed + version.fresh.count)
 
     def asked(self) -> Array:
         """Some of the queries asked lately, float32 `[≤ 256, D]`."""
@@ -228,9 +226,13 @@ class TwoTierIndex:
         self.recent.saw(queries_QD)
         if version.codebook is None:
             return np.empty((len(queries_QD), 0), np.int64)
-        book, window = version.codebook, None if passing else self.window(version, options)
-        probe = self._visited(version, book, options, passing)
-        return clustered.propose(book, version.segments, queries_QD, k, probe, passing, window)
+        book, segments = version.codebook, version.segments
+        if passing is not None:
+            lists_QP, scores_QP = self._lists(version, book, queries_QD, options, passing)
+            count = clustered.overfetched(book, k)
+            return clustered.best_of(segments, queries_QD, count, lists_QP, scores_QP, passing)[0]
+        window, probe = self.window(version, options), self._visited(version, book, options)
+        return clustered.propose(book, segments, queries_QD, k, probe, window)
 
     def sample(
         self,
@@ -244,32 +246,44 @@ class TwoTierIndex:
         """Candidate rows of `options.sample_clusters` lists that `propose` would not visit."""
         if version.codebook is None:
             return np.empty((len(queries_QD), 0), np.int64)
+        queries_QD = _float32(queries_QD)
         return sampling.propose(
             version.codebook,
             version.segments,
-            _float32(queries_QD),
+            queries_QD,
             k,
-            self._visited(version, version.codebook, options, passing),
+            self._lists(version, version.codebook, queries_QD, options, passing)[0],
             options.sample_clusters,
             rng,
             passing,
         )
 
-    def _visited(
+    def _lists(
         self,
         version: Version,
         codebook: clustered.Codebook,
+        queries_QD: Array,
         options: SearchOptions,
         passing: Passing | None,
+    ) -> tuple[Slots, Array]:
+        """The lists that a search visits, `[Q, P]`, as in `reached`, and their scores."""
+        if passing is None:
+            probe = self._visited(version, codebook, options)
+            return clustered.visited(codebook, queries_QD, probe)
+        probe = self.probe(codebook, options)
+        if options.probe is not None:
+            return clustered.visited(codebook, queries_QD, probe)
+        wanted = self._wanted(version, passing, probe)
+        return reached(codebook, version.segments, queries_QD, probe, wanted, passing)
+
+    def _visited(
+        self, version: Version, codebook: clustered.Codebook, options: SearchOptions
     ) -> int:
-        """Lists that a search visits, more of them where few rows pass."""
-        window = None if passing else self.window(version, options)
+        """Lists that a search without a filter visits."""
+        window = self.window(version, options)
         if window is not None and version.graph is not None:
             return self.beside(codebook, version.graph, window)
-        probe = self.probe(codebook, options)
-        if passing is not None and options.probe is None:
-            probe = self._reach(version, passing, probe)
-        return min(probe, codebook.clusters)
+        return min(self.probe(codebook, options), codebook.clusters)
 
     def window(self, version: Version, options: SearchOptions = SearchOptions()) -> int | None:
         """Rows that a walk with these options keeps in view; None where lists are visited."""

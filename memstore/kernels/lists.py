@@ -48,8 +48,8 @@ def scan(
     A score is scale · product(query, code) + base. codes_C, rows_C, sizes_C: the addresses of the
     codes `[R, D]` and of the rows int64 `[R]` of each list, and how many there are.  none_0D: an
     array of the dtype of codes.  bits: a bit a row, the lowest first, set where it may be found;
-    none for all.  lists_QP: distinct for each query.  part: of so many equal parts of the pairs of
-    a query and a list, in the order of the lists; only what those lists have is found.
+    none for all.  lists_QP: distinct for each query; −1 is none.  part: of so many equal parts of
+    the pairs of a query and a list, in the order of the lists; only what those lists have is found.
     """
     queries, width = queries_QD.shape
     found_QC = np.full((queries, count), NO_SLOT, np.int64)
@@ -95,6 +95,20 @@ def scan(
 
 
 @compiled()
+def met(rows_C: Slots, sizes_C: Slots, bits: Bits) -> Slots:
+    """Rows in each list whose bit is set; rows beyond the bits have none.
+
+    rows_C, sizes_C: as for `scan`.
+    """
+    met_C = np.zeros(len(sizes_C), np.int64)
+    for c in range(len(sizes_C)):
+        for row in carray(pointer(rows_C[c]), (sizes_C[c],), np.int64):
+            if row >> 3 < len(bits):
+                met_C[c] += (bits[row >> 3] >> (row & 7)) & 1
+    return met_C
+
+
+@compiled()
 def _passing(rows_R: Slots, bits: Bits, at_R: Slots) -> int:
     """Leaves in at_R which of some rows have their bit set, and returns how many."""
     passing = 0
@@ -113,7 +127,8 @@ def _by_list(lists_QP: Slots, lists: int) -> tuple[Slots, Slots, Slots]:
     ends_C = np.zeros(lists, np.int64)
     for q in range(lists_QP.shape[0]):
         for p in range(lists_QP.shape[1]):
-            ends_C[lists_QP[q, p]] += 1
+            if lists_QP[q, p] >= 0:
+                ends_C[lists_QP[q, p]] += 1
     before = 0
     for c in range(lists):
         before, ends_C[c] = before + ends_C[c], before
@@ -121,8 +136,9 @@ def _by_list(lists_QP: Slots, lists: int) -> tuple[Slots, Slots, Slots]:
     for q in range(lists_QP.shape[0]):
         for p in range(lists_QP.shape[1]):
             which = lists_QP[q, p]
-            lists_B[ends_C[which]], asked_B[ends_C[which]] = which, q
-            ends_C[which] += 1
+            if which >= 0:
+                lists_B[ends_C[which]], asked_B[ends_C[which]] = which, q
+                ends_C[which] += 1
     return ends_C, lists_B, asked_B
 
 
