@@ -16,8 +16,10 @@ episodes, as rows come back to what they were. It is neither served nor logged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -259,7 +261,7 @@ class EpisodicMemory:
         if not 0 <= step <= self._step:
             raise InvalidArgument("no such step", got=step, expected=f"0 to {self._step}")
         if step < self._step:
-            episode_access.undo(self._words, self._fresh, self._usage, self._journal, step + 1)
+            self._undo(int(step) + 1)
             self._measure()
             self._step, self._grads_step = int(step), -1
 
@@ -271,19 +273,9 @@ class EpisodicMemory:
         Returns what was read and with what weights, the words that were erased `[B, H]`, and what
         the heads read, `[B, H, D]`.
         """
-        heads = asked.query_BHD.shape[1]
-        self._asked(asked, before, heads)
-        rows = heads * (1 + before.rows_BHK.shape[2])
-        self._file()
-        self._begin()
-        self._room(rows, rows + heads * k)
-        found = self.unread(heads, k)
-        least_BH = np.empty((self.batch, heads), np.int32)
-        read_BHD = np.empty((self.batch, heads, self.width), self.dtype)
-        episode_access.mark(self._journal, self._step)
+        found, least_BH, read_BHD = self._ready(asked, before, k)
 
-        def access(part: int) -> None:
-            first, last = (self.batch * end // self._threads for end in (part, part + 1))
+        def access(first: int, last: int) -> None:
             episode_access.access(
                 self._words,
                 self._sealed,
@@ -302,12 +294,7 @@ class EpisodicMemory:
                 read_BHD,
             )
 
-        parts = range(1, self._threads)
-        others = [] if self._pool is None else [self._pool.submit(access, part) for part in parts]
-        access(0)
-        for other in others:
-            other.result()
-        self._measure()
+        self._in_parts(access)
         return found, least_BH, read_BHD
 
     def unread(self, heads: int, k: int) -> Read:
@@ -331,23 +318,10 @@ class EpisodicMemory:
         weight_grad_BHK: gradients of what was read and of its weights. Those of the words go from
         one call to the next: steps must come in reverse order.
         """
-        if step > self._step:
-            raise InvalidArgument(
-                "the step was taken back already",
-                got=f"step {step} of a memory at step {self._step}",
-                hint="backward runs once for each forward, before the memory goes on",
-            )
         self._asked(asked, before, least_BH.shape[1])
         read_grad_BHD = self._array("gradients", read_grad_BHD, asked.query_BHD.shape)
         weight_grad_BHK = self._array("gradients", weight_grad_BHK, found.rows_BHK.shape)
-        self.rollback(step)
-        if self._grads_step != step:
-            if self._grads_BFD.shape[1] < self._filled.fresh:
-                shape = (self.batch, self._filled.fresh, self.width)
-                self._grads_BFD = np.zeros(shape, self.dtype)
-            self._grads_BFD[:, : self._filled.fresh] = 0
-        asked_grad = Asked(*map(np.zeros_like, asked))
-        before_grad_BHK = np.zeros_like(before.weights_BHK)
+        asked_grad, before_grad_BHK = self._go_back(step, asked, before)
         episode_back.retreat(
             self._words,
             self._fresh,
@@ -365,9 +339,57 @@ class EpisodicMemory:
             asked_grad,
             before_grad_BHK,
         )
+        self._went_back(step)
+        return asked_grad, before_grad_BHK
+
+    def _ready(
+        self, asked: Asked, before: Read, k: int
+    ) -> tuple[Read, npt.NDArray[np.int32], Array]:
+        """Begins the step of an access that reads k words a head; returns what it fills in."""
+        heads = asked.query_BHD.shape[1]
+        self._asked(asked, before, heads)
+        rows = heads * (1 + before.rows_BHK.shape[2])
+        self._file()
+        self._begin()
+        self._room(rows, rows + heads * k)
+        episode_access.mark(self._journal, self._step)
+        least_BH = np.empty((self.batch, heads), np.int32)
+        read_BHD = np.empty((self.batch, heads, self.width), self.dtype)
+        return self.unread(heads, k), least_BH, read_BHD
+
+    def _in_parts(self, access: Callable[[int, int], None]) -> None:
+        """Has the threads share the memories, each those from a first one to a last one."""
+        ends = [self.batch * part // self._threads for part in range(self._threads + 1)]
+        own, *parts = pairwise(ends)
+        others = [] if self._pool is None else [self._pool.submit(access, *part) for part in parts]
+        access(*own)
+        for other in others:
+            other.result()
+        self._measure()
+
+    def _go_back(self, step: int, asked: Asked, before: Read) -> tuple[Asked, Array]:
+        """Takes back what came after step `step`; returns gradients of nothing yet."""
+        if step > self._step:
+            raise InvalidArgument(
+                "the step was taken back already",
+                got=f"step {step} of a memory at step {self._step}",
+                hint="backward runs once for each forward, before the memory goes on",
+            )
+        self.rollback(step)
+        if self._grads_step != step:
+            if self._grads_BFD.shape[1] < self._filled.fresh:
+                shape = (self.batch, self._filled.fresh, self.width)
+                self._grads_BFD = np.zeros(shape, self.dtype)
+            self._grads_BFD[:, : self._filled.fresh] = 0
+        return Asked(*map(np.zeros_like, asked)), np.zeros_like(before.weights_BHK)
+
+    def _went_back(self, step: int) -> None:
         self._measure()
         self._step, self._grads_step = step - 1, step - 1
-        return asked_grad, before_grad_BHK
+
+    def _undo(self, step: int) -> None:
+        """Takes back step `step` and all behind it."""
+        episode_access.undo(self._words, self._fresh, self._usage, self._journal, step)
 
     def _begin(self) -> None:
         steps = self._step + 2

@@ -8,6 +8,7 @@ import numpy as np
 
 from memstore.kernels.episode import COUNTERS, Fresh, Journal
 from memstore.kernels.episode_fresh import FULL, LEAST
+from memstore.kernels.episode_links import Links
 from memstore.kernels.episode_usage import Usage
 from memstore.memory import Array
 
@@ -89,7 +90,45 @@ def roomy_leaves(fresh: Fresh, filled: Filled) -> Fresh:
     return Fresh._make((*fresh[:6], *by_leaf, *(_longer(array, groups) for array in fresh[13:])))
 
 
-def _longer(array_BX: Array, length: int) -> Array:
+def no_links(batch: int, heads: int, links: int, dtype: np.dtype[Any]) -> Links:
+    """Nothing was written yet: p of step 0."""
+    none = np.zeros((batch, 0, heads, links), np.int32)
+    kept, weights = np.zeros((batch, 0, links), np.int32), np.zeros((batch, 0, heads, links), dtype)
+    return Links(
+        none,
+        weights,
+        none,
+        np.full((batch, 1, heads, links), -1, np.int32),
+        np.zeros((batch, 1, heads, links), dtype),
+        np.zeros((batch, 0, heads), np.int32),
+        kept,
+        kept.astype(dtype),
+        kept,
+        np.zeros((batch, 0), np.int32),
+        np.zeros(batch, np.int64),
+        np.zeros((batch, 1), np.int64),
+    )
+
+
+def roomy_links(links: Links, numbers: int, kept: int, steps: int) -> Links:
+    """Links of so many fresh rows and steps, and a journal of so many."""
+    return Links(
+        _longer(links.earlier_BFHL, numbers, fill=-1),
+        _longer(links.weight_BFHL, numbers),
+        _longer(links.later_BFHL, numbers, fill=-1),
+        _longer(links.recent_BSHL, steps, fill=-1),
+        _longer(links.share_BSHL, steps),
+        _longer(links.saved_BFH, numbers),
+        _longer(links.kept_earlier_BJL, kept),
+        _longer(links.kept_weight_BJL, kept),
+        _longer(links.kept_later_BJL, kept),
+        _longer(links.kept_BJ, kept),
+        links.ends_B,
+        _longer(links.marks_BS, steps),
+    )
+
+
+def _longer(array_BX: Array, length: int, fill: int = 0) -> Array:
     """The same array if it is long enough, else one of one and a half times its length or more."""
     held = array_BX.shape[1]
     if length <= held:
@@ -97,4 +136,6 @@ def _longer(array_BX: Array, length: int) -> Array:
     shape = (len(array_BX), max(length, held + held // 2), *array_BX.shape[2:])
     longer_BX: Array = np.zeros(shape, array_BX.dtype)
     longer_BX[:, :held] = array_BX
+    if fill:
+        longer_BX[:, held:] = fill
     return longer_BX

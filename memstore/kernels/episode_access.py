@@ -133,50 +133,91 @@ def access(
 
     Fills in least_BH (the words u_h), found and read_BHD.
     """
-    _, heads, width = asked.query_BHD.shape
-    kept, k = before.rows_BHK.shape[2], found.rows_BHK.shape[2]
-    rows_R = np.empty(heads * (1 + kept + k), np.int32)
+    heads = asked.query_BHD.shape[1]
+    rows_R = np.empty(heads * (1 + before.rows_BHK.shape[2] + found.rows_BHK.shape[2]), np.int32)
     sums_R = np.empty(len(rows_R), read_BHD.dtype)
-    one = read_BHD.dtype.type(1)
     for b in range(first, last):
         least_used(usage, b, least_BH[b])
-        count = 0
+        count = write(words, fresh, journal, asked, before, step, b, least_BH, rows_R, sums_R)
         for h in range(heads):
-            save_row(words, fresh, journal, b, least_BH[b, h], step)
-            words.rows_BND[b, least_BH[b, h], :] = 0
-        for h in range(heads):
-            share = asked.write_BH[b, h] * (one - asked.previous_BH[b, h])
-            _add(words, b, least_BH[b, h], share, asked.add_BHD, h)
-            count = _count(rows_R, sums_R, count, least_BH[b, h], share)
-            share = asked.write_BH[b, h] * asked.previous_BH[b, h]
-            for i in range(kept):
-                row, weight = before.rows_BHK[b, h, i], share * before.weights_BHK[b, h, i]
-                if row >= 0:
-                    save_row(words, fresh, journal, b, row, step)
-                    _add(words, b, row, weight, asked.add_BHD, h)
-                    count = _count(rows_R, sums_R, count, row, weight)
-        for h in range(heads):
-            rows_K, scores_K = found.rows_BHK[b, h], found.scores_BHK[b, h]
-            weights_K = found.weights_BHK[b, h]
+            rows_K, weights_K = found.rows_BHK[b, h], found.weights_BHK[b, h]
+            scores_K = found.scores_BHK[b, h]
             find(words, sealed, fresh, b, asked.query_BHD[b, h], probe, rows_K, scores_K)
-            total = read_BHD.dtype.type(0)
-            for i in range(k):
-                # Best first, so none is above the first.
-                weights_K[i] = 0
-                if rows_K[i] >= 0:
-                    weights_K[i] = np.exp(asked.strength_BH[b, h] * (scores_K[i] - scores_K[0]))
-                    total += weights_K[i]
-            read_BHD[b, h, :] = 0
-            for i in range(k):
-                if rows_K[i] < 0:
-                    scores_K[i] = 0
-                    continue
-                weights_K[i] /= total
-                for d in range(width):
-                    read_BHD[b, h, d] += weights_K[i] * words.rows_BND[b, rows_K[i], d]
-                count = _count(rows_R, sums_R, count, rows_K[i], weights_K[i])
+            softmax(asked.strength_BH[b, h], rows_K, scores_K, weights_K)
+            count = read(words, b, h, found, read_BHD, count, rows_R, sums_R)
         for r in range(count):
             touch_row(usage, journal, b, rows_R[r], sums_R[r], step, rule)
+
+
+@compiled()
+def write(
+    words: Words,
+    fresh: Fresh,
+    journal: Journal,
+    asked: Asked,
+    before: Read,
+    step: int,
+    b: int,
+    least_BH: Numbers,
+    rows_R: Numbers,
+    sums_R: Array,
+) -> int:
+    """Erases and writes, for all heads; returns how many rows were, with their weights."""
+    heads, one, count = asked.query_BHD.shape[1], sums_R.dtype.type(1), 0
+    for h in range(heads):
+        save_row(words, fresh, journal, b, least_BH[b, h], step)
+        words.rows_BND[b, least_BH[b, h], :] = 0
+    for h in range(heads):
+        share = asked.write_BH[b, h] * (one - asked.previous_BH[b, h])
+        _add(words, b, least_BH[b, h], share, asked.add_BHD, h)
+        count = add_up(rows_R, sums_R, count, least_BH[b, h], share)
+        share = asked.write_BH[b, h] * asked.previous_BH[b, h]
+        for i in range(before.rows_BHK.shape[2]):
+            row, weight = before.rows_BHK[b, h, i], share * before.weights_BHK[b, h, i]
+            if row >= 0:
+                save_row(words, fresh, journal, b, row, step)
+                _add(words, b, row, weight, asked.add_BHD, h)
+                count = add_up(rows_R, sums_R, count, row, weight)
+    return count
+
+
+@compiled()
+def softmax(strength: Array, rows_K: Numbers, scores_K: Array, weights_K: Array) -> None:
+    """Weights of the words found, best first; where there is none, weight and score are 0."""
+    total = weights_K.dtype.type(0)
+    for i in range(len(rows_K)):
+        # Best first, so none is above the first.
+        weights_K[i] = 0
+        if rows_K[i] >= 0:
+            weights_K[i] = np.exp(strength * (scores_K[i] - scores_K[0]))
+            total += weights_K[i]
+    for i in range(len(rows_K)):
+        if rows_K[i] >= 0:
+            weights_K[i] /= total
+        else:
+            scores_K[i] = 0
+
+
+@compiled()
+def read(
+    words: Words,
+    b: int,
+    h: int,
+    found: Read,
+    read_BHD: Array,
+    count: int,
+    rows_R: Numbers,
+    sums_R: Array,
+) -> int:
+    """Sums what a head reads; returns how many rows were written or read so far."""
+    read_BHD[b, h, :] = 0
+    for i in range(found.rows_BHK.shape[2]):
+        row, weight = found.rows_BHK[b, h, i], found.weights_BHK[b, h, i]
+        if row >= 0:
+            for d in range(read_BHD.shape[2]):
+                read_BHD[b, h, d] += weight * words.rows_BND[b, row, d]
+            count = add_up(rows_R, sums_R, count, row, weight)
+    return count
 
 
 @compiled()
@@ -186,7 +227,7 @@ def _add(words: Words, b: int, row: int, weight: Array, add_BHD: Array, h: int) 
 
 
 @compiled()
-def _count(rows_R: Numbers, sums_R: Array, count: int, row: int, weight: Array) -> int:
+def add_up(rows_R: Numbers, sums_R: Array, count: int, row: int, weight: Array) -> int:
     """Adds a weight to what its row has; returns how many rows have some."""
     for r in range(count):
         if rows_R[r] == row:
