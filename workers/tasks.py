@@ -75,6 +75,24 @@ def _taxonomy() -> Task:
     )
 
 
+def _copy() -> object:
+    from models.tasks.sequences import Copy
+
+    return Copy()
+
+
+def _recall() -> object:
+    from models.tasks.sequences import Recall
+
+    return Recall()
+
+
+def _sort() -> object:
+    from models.tasks.sequences import Sort
+
+    return Sort()
+
+
 T = TypeVar("T")
 
 NAMES: dict[str, Callable[[], object]] = {
@@ -83,6 +101,9 @@ NAMES: dict[str, Callable[[], object]] = {
     "metaqa-2hop": lambda: _metaqa(2),
     "metaqa-3hop": lambda: _metaqa(3),
     "taxonomy": _taxonomy,
+    "copy": _copy,
+    "recall": _recall,
+    "sort": _sort,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

@@ -28,7 +28,18 @@ def _factual() -> Network:
     return factual.NETWORK
 
 
-NAMES: dict[str, Callable[[], Network]] = {"kv": _kv, "hmn": _hmn, "factual": _factual}
+def _sam() -> Network:
+    from workers.networks import sam
+
+    return sam.NETWORK
+
+
+NAMES: dict[str, Callable[[], Network]] = {
+    "kv": _kv,
+    "hmn": _hmn,
+    "factual": _factual,
+    "sam": _sam,
+}
 """By name, what returns the network."""
 
 

@@ -1,0 +1,239 @@
+"""Sparse access memory, `models.sam`, and its dense twins `models.ntm` and `models.dam`, on
+sequences that a curriculum makes longer. Each has a memory for the episode, the trainer's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memstore.episodic import EpisodicMemory
+from memstore.torch import RowTable
+from models.controller import Controller
+from models.dam import DAM
+from models.ntm import NTM
+from models.sam import SAM
+from models.tasks.memories import Progress
+from models.tasks.sequences import Case, Episodes, SequenceTask
+from workers import named
+from workers.checkpoints import Holder
+from workers.curriculum import Curriculum
+from workers.figures import Evaluation
+from workers.group import Group
+from workers.learner import Drawn, Network, Step
+from workers.recipe import Recipe
+from workers.tasks import task_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRecipe(Recipe):
+    """A run on sequences.
+
+    model: `sam`, or its dense twins `ntm` and `dam`.  hidden: units of the LSTM.  heads: H.
+    reads: K words of each head, of sam.  width: numbers a word.  words: N of each memory, which
+        longer episodes than suit them have more of.
+    clip: the largest norm of a gradient.
+    level, longest: items of the first episodes at most, and of the last.  bound: of the loss, in
+        bits an answer, below which its mean over the last `window` steps doubles the level.
+    test_episodes: of each length that is tested.
+    """
+
+    network: str = "sam"
+    task: str = "copy"
+    steps: int = 2_000
+    batch: int = 16
+    model: str = "sam"
+    hidden: int = 100
+    heads: int = 1
+    reads: int = 4
+    width: int = 32
+    words: int = 1_024
+    clip: float = 10.0
+    level: int = 2
+    longest: int = 128
+    bound: float = 0.1
+    window: int = 20
+    test_episodes: int = 32
+
+    LEAST: ClassVar = {**Recipe.LEAST, "clip": 0, "bound": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model not in MODELS:
+            raise named.unknown("model", self.model, MODELS)
+
+
+@dataclass(frozen=True)
+class Model:
+    """make: builds the network of a recipe, for so many inputs and outputs.
+    room: the memory that it begins an episode with, for so many episodes of so many words."""
+
+    make: Callable[[SequenceRecipe, int, int], Controller]
+    room: Callable[[SequenceRecipe, int, int], Any]
+
+
+def _sam(recipe: SequenceRecipe, inputs: int, outputs: int) -> Controller:
+    return SAM(
+        inputs,
+        outputs,
+        hidden=recipe.hidden,
+        heads=recipe.heads,
+        reads=recipe.reads,
+        width=recipe.width,
+    )
+
+
+def _dense(kind: type[NTM] | type[DAM]) -> Model:
+    def make(recipe: SequenceRecipe, inputs: int, outputs: int) -> Controller:
+        return kind(inputs, outputs, hidden=recipe.hidden, heads=recipe.heads, width=recipe.width)
+
+    return Model(make, lambda recipe, batch, words: torch.zeros(batch, words, recipe.width))
+
+
+MODELS = {
+    "sam": Model(_sam, lambda recipe, batch, words: EpisodicMemory(batch, words, recipe.width)),
+    "ntm": _dense(NTM),
+    "dam": _dense(DAM),
+}
+
+
+class SequenceLearner:
+    """A `Learner` of any network with a memory for the episode, on any sequences."""
+
+    tables: Sequence[tuple[Sequence[RowTable], float]] = ()
+
+    def __init__(self, recipe: SequenceRecipe, group: Group) -> None:
+        self.recipe, self.own = recipe, group.share(recipe.batch)
+        self.task = task_of(recipe.task, SequenceTask)
+        torch.manual_seed(recipe.seed)
+        self.model = MODELS[recipe.model]
+        self.module = self.model.make(recipe, self.task.inputs, self.task.outputs)
+        self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
+        self.dense.register_step_pre_hook(self._clip)
+        self.curriculum = Curriculum(
+            recipe.level, recipe.longest, bound=recipe.bound, window=recipe.window
+        )
+        self._room: tuple[tuple[int, int], Any] = ((0, 0), None)
+
+    def describe(self) -> str:
+        made = f"{sum(weight.numel() for weight in self.module.parameters()):,} weights"
+        return f"{self.recipe.model}, {made}, {self.recipe.words:,} words, {self.task.source}"
+
+    def data(self, base: SequenceTask) -> SequenceTask:
+        return base
+
+    def prepare(self, step: int) -> None: ...
+
+    def draw(self, data: SequenceTask, step: int) -> Drawn:
+        rng = np.random.default_rng((self.recipe.seed, step))
+        level = self.curriculum.level
+        episodes = data.draw(rng, self.recipe.batch, self.curriculum.length(rng))
+        return Drawn(step, self.recipe.task, rng, episodes.share(self.own), level)
+
+    def propose(self, drawn: Drawn) -> Drawn:
+        return drawn
+
+    def loss(self, parallel: nn.Module, drawn: Drawn) -> tuple[Tensor, float]:
+        loss, right_A = self._answered(parallel, drawn.batch)
+        return loss, float(right_A.double().mean())
+
+    def took(self, step: Step) -> None:
+        self.curriculum.took(step.loss)
+
+    def finish(self) -> None: ...
+
+    def position(self) -> dict[str, Any]:
+        return self.curriculum.position()
+
+    def go_on(self, position: Mapping[str, Any]) -> None:
+        self.curriculum.go_on(position)
+
+    def evaluate(self, base: SequenceTask) -> list[Evaluation]:
+        self.module.eval()
+        recipe = self.recipe
+        tests = base.tests(recipe.seed, recipe.batch, recipe.test_episodes, self.curriculum.level)
+        return [self._tested(case) for case in tests]
+
+    def _tested(self, case: Case) -> Evaluation:
+        right, costs, episodes, start = list[Tensor](), list[float](), 0, time.perf_counter()
+        for batch in case.batches:
+            with torch.no_grad():
+                loss, right_A = self._answered(self.module, batch)
+            right.append(right_A)
+            costs.append(float(loss) * len(right_A))
+            episodes += batch.asked_TB.shape[1]
+        right_A = torch.cat(right)
+        share = float(right_A.double().mean())
+        _, room = self._room
+        return Evaluation(
+            case=case.name,
+            questions=episodes,
+            hits_1=share,
+            seconds=time.perf_counter() - start,
+            bytes=_bytes(room),
+            more={
+                "share of answers wrong": 1 - share,
+                "cost of an answer": sum(costs) / len(right_A),
+            },
+        )
+
+    def _answered(self, network: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """The loss of the answers of episodes, and which are right."""
+        steps, batch, _ = episodes.inputs_TBX.shape
+        state = self.module.begin(self._begun(batch, steps))
+        said_TBY, _ = network(episodes.inputs_TBX, state)
+        said_AY = said_TBY[episodes.asked_TB]
+        targets_A = episodes.targets_TB[episodes.asked_TB]
+        return self.task.loss(said_AY, targets_A), self.task.right(said_AY.detach(), targets_A)
+
+    def _begun(self, batch: int, steps: int) -> Any:
+        """The memory at the beginning of an episode: words for what each head may write."""
+        needed = self.recipe.heads * steps
+        words = max(self.recipe.words, 1 << (needed - 1).bit_length())
+        if self._room[0] != (batch, words):
+            self._room = (batch, words), self.model.room(self.recipe, batch, words)
+        _, room = self._room
+        if isinstance(room, EpisodicMemory):
+            # A backward pass has taken back what it came from; a test has none.
+            room.rollback(0)
+        return room
+
+    def _clip(self, *_: object) -> None:
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
+
+
+def _bytes(room: EpisodicMemory | Tensor) -> int:
+    if isinstance(room, EpisodicMemory):
+        return room.rows_BND.nbytes + room.journal_bytes
+    return room.numel() * room.element_size()
+
+
+def build(
+    recipe: SequenceRecipe, base: SequenceTask, holder: Holder, folder: Path, told: Progress
+) -> None:
+    """There is nothing to build: each episode begins with an empty memory."""
+
+
+def open_(recipe: SequenceRecipe, holder: Holder, folder: Path, group: Group) -> SequenceLearner:
+    return SequenceLearner(recipe, group)
+
+
+NETWORK = Network(
+    recipe=SequenceRecipe,
+    recipes={
+        "copy": SequenceRecipe,
+        "recall": lambda: SequenceRecipe(task="recall"),
+        "sort": lambda: SequenceRecipe(task="sort"),
+    },
+    read=lambda recipe: task_of(recipe.task, SequenceTask),
+    build=build,
+    open=open_,
+    published={},
+)
