@@ -81,7 +81,7 @@ def evaluate(
         candidate_recall=_mean(found_Q[linked_Q]),
         scored=scored / len(questions),
         seconds=seconds,
-        bytes=sum(map(_bytes, _all(reader.memories))),
+        bytes=sum(map(bytes_of, _all(reader.memories))),
         more=_held_by_base(held_Q[linked_Q & single_Q])
         | {
             "mean reciprocal rank": _mean(
@@ -176,7 +176,8 @@ def _all(memories: KnowledgeMemories) -> tuple[Memory, ...]:
     return memories.words, memories.entities, memories.relations, memories.facts
 
 
-def _bytes(memory: Memory) -> int:
+def bytes_of(memory: Memory) -> int:
+    """Bytes of main memory that rows, index and records take."""
     shards = memory.describe().shards
     return sum(shard.row_bytes + shard.index_bytes + shard.record_bytes for shard in shards)
 

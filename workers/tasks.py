@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from memstore.errors import InvalidArgument
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.questions import Question, Split
+from models.tasks.simple_questions import SimpleQuestions
 from workers import named
 
 
@@ -35,6 +36,15 @@ class Task:
     base: Callable[[int | None], KnowledgeBase]
     questions: Asks
     vocabulary: Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleTask:
+    """Simple questions over a base, each answered by one fact.  source, credit: as in `Task`."""
+
+    source: str
+    credit: str = ""
+    load: Callable[[], SimpleQuestions]
 
 
 def _geography() -> Task:
@@ -93,6 +103,26 @@ def _sort() -> object:
     return Sort()
 
 
+def _simple_dbpedia() -> SimpleTask:
+    from models.tasks.simple_questions import load_dbpedia
+
+    return SimpleTask(
+        source="SimpleDBpediaQA over the triples of Freebase that are at hand",
+        credit="Questions: SimpleDBpediaQA, CC BY 3.0. Facts: Freebase, CC BY.",
+        load=load_dbpedia,
+    )
+
+
+def _simple_freebase() -> SimpleTask:
+    from models.tasks.simple_questions import load_freebase
+
+    return SimpleTask(
+        source="SimpleQuestions about subjects with a name, and Freebase",
+        credit="Questions: SimpleQuestions, CC BY 3.0. Facts: Freebase, CC BY.",
+        load=load_freebase,
+    )
+
+
 T = TypeVar("T")
 
 NAMES: dict[str, Callable[[], object]] = {
@@ -104,6 +134,8 @@ NAMES: dict[str, Callable[[], object]] = {
     "copy": _copy,
     "recall": _recall,
     "sort": _sort,
+    "simple-dbpedia": _simple_dbpedia,
+    "simple-freebase": _simple_freebase,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memstore import NO_SLOT
+from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
 from models.asked import Asked
 from models.tasks.linking import AliasIndex, Mention, words
@@ -69,7 +69,7 @@ class QuestionReader:
             ],
             np.int64,
         )
-        return Questions(list(texts), self._slots(bags), entity_Q, mentions)
+        return Questions(list(texts), slots_of(self.memories.words, bags), entity_Q, mentions)
 
     def ask(self, questions: Questions, at: Slots, key_limit: int | None) -> Asked:
         """The questions at some positions; with a key_limit, facts proposed by key hashing: those
@@ -120,13 +120,16 @@ class QuestionReader:
         other = [own != name for own in records["name"].to_pylist()]
         return candidates[np.argsort(other, kind="stable")]
 
-    def _slots(self, bags: list[list[str]]) -> Slots:
-        flat = [word for bag in bags for word in bag]
-        found = self.memories.words.lookup("word", flat, 1).padded(1)[:, 0]
-        counts = np.array([len(bag) for bag in bags])
-        row = np.repeat(np.arange(len(bags)), counts)[found != NO_SLOT]
-        found = found[found != NO_SLOT]
-        column = np.arange(len(row)) - np.searchsorted(row, row)
-        slots_QW = np.full((len(bags), int(column.max(initial=0)) + 1), NO_SLOT, np.int64)
-        slots_QW[row, column] = found
-        return slots_QW
+
+def slots_of(memory: Memory, bags: Sequence[Sequence[str]]) -> Slots:
+    """The slots of words, by their record `word`, `[Q, W]`, `NO_SLOT` padded; those that the memory
+    has not are left out."""
+    flat = [word for bag in bags for word in bag]
+    found = memory.lookup("word", flat, 1).padded(1)[:, 0]
+    counts = np.array([len(bag) for bag in bags])
+    row = np.repeat(np.arange(len(bags)), counts)[found != NO_SLOT]
+    found = found[found != NO_SLOT]
+    column = np.arange(len(row)) - np.searchsorted(row, row)
+    slots_QW = np.full((len(bags), int(column.max(initial=0)) + 1), NO_SLOT, np.int64)
+    slots_QW[row, column] = found
+    return slots_QW

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from models.tasks.knowledge import TaskDataError
+
 VARIABLE = "MEMSTORE_DATA"
 _BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -34,3 +36,21 @@ def require(name: str) -> Path:
             "to the folder of the data sets"
         )
     return path
+
+
+def lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that hold something, with their numbers from 1."""
+    found = path.read_text(encoding="utf-8").split("\n")
+    return [(number, line) for number, line in enumerate(found, 1) if line]
+
+
+def split(path: Path, number: int, line: str, separator: str, parts: int) -> list[str]:
+    """The parts of a line; raises `TaskDataError` where there are more or fewer."""
+    found = line.split(separator)
+    if len(found) != parts:
+        raise TaskDataError(
+            f"{path}:{number}: {line[:200]!r}",
+            f"{parts} parts with {separator!r} between",
+            "mend it",
+        )
+    return found

@@ -13,6 +13,7 @@ import json
 import re
 import unicodedata
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,7 +182,7 @@ class AliasIndex:
     def candidates(self, alias: str) -> Int64s:
         """Returns the entities of an alias, int64 by falling weight; empty where it is unknown."""
         number = self._trie.get(normalise(alias))
-        return np.empty(0, np.int64) if number is None else self._of(number)
+        return np.empty(0, np.int64) if number is None else self.bearers(number)
 
     def link(self, text: str, *, common_words: frozenset[str] = frozenset()) -> list[Mention]:
         """Finds the mentions in a text, the likeliest subject of a question first.
@@ -194,19 +195,14 @@ class AliasIndex:
         then the longest, then the heaviest. Aliases of over 256 characters are not found.
         """
         folded, origin = _fold_with_origin(text)
-        tokens = [match.span() for match in _TOKEN.finditer(folded)]
-        ends = {end for _, end in tokens}
         found = []
-        for start, _ in tokens:
-            for alias, number in self._trie.iter_prefixes_with_ids(
-                folded[start : start + _LONGEST]
-            ):
-                if (end := start + len(alias)) in ends:
-                    first = start if origin is None else origin[start][0]
-                    last = end if origin is None else origin[end - 1][1]
-                    own = _WORD.findall(alias)
-                    loose = bool(own) and own[0] in common_words and _late(text[first:last])
-                    found.append((loose, -len(alias), start, first, last, own, number))
+        for start, alias, number in self._within(folded):
+            end = start + len(alias)
+            first = start if origin is None else origin[start][0]
+            last = end if origin is None else origin[end - 1][1]
+            own = _WORD.findall(alias)
+            loose = bool(own) and own[0] in common_words and _late(text[first:last])
+            found.append((loose, -len(alias), start, first, last, own, number))
         found.sort()
         taken = bytearray(len(folded))
         ranked = []
@@ -214,7 +210,7 @@ class AliasIndex:
             if any(taken[start : start - length]):
                 continue
             taken[start : start - length] = b"\1" * -length
-            candidates = self._of(number)
+            candidates = self.bearers(number)
             # ".to" and "+81" are no ordinary words, nor is punctuation alone a name
             common = common_words.issuperset(own) and (not own or folded[start].isalnum())
             weight = int(self._weights[candidates[0]])
@@ -223,9 +219,30 @@ class AliasIndex:
         ranked.sort(key=lambda pair: pair[0])
         return [mention for _, mention in ranked]
 
-    def _of(self, number: int) -> Int64s:
+    def within(self, text: str) -> list[tuple[int, str, int]]:
+        """All aliases in a text that begin and end at word boundaries, also those that overlap:
+        where each begins in the normalised text, the alias, its number."""
+        return list(self._within(normalise(text)))
+
+    def alias(self, number: int) -> str:
+        """The normalised alias of a number, 0 ≤ number < A."""
+        found: str = self._trie.restore_key(number)
+        return found
+
+    def bearers(self, number: int) -> Int64s:
+        """The entities of the alias of a number, int64 by falling weight."""
         first, last = self._offsets[number], self._offsets[number + 1]
         return self._candidates[first:last]
+
+    def _within(self, folded: str) -> Iterator[tuple[int, str, int]]:
+        tokens = [match.span() for match in _TOKEN.finditer(folded)]
+        ends = {end for _, end in tokens}
+        for start, _ in tokens:
+            for alias, number in self._trie.iter_prefixes_with_ids(
+                folded[start : start + _LONGEST]
+            ):
+                if start + len(alias) in ends:
+                    yield start, alias, number
 
 
 def _fold(text: str) -> str:

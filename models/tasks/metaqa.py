@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from pathlib import Path as File
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +90,7 @@ def load_metaqa(*, limit: int | None = None) -> KnowledgeBase:
     if limit is not None and limit < 0:
         raise TaskDataError(f"limit={limit}", "None or ≥ 0", "say how many entities to keep")
     path = data.require("metaqa/kb.txt")
-    rows = [_split(path, number, line, "|", 3) for number, line in _lines(path)]
+    rows = [data.split(path, number, line, "|", 3) for number, line in data.lines(path)]
     known = {name: number for number, name in enumerate(REVERSE)}
     unknown = sorted({relation for _, relation, _ in rows} - set(known))
     if unknown:
@@ -165,8 +164,8 @@ def read(hops: int) -> list[Given]:
     """The questions of a file, as published."""
     path = data.require(f"metaqa/{hops}hop.txt")
     found = []
-    for number, line in _lines(path):
-        text, answers = _split(path, number, line, "\t", 2)
+    for number, line in data.lines(path):
+        text, answers = data.split(path, number, line, "\t", 2)
         subject = _SUBJECT.findall(text)
         if len(subject) != 1:
             raise TaskDataError(
@@ -239,17 +238,3 @@ def _generated(
             text = wording.text.replace("{}", f"[{name}]")
             made.append(Question(text, subject, wording.path, answers, name))
     return made
-
-
-def _lines(path: File) -> list[tuple[int, str]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [(number, line) for number, line in enumerate(lines, 1) if line]
-
-
-def _split(path: File, number: int, line: str, separator: str, parts: int) -> list[str]:
-    found = line.split(separator)
-    if len(found) != parts:
-        raise TaskDataError(
-            f"{path}:{number}: {line!r}", f"{parts} parts with {separator!r} between", "mend it"
-        )
-    return found

@@ -34,11 +34,18 @@ def _sam() -> Network:
     return sam.NETWORK
 
 
+def _simple() -> Network:
+    from workers.networks import simple
+
+    return simple.NETWORK
+
+
 NAMES: dict[str, Callable[[], Network]] = {
     "kv": _kv,
     "hmn": _hmn,
     "factual": _factual,
     "sam": _sam,
+    "simple": _simple,
 }
 """By name, what returns the network."""
 

@@ -1,0 +1,142 @@
+"""Simple questions, from the command line: learnt, tested, gone on with, linked to another base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from memstore.errors import InvalidArgument
+from models.simple_qa import Facts
+from models.tasks import data, simple_questions
+from models.tasks.knowledge import (
+    ALIAS_SCHEMA,
+    ENTITY_SCHEMA,
+    KnowledgeBase,
+    Triples,
+    group_facts,
+)
+from tests.training import simples
+from workers import path_accuracy, recipes
+from workers.cli import main
+from workers.linked import Linked
+from workers.networks.simple import SimpleLearner, SimpleRecipe
+from workers.run import Run
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simples.write(tmp_path / "data")
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "data"))
+
+
+def fit(task: str, out: Path, *more: str) -> int:
+    settings = ("steps=80", "batch=32", "dim=24", "negatives=16", "shards=2", *more)
+    told = [f"--set={setting}" for setting in settings]
+    return main(["fit", "--network", "simple", "--recipe", task, *told, "--out", str(out)])
+
+
+@pytest.mark.parametrize("task", ["simple-dbpedia", "simple-freebase"])
+def test_subjects_never_asked_about_are_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    assert fit(task, tmp_path / "run") == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "Published: 0.627" in said
+    assert "candidate recall" in said
+    with Run(tmp_path / "run") as run:
+        facts, pairs = run.figures
+    assert facts.candidate_recall == 1.0
+    assert facts.hits_1 > 0.9
+    assert facts.more["subject right"] == 1.0
+    assert facts.hits_1 > facts.more["most frequent relation of the longest name"] + 0.1
+    assert pairs.hits_1 > 0.8
+    assert pairs.scored is not None
+    assert facts.scored is not None
+    assert pairs.scored > facts.scored
+    assert sum(count for count, _, _ in facts.kinds.values()) == facts.questions
+
+
+def test_one_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = ["steps=30", "objects=2"]
+    assert fit("simple-freebase", tmp_path / "whole", *settings) == 0
+    base = simple_questions.load_freebase()
+    with Run(tmp_path / "whole") as run:
+        losses, recipe = [step.loss for step in run.steps], run.recipe
+    Run.build(tmp_path / "cut", recipe, base, lambda *told: None)
+    with Run(tmp_path / "cut") as run:
+        taken = run.train(base, 1_000)
+        for _ in range(9):
+            next(taken)
+        taken.close()
+    assert main(["resume", str(tmp_path / "cut")]) == 0
+    with Run(tmp_path / "cut") as run:
+        assert [step.loss for step in run.steps] == losses
+
+
+def test_what_is_drawn_is_wrong_but_for_the_first(tmp_path: Path) -> None:
+    assert fit("simple-dbpedia", tmp_path / "run", "steps=1", "objects=1") == 0
+    base = simple_questions.load_dbpedia()
+    right = {(q.subject, r) for q in base.train for r in q.relations}
+    with Run(tmp_path / "run") as run:
+        learner = run.learner
+        assert isinstance(learner, SimpleLearner)
+        taught = learner.data(base)
+        _, facts = learner.draw(taught, 3).batch
+        _, again = learner.draw(taught, 3).batch
+    assert isinstance(facts, Facts)
+    assert facts.objects_QKO is not None
+    np.testing.assert_array_equal(facts.subject_QK, again.subject_QK)
+    pairs = np.stack([facts.subject_QK, facts.relation_QK], -1)
+    assert pairs.shape == (32, 17, 2)
+    for row, objects in zip(pairs.tolist(), facts.objects_QKO[..., 0], strict=True):
+        assert tuple(row[0]) in right
+        assert row[0] not in row[1:]
+        wrong = {tuple(pair) for pair in row[1:]} - {(-1, -1)}
+        assert wrong
+        # Among them facts that are made up of the right subject and another relation.
+        made = [k for k, pair in enumerate(row) if k >= 9 and pair[0] == row[0][0]]
+        assert all(objects[k] == objects[0] for k in made)
+
+
+def test_facts_of_another_base_answer_without_training(tmp_path: Path) -> None:
+    assert fit("simple-dbpedia", tmp_path / "run") == 0
+    names = ["Person Zu3", "Somebody New", "A Thing"]
+    facts = Triples(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([2, 2, 2, 2]))
+    weights = np.array([2, 2, 4])
+    base = KnowledgeBase(
+        pa.table([names, ["kind"] * 3, weights], schema=ENTITY_SCHEMA),
+        ("wrote", "was born where"),
+        group_facts(facts, weights),
+        pa.table([names, range(3)], schema=ALIAS_SCHEMA),
+    )
+    with Run(tmp_path / "run") as run:
+        learner = run.learner
+        assert isinstance(learner, SimpleLearner)
+        linked = Linked(run.holder, learner.module, learner.reader, base)
+        chosen = linked.choose(
+            ["where was person zu3 born", "which book was wrote by somebody new", "who is it"]
+        )
+    assert linked.shared == 0.5
+    best = chosen.scores_QK.argmax(axis=1)
+    every = np.arange(3)
+    found = chosen.subject_QK[every, best], chosen.relation_QK[every, best]
+    assert [pair.tolist() for pair in found] == [[0, 1, -1], [1, 0, -1]]
+
+
+def test_the_most_frequent_relation_is_that_of_training() -> None:
+    facts = Facts(np.array([[3, 3, 5], [4, -1, -1]]), np.array([[0, 2, 1], [1, -1, -1]]))
+    counts = np.array([1, 9, 4])
+    found = path_accuracy.most_frequent(facts, np.array([3, 3]), counts)
+    assert found.tolist() == [2, -1]
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for setting in ("margin=-1", "names=0", "objects=-1", "dim=0", "updates=sometimes"):
+        with pytest.raises(InvalidArgument, match=setting.partition("=")[0]):
+            recipes.recipe_of("simple-dbpedia", [setting], "simple")
+    assert isinstance(recipes.recipe_of("simple-freebase"), SimpleRecipe)
