@@ -156,7 +156,7 @@ def paired_seconds(a: Callable[[], float], b: Callable[[], float], rounds: int) 
 def environment() -> dict[str, object]:
     """Describes the machine and the versions that the figures hold for."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version for name in REPORTED if (version := _version(name))},
@@ -258,7 +258,8 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _cpu_model() -> str:
+def processor() -> str:
+    """The model of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -11,7 +11,7 @@ from typing import Any
 
 class Engine:
     """links: largest degree; width: window while building; bits: of a number, (first, residual)
-    of locally adaptive quantization, or none for float32."""
+    of locally adaptive quantization, which Intel's processors alone have, or none for float16."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Engine:
         self._svs = importlib.import_module("svs")
         self._width, self._links, self._window, self._bits = width_D, links, width, bits
         self._index: Any = None
-        stored = "float32" if bits is None else f"LVQ{bits[0]}x{bits[1]}"
+        stored = "float16" if bits is None else f"LVQ{bits[0]}x{bits[1]}"
         version = importlib.metadata.version("scalable-vs")
         self.about = f"scalable-vs {version} {stored} degree {links} window {width}"
 
@@ -33,19 +33,21 @@ class Engine:
             alpha=0.95, graph_max_degree=self._links, window_size=self._window
         )
         with tempfile.TemporaryDirectory() as folder:
-            data = keys_ND if self._bits is None else self._compressed(keys_ND, Path(folder))
+            data = self._stored(keys_ND, Path(folder))
             self._index = svs.Vamana.build(
                 parameters, data, svs.DistanceType.MIP, num_threads=threads
             )
         self._index.num_threads = 1
 
-    def _compressed(self, keys_ND: Any, folder: Path) -> Any:
+    def _stored(self, keys_ND: Any, folder: Path) -> Any:
+        if self._bits is None:
+            return keys_ND.astype("float16")
         svs = self._svs
         vectors, converted = str(folder / "keys.fvecs"), str(folder / "keys.svs")
         svs.write_vecs(keys_ND, vectors)
         svs.convert_vecs_to_svs(vectors, converted)
         whole = svs.VectorDataLoader(converted, svs.DataType.float32, dims=self._width)
-        first, residual = self._bits or (0, 0)
+        first, residual = self._bits
         return svs.LVQLoader(whole, primary=first, residual=residual)
 
     def save(self, path: Path) -> None:
@@ -58,7 +60,7 @@ class Engine:
         self._index = svs.Vamana(
             str(path / "config"),
             svs.GraphLoader(str(path / "graph")),
-            svs.VectorDataLoader(data, svs.DataType.float32, dims=self._width)
+            svs.VectorDataLoader(data, svs.DataType.float16, dims=self._width)
             if self._bits is None
             else svs.LVQLoader(data),
             distance=svs.DistanceType.MIP,
