@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as File
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from models.tasks import data
 from models.tasks.knowledge import (
     ALIAS_SCHEMA,
     ENTITY_SCHEMA,
+    Int64s,
     KnowledgeBase,
     TaskDataError,
     Triples,
@@ -89,8 +91,17 @@ def load_metaqa(*, limit: int | None = None) -> KnowledgeBase:
     """
     if limit is not None and limit < 0:
         raise TaskDataError(f"limit={limit}", "None or ≥ 0", "say how many entities to keep")
-    path = data.require("metaqa/kb.txt")
-    rows = [data.split(path, number, line, "|", 3) for number, line in data.lines(path)]
+    return base_of(*triples_of("metaqa/kb.txt"), limit)
+
+
+def triples_of(name: str) -> tuple[File, list[list[str]]]:
+    """A file of the data folder, and its lines of head, relation and tail."""
+    path = data.require(name)
+    return path, [data.split(path, number, line, "|", 3) for number, line in data.lines(path)]
+
+
+def base_of(path: File, rows: Sequence[Sequence[str]], limit: int | None = None) -> KnowledgeBase:
+    """The base of triples (head, relation, tail) out of a file: see `load_metaqa`."""
     known = {name: number for number, name in enumerate(REVERSE)}
     unknown = sorted({relation for _, relation, _ in rows} - set(known))
     if unknown:
@@ -138,17 +149,23 @@ def questions_of(hops: int) -> Callable[..., list[Question]]:
             raise TaskDataError(f"split {split!r}", "'train' or 'test'", "choose one")
         rng = np.random.default_rng(seed)
         facts = Facts(base)
-        number = {name: i for i, name in enumerate(base.entities["name"].to_pylist())}
-        given = read(hops)
-        taught = [question for question in given if not held_out(question.subject)]
-        wordings = _wordings(facts, number, taught, hops)
-        if split == "test":
-            taught = [question for question in given if held_out(question.subject)]
+        names = base.entities["name"].to_pylist()
+        number = {name: i for i, name in enumerate(names)}
+        wordings = wordings_of(base, facts, hops)
+        held = split == "test"
+        given = [question for question in read(hops) if held_out(question.subject) == held]
         path_of = {wording.text: wording.path for wording in wordings}
-        asked = [_numbered(facts, number, question, path_of, hops) for question in taught]
+        asked = [_numbered(facts, number, question, path_of, hops) for question in given]
         asked = [asked[i] for i in rng.permutation(len(asked))[:count]]
         if split == "train":
-            asked += _generated(base, facts, wordings, count - len(asked), popular_share, rng)
+            subjects = {
+                relation: np.array(
+                    [s for s in facts.subjects(relation) if not held_out(names[s])], np.int64
+                )
+                for relation in {wording.path[0] for wording in wordings}
+            }
+            more = count - len(asked)
+            asked += generated(base, facts, wordings, subjects, more, popular_share, rng)
         return asked
 
     return questions
@@ -190,11 +207,13 @@ def _numbered(
     return Question(given.text, subject, path or (0,) * hops, answers, given.subject)
 
 
-def _wordings(
-    facts: Facts, number: dict[str, int], taught: list[Given], hops: int
-) -> list[Wording]:
+def wordings_of(base: KnowledgeBase, facts: Facts, hops: int) -> list[Wording]:
+    """How the questions to learn from ask."""
+    number = {name: i for i, name in enumerate(base.entities["name"].to_pylist())}
     groups: dict[str, list[Given]] = {}
-    for given in taught:
+    for given in read(hops):
+        if held_out(given.subject):
+            continue
         groups.setdefault(given.wording, []).append(given)
     found = []
     for text, group in groups.items():
@@ -209,25 +228,27 @@ def _wordings(
     return found
 
 
-def _generated(
+def generated(
     base: KnowledgeBase,
     facts: Facts,
-    wordings: list[Wording],
+    wordings: Sequence[Wording],
+    subjects: Mapping[int, Int64s],
     count: int,
     popular_share: float,
     rng: np.random.Generator,
 ) -> list[Question]:
+    """Makes questions in the wordings, each as often as it was found.
+
+    subjects: by first relation, what may be asked about.
+    """
     names = base.entities["name"].to_pylist()
-    subjects: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for relation in {wording.path[0] for wording in wordings}:
-        own = np.array([s for s in facts.subjects(relation) if not held_out(names[s])], np.int64)
-        subjects[relation] = own, np.cumsum(base.weights[own])
-    wordings = [wording for wording in wordings if len(subjects[wording.path[0]][0])]
+    drawn = {relation: (own, np.cumsum(base.weights[own])) for relation, own in subjects.items()}
+    wordings = [wording for wording in wordings if len(subjects[wording.path[0]])]
     shares = np.array([wording.times for wording in wordings], float)
     made: list[Question] = []
     while len(made) < count and wordings:
         wording = wordings[rng.choice(len(wordings), p=shares / shares.sum())]
-        own, heaped = subjects[wording.path[0]]
+        own, heaped = drawn[wording.path[0]]
         if rng.random() < popular_share:
             subject = int(own[np.searchsorted(heaped, rng.integers(0, heaped[-1]), side="right")])
         else:
