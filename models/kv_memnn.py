@@ -15,9 +15,13 @@ With `rerank` answers are ranked by what was read as well, γ learnt:
 A value is the mean of its objects, so that one of several among them is n times nearer to chance
 than an only one; what its fact was given by the last reading does not suffer from that.
 
-Words, entities and relations are rows of memories and share one space (A = B); a fact's key is
-the sum of its subject's and relation's rows and its value the mean of its objects' rows. So what
-is learnt of a relation serves every fact that has it, also facts never asked for in training.
+Words, entities and relations are rows of memories and share one space (A); a fact's key is the sum
+of its subject's and relation's rows and its value the mean of its objects' rows. So what is learnt
+of a relation serves every fact that has it, also facts never asked for in training. The paper has
+B = A as a choice (section 3.1), and so has this: answers are the entities' rows, or have rows of
+their own.
+
+Slots need not be facts: `models.document_reader` reads sentences and windows of documents.
 
 Letters: Q questions, W words, K slots, C candidate answers, D width; E objects of facts read, one
 behind the other, U distinct pairs of a question and an object.
@@ -26,20 +30,35 @@ behind the other, U distinct pairs of a question and an object.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memstore import NO_SLOT
+from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
-from memstore.torch import Reading, RowTable, SparseReader, attend
+from memstore.torch import Candidates, Reading, RowTable, attend
 from models.asked import Asked
 from models.tasks.answers import objects
 
 TRUST, LEAST = 4.0, 1e-4
 """γ before training, and ε."""
+
+
+class Reader(Protocol):
+    """Proposes and reads slots: `memstore.torch.SparseReader`, or one of documents.
+
+    memory: whose records have `objects`, of which the first `list_limit` are read.
+    """
+
+    memory: Memory
+    list_limit: int
+
+    def search(self, query_QD: Tensor) -> Slots: ...
+
+    def gather(self, slots_QK: Slots) -> Candidates: ...
 
 
 @dataclass(frozen=True)
@@ -52,19 +71,24 @@ class Answered:
 
 class KVMemNN(nn.Module):
     """Reads a memory of facts in H hops. Its own weights are the H matrices R_j, D × D; all else
-    lives in the memories of `words`, `entities` and the reader's facts."""
+    lives in the memories of `words`, `entities`, `answers` and the reader's slots.
+
+    answers: B, a row an entity; None has B = A.
+    """
 
     def __init__(
         self,
         words: RowTable,
         entities: RowTable,
-        reader: SparseReader,
+        reader: Reader,
         *,
         hops: int = 2,
         rerank: bool = False,
+        answers: RowTable | None = None,
     ) -> None:
         super().__init__()
         self.words, self.entities, self.reader = words, entities, reader
+        self.answers = entities if answers is None else answers
         width = entities.memory.config.dim
         # R_j begins as the identity: a hop that has learnt nothing yet adds what it read.
         self.hops = nn.ParameterList(torch.eye(width) for _ in range(hops))
@@ -86,7 +110,7 @@ class KVMemNN(nn.Module):
 
     def score(self, answered: Answered, answers_QC: Slots) -> Tensor:
         """Scores candidate answers, entity slots `[Q, C]`; −inf at `NO_SLOT`."""
-        scores_QC = torch.einsum("qd,qcd->qc", answered.query_QD, self.entities(answers_QC))
+        scores_QC = torch.einsum("qd,qcd->qc", answered.query_QD, self.answers(answers_QC))
         if self.trust is not None:
             scores_QC = scores_QC + self.trust * torch.log(LEAST + self._read(answered, answers_QC))
         return scores_QC.masked_fill(torch.from_numpy(answers_QC == NO_SLOT), -torch.inf)

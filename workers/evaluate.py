@@ -39,12 +39,14 @@ def evaluate(
 
     `hits_1`, `candidate_recall` and the mean reciprocal rank are over the questions whose entity
     was linked rightly. The candidate of a question along one relation is its fact; along several,
-    a right answer. The confusion is of the relation asked for, and that of the fact read most.
+    or where documents are read, a right answer. The confusion is of the relation asked for, and
+    that of the fact read most.
     """
     read = reader.read([question.text for question in questions])
     subject_Q = np.array([question.subject for question in questions])
     relation_Q = np.array([question.relation for question in questions])
-    single_Q = np.array([len(question.relations) == 1 for question in questions])
+    facts = reader.by == "subject"
+    single_Q = np.array([facts and len(question.relations) == 1 for question in questions])
     rank_Q, found_Q, truncated_Q = (np.zeros(len(questions), np.int64) for _ in range(3))
     held_Q = np.zeros(len(questions), bool)
     top_Q = np.full(len(questions), NO_SLOT)
@@ -64,10 +66,7 @@ def evaluate(
         if said.slots_QK.shape[1]:
             top_Q[at] = fact_relation_QK[np.arange(len(at)), said.weights_HQK[-1].argmax(axis=1)]
         if key_limit is not None:
-            entity_Q = read.entity_Q[at]
-            truncated_Q[at] = reader.memories.facts.lookup(
-                "subject", entity_Q, key_limit
-            ).truncated_Q
+            truncated_Q[at] = reader.hashed(read.entity_Q[at], key_limit)[1]
     seconds = time.perf_counter() - start
     linked_Q = read.entity_Q == subject_Q
     names = _names(reader)
@@ -173,7 +172,8 @@ def _names(reader: QuestionReader) -> list[str]:
 
 
 def _all(memories: KnowledgeMemories) -> tuple[Memory, ...]:
-    return memories.words, memories.entities, memories.relations, memories.facts
+    found = memories.words, memories.entities, memories.relations, memories.facts
+    return found if memories.answers is None else (*found, memories.answers)
 
 
 def bytes_of(memory: Memory) -> int:

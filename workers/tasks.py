@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from memstore.errors import InvalidArgument
+from models.tasks.documents import Article
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.questions import Question, Split
 from models.tasks.simple_questions import SimpleQuestions
@@ -28,7 +29,7 @@ class Task:
     source: where the knowledge is from, for people. credit: whom to name with what is shown of it,
     with the licence. base: reads it, cut to the most popular so
     many where it is told a number. questions: see `Asks`. vocabulary: the ordinary words of the
-    training questions.
+    training questions. texts: documents about what a base knows, where there are some.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Task:
     base: Callable[[int | None], KnowledgeBase]
     questions: Asks
     vocabulary: Callable[[], Iterable[str]]
+    texts: Callable[[KnowledgeBase], Sequence[Article]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,19 @@ def _simple_freebase() -> SimpleTask:
     )
 
 
+def _films() -> Task:
+    from models.tasks import films
+
+    return Task(
+        source="films of Wikipedia",
+        credit="Texts: Wikipedia, CC BY-SA. Wordings of questions: MetaQA, CC BY 3.0.",
+        base=lambda limit: films.load_films(limit=limit),
+        questions=films.questions,
+        vocabulary=films.vocabulary,
+        texts=films.articles,
+    )
+
+
 T = TypeVar("T")
 
 NAMES: dict[str, Callable[[], object]] = {
@@ -136,6 +151,7 @@ NAMES: dict[str, Callable[[], object]] = {
     "sort": _sort,
     "simple-dbpedia": _simple_dbpedia,
     "simple-freebase": _simple_freebase,
+    "films": _films,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

@@ -78,12 +78,15 @@ def sample(
     negatives: int,
     rng: np.random.Generator,
     own: slice = slice(None),
+    *,
+    reachable: bool = False,
 ) -> Slots:
     """Answers to train on: a right one in column 0, then sampled others, `[Q, 1 + negatives]`.
 
     right_QA: right answers, at least one a question, `NO_SLOT` padded. read_QC: objects of the
     facts read. Three quarters of the others are drawn from those, the rest from all entities;
     others that are right too are blanked with `NO_SLOT`: choosing them is no mistake.
+    reachable: the right one is drawn among those of read_QC, where there are such.
     own: the questions of the batch that read_QC and the result are of; all are drawn for, so that
     who takes a share of a batch draws what one who takes all of it does.
     """
@@ -95,7 +98,17 @@ def sample(
     right_QA = right_QA[own]
     others_QC = np.concatenate([np.take_along_axis(read_QC, near_QC, 1), far_QC], axis=1)
     others_QC[is_right(others_QC, right_QA)] = NO_SLOT
+    if reachable:
+        right_QA, pick_Q = _reachable(right_QA, read_QC, pick_Q)
     return np.concatenate([right_QA[np.arange(len(pick_Q)), pick_Q][:, None], others_QC], axis=1)
+
+
+def _reachable(right_QA: Slots, read_QC: Slots, pick_Q: Slots) -> tuple[Slots, Slots]:
+    """Right answers, those that were read first, and the picks as ones among these."""
+    met_QA = is_right(right_QA, read_QC)
+    counts_Q = met_QA.sum(axis=1)
+    right_QA = np.take_along_axis(right_QA, np.argsort(~met_QA, axis=1, kind="stable"), 1)
+    return right_QA, np.where(counts_Q > 0, pick_Q % np.maximum(counts_Q, 1), pick_Q)
 
 
 def is_right(answers_QC: Slots, right_QA: Slots) -> npt.NDArray[np.bool_]:

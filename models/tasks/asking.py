@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
 from models.asked import Asked
 from models.tasks.linking import AliasIndex, Mention, words
 from models.tasks.memories import KnowledgeMemories
+from models.tasks.nearby import nearby
 
 RARE = 1_000
 """Names that a word may be in and still say which is meant (arXiv 1606.03126, section 3.1, hashes
@@ -46,10 +48,22 @@ class Questions:
 
 
 class QuestionReader:
-    """Links entities and looks words up; words it does not know are passed over."""
+    """Links entities and looks words up; words it does not know are passed over.
 
-    def __init__(self, memories: KnowledgeMemories, aliases: AliasIndex) -> None:
-        self.memories, self.aliases = memories, aliases
+    by: the column of the facts by whose entities they are hashed: their subject, or, of documents,
+        any entity of the key.
+    reach: facts away that are hashed too: those of the objects of these, and so on.
+    """
+
+    def __init__(
+        self,
+        memories: KnowledgeMemories,
+        aliases: AliasIndex,
+        *,
+        by: str = "subject",
+        reach: int = 1,
+    ) -> None:
+        self.memories, self.aliases, self.by, self.reach = memories, aliases, by, reach
         live = np.arange(memories.words.describe().next_slot)
         records = memories.words.gather(live, vectors=False, columns=["word"]).records
         assert records is not None
@@ -77,8 +91,17 @@ class QuestionReader:
         entity_Q = questions.entity_Q[at]
         slots_QK = None
         if key_limit is not None:
-            slots_QK = self.memories.facts.lookup("subject", entity_Q, key_limit).padded()
+            slots_QK, _ = self.hashed(entity_Q, key_limit)
         return Asked(questions.words_QW[at], entity_Q, slots_QK)
+
+    def hashed(self, entity_Q: Slots, key_limit: int) -> tuple[Slots, npt.NDArray[np.bool_]]:
+        """Facts whose key has the entity, and those near to them, at most so many a question; and
+        whose were cut."""
+        facts = self.memories.facts
+        if self.reach > 1:
+            return nearby(facts, entity_Q, reach=self.reach, limit=key_limit)
+        found = facts.lookup(self.by, entity_Q, key_limit)
+        return found.padded(), found.truncated_Q
 
     def _by_rare_words(self, bag: list[str]) -> int:
         """The entity whose name shares most rare words with a question that names none in full,

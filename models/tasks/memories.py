@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ BLOCK = 131_072
 Progress = Callable[[str, int, int], None]
 """Told of (what, done, of how many)."""
 
+Apart = Literal["copied", "drawn"]
+"""How the rows of `answers`, one an entity, begin: as those of the entities, or by chance."""
+
 
 class Holder(Protocol):
     """What has the memories: a store, or a client of one that is served."""
@@ -32,17 +35,22 @@ class Holder(Protocol):
 
 @dataclass(frozen=True)
 class KnowledgeMemories:
-    """The four memories; slot i of `entities` and `relations` is number i of the base."""
+    """The memories; slot i of `entities`, `relations` and `answers` is number i of the base.
+
+    answers: the entities as answers, where these have rows of their own.
+    """
 
     words: Memory
     entities: Memory
     relations: Memory
     facts: Memory
+    answers: Memory | None = None
 
     @classmethod
-    def of(cls, store: Holder) -> KnowledgeMemories:
-        """The memories that `build` filled."""
-        return cls(*(store.memory(n) for n in ("words", "entities", "relations", "facts")))
+    def of(cls, store: Holder, *, apart: bool = False) -> KnowledgeMemories:
+        """The memories that `build` filled.  apart: `answers` is one of them."""
+        names = ("words", "entities", "relations", "facts", "answers")
+        return cls(*(store.memory(name) for name in names[: 5 if apart else 4]))
 
 
 @dataclass(frozen=True)
@@ -78,40 +86,24 @@ def build(
     optimizer: OptimizerConfig = OptimizerConfig(),
     initial: Initial = Initial(),
     updates: Updates = "checkpointed",
+    apart: Apart | None = None,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> KnowledgeMemories:
-    """Creates and fills the four memories.
-
-    updates: of a `MemoryConfig`, for those whose rows learn.
-    """
-    rng = np.random.default_rng(seed)
-
-    split = dim - round(dim * initial.relation_share)
-    subject, about = slice(None, split), slice(split, None)
-
-    def table(
-        name: str, norm: float, space: slice, records: pa.Table, gathered: float = 0.0
-    ) -> None:
-        config = MemoryConfig(
-            dim=dim,
-            index="none",
-            optimizer=optimizer,
-            shards=shards,
-            updates=updates,
-            records={field.name: _kind(field) for field in records.schema},
-            lookup=tuple({"word", "words"} & set(records.column_names)),
-        )
-        rows = np.zeros((len(records), dim), np.float32)
-        width = rows[:, space].shape[1]
-        rows[:, space] = norm * _directions(rng, len(rows), width, gathered)
-        store.create(name, config).append(rows, None, records)
-
-    table("words", initial.word, about, pa.table({"word": sorted(set(vocabulary))}))
-    in_names = pa.array([words(name) for name in base.entities["name"].to_pylist()])
-    entities = base.entities.append_column("words", in_names.cast(pa.list_(pa.string())))
-    table("entities", initial.entity, subject, entities, initial.gathered)
-    table("relations", initial.relation, about, pa.table({"name": pa.array(base.relations)}))
+    """Creates and fills the memories; see `tables`."""
+    tables(
+        store,
+        base,
+        vocabulary,
+        base.relations,
+        dim=dim,
+        shards=shards,
+        optimizer=optimizer,
+        initial=initial,
+        updates=updates,
+        apart=apart,
+        seed=seed,
+    )
     facts = store.create(
         "facts",
         MemoryConfig(
@@ -129,10 +121,67 @@ def build(
     for start in range(0, total, BLOCK):
         facts.append(records=base.facts.slice(start, BLOCK))
         progress("facts", min(start + BLOCK, total), total)
-    return KnowledgeMemories.of(store)
+    return KnowledgeMemories.of(store, apart=apart is not None)
 
 
-def _kind(field: pa.Field) -> str:
+def tables(
+    store: Holder,
+    base: KnowledgeBase,
+    vocabulary: Iterable[str],
+    relations: Sequence[str],
+    *,
+    dim: int,
+    shards: int = 1,
+    optimizer: OptimizerConfig = OptimizerConfig(),
+    initial: Initial = Initial(),
+    updates: Updates = "checkpointed",
+    apart: Apart | None = None,
+    seed: int = 0,
+) -> None:
+    """Creates and fills the memories whose rows learn.
+
+    relations: what its rows stand for.  updates: of a `MemoryConfig`.  apart: None makes no
+    `answers`.
+    """
+    rng = np.random.default_rng(seed)
+
+    split = dim - round(dim * initial.relation_share)
+    subject, about = slice(None, split), slice(split, None)
+
+    def drawn(rows: int, norm: float, space: slice, gathered: float = 0.0) -> Array:
+        rows_BD = np.zeros((rows, dim), np.float32)
+        width = rows_BD[:, space].shape[1]
+        rows_BD[:, space] = norm * _directions(rng, rows, width, gathered)
+        return rows_BD
+
+    def table(name: str, rows_BD: Array, records: pa.Table) -> None:
+        config = MemoryConfig(
+            dim=dim,
+            index="none",
+            optimizer=optimizer,
+            shards=shards,
+            updates=updates,
+            records={field.name: kind_of(field) for field in records.schema},
+            lookup=tuple({"word", "words"} & set(records.column_names)),
+        )
+        store.create(name, config).append(rows_BD, None, records)
+
+    known = pa.table({"word": sorted(set(vocabulary))})
+    table("words", drawn(len(known), initial.word, about), known)
+    in_names = pa.array([words(name) for name in base.entities["name"].to_pylist()])
+    entities = base.entities.append_column("words", in_names.cast(pa.list_(pa.string())))
+    own_BD = drawn(len(entities), initial.entity, subject, initial.gathered)
+    table("entities", own_BD, entities)
+    named = pa.table({"name": pa.array(relations)})
+    table("relations", drawn(len(named), initial.relation, about), named)
+    if apart == "drawn":
+        own_BD = drawn(len(entities), initial.entity, subject, initial.gathered)
+    if apart is not None:
+        table("answers", own_BD, entities.select(["name"]))
+
+
+def kind_of(field: pa.Field) -> str:
+    """The type of a column, as a `MemoryConfig` names it."""
     listed = pa.types.is_list(field.type)
     return f"list<{field.type.value_type}>" if listed else str(field.type)
 

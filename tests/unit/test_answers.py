@@ -51,3 +51,17 @@ def test_samples_put_a_right_answer_first_and_no_other_right_one_behind() -> Non
         assert sampled[1, 0] == 9
         assert not answers.is_right(sampled[:, 1:], RIGHT).any()
     assert firsts == {5, 6}
+
+
+def test_samples_may_put_right_answers_first_that_were_read() -> None:
+    right = np.array([[5, 6, 7], [9, 8, NO_SLOT], [3, 4, NO_SLOT]])
+    read = np.array([[1, 7, 6], [8, NO_SLOT, 2], [1, 2, NO_SLOT]])
+    firsts: list[set[int]] = [set(), set(), set()]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        sampled = answers.sample(right, read, 10, 8, rng, reachable=True)
+        assert not answers.is_right(sampled[:, 1:], right).any()
+        for seen, first in zip(firsts, sampled[:, 0].tolist(), strict=True):
+            seen.add(first)
+    # The last question read none: any will do.
+    assert firsts == [{6, 7}, {8}, {3, 4}]

@@ -14,6 +14,7 @@ from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, SearchOption
 from memstore.torch import RowOptimizer, RowTable, SparseReader
 from models.asked import Asked
 from models.kv_memnn import KVMemNN, answer_loss
+from tests.unit.few_facts import dense_facts, few, waiting
 
 D, ENTITIES, RELATIONS, WORDS = 8, 6, 3, 5
 
@@ -66,6 +67,7 @@ def rows_of(memory: Memory, rows: int) -> np.ndarray:
 
 def dense_query(network: KVMemNN, words: list[list[int]], entities: list[int]) -> np.ndarray:
     """Equations 91-93 over all facts, in plain numpy."""
+    assert isinstance(network.reader, SparseReader)
     tables = network.reader.parts
     table = {
         "words": rows_of(network.words.memory, WORDS),
@@ -237,3 +239,35 @@ def test_overfits_fifty_questions(tmp_path: Path) -> None:
             dense.step()
             rows.step()
         assert hits == 1.0
+
+
+def test_answers_may_have_rows_of_their_own(tmp_path: Path) -> None:
+    """B apart from A: scores, and the gradients of all rows, are those of the dense equations."""
+    asked = Asked(np.array([[0, 3], [2, NO_SLOT]]), np.array([0, 3]))
+    answers = np.array([[3, 5, NO_SLOT], [2, 6, 0]])
+    with memstore.open(tmp_path / "store") as store:
+        facts = few(store)
+        config = MemoryConfig(dim=D, dtype="float64", index="none", optimizer="sgd")
+        rows = np.random.default_rng(3).standard_normal((7, D))
+        store.create("answers", config).append(rows)
+        own = RowTable(store.memory("answers"))
+        reader = SparseReader(facts.facts, k=8, parts=[facts.entities, facts.relations])
+        network = KVMemNN(facts.words, facts.entities, reader, hops=2, answers=own).double()
+        loss, _ = answer_loss(network, network(asked), answers)
+        loss.backward()
+
+        dense = {**facts.dense(), "answers": torch.from_numpy(rows).requires_grad_()}
+        keys_ND, values_ND = dense_facts(dense)
+        total = torch.zeros(()).double()
+        for bag, entity, choices in zip(asked.words_QW, asked.entity_Q, answers, strict=True):
+            query = dense["words"][bag[bag != NO_SLOT]].sum(0) + dense["entities"][entity]
+            for hop in network.hops:
+                query = hop.detach() @ (query + torch.softmax(keys_ND @ query, 0) @ values_ND)
+            scores = dense["answers"][choices[choices != NO_SLOT]] @ query
+            total = total + torch.logsumexp(scores, 0) - scores[0]
+        (total / 2).backward()
+        torch.testing.assert_close(loss, total / 2)
+        for table in [*facts.tables, own]:
+            grad = dense[table.memory.name].grad
+            assert grad is not None
+            np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)

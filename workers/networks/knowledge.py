@@ -24,7 +24,7 @@ from models.tasks import answers, memories
 from models.tasks.asking import QuestionReader, Questions
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import AliasIndex
-from models.tasks.memories import Initial, Progress
+from models.tasks.memories import Apart, Initial, Progress
 from workers.answering import Answering, Lesson
 from workers.ask import Reply, ask
 from workers.checkpoints import Holder
@@ -81,6 +81,16 @@ class KnowledgeRecipe(Recipe):
         super().__post_init__()
         MemoryConfig(dim=self.dim, shards=self.shards, updates=self.updates)  # type: ignore[arg-type]
 
+    @property
+    def reach(self) -> int:
+        """Facts away that key hashing proposes."""
+        return 1
+
+    @property
+    def answers(self) -> Apart | None:
+        """How the rows of answers begin, where these are not those of the entities."""
+        return None
+
     def searched(self, step: int) -> bool:
         """Whether a step reads what search proposes."""
         return step >= self.hashed_steps and step % 3 != 0
@@ -121,9 +131,15 @@ def build(
         updates=recipe.updates,  # type: ignore[arg-type]
         index=lists if indexed else IndexConfig(kind="none"),
         initial=initial,
+        apart=recipe.answers,
         seed=recipe.seed,
         progress=told,
     )
+    keep_names(base, folder)
+
+
+def keep_names(base: KnowledgeBase, folder: Path) -> None:
+    """Keeps the dictionary of names in a run folder."""
     AliasIndex.build(base.aliases, base.weights).save(folder / ALIASES)
 
 
@@ -137,14 +153,21 @@ class Taught:
 
 
 class Knowledge:
-    """The memories of a run, open: their rows as tables, and who reads them."""
+    """The memories of a run, open: their rows as tables, and who reads them.
+
+    by: as of a `QuestionReader`.  reachable: as of `answers.sample`.
+    """
+
+    by: ClassVar[str] = "subject"
+    reachable: ClassVar[bool] = False
 
     def __init__(
         self, recipe: KnowledgeRecipe, holder: Holder, folder: Path, group: Group = Group()
     ) -> None:
-        found = memories.KnowledgeMemories.of(holder)
+        found = memories.KnowledgeMemories.of(holder, apart=recipe.answers is not None)
         aliases = AliasIndex.load(folder / ALIASES)
-        self._set(recipe, QuestionReader(found, aliases), group)
+        questions = QuestionReader(found, aliases, by=self.by, reach=recipe.reach)
+        self._set(recipe, questions, group)
 
     @classmethod
     def over(
@@ -162,14 +185,21 @@ class Knowledge:
             RowTable(memory)
             for memory in (self.memories.words, self.memories.entities, self.memories.relations)
         )
-        self.facts = SparseReader(
+        own = self.memories.answers
+        self.answers = None if own is None else RowTable(own)
+        self.facts = self._reader()
+        self._entities = self.memories.entities.describe().next_slot
+
+    def _reader(self) -> Any:
+        """Who reads the facts."""
+        recipe = self.recipe
+        return SparseReader(
             self.memories.facts,
             k=recipe.k,
             options=SearchOptions(probe=recipe.probe),
             parts=[self.entities, self.relations],
             list_limit=recipe.list_limit,
         )
-        self._entities = self.memories.entities.describe().next_slot
 
     def objects_of(self, slots_QK: Slots, entity_Q: Slots) -> Slots:
         """The candidate answers of facts, `[Q, C]`: `answers.objects_of`."""
@@ -187,6 +217,7 @@ class Knowledge:
             self.recipe.negatives,
             lesson.rng,
             lesson.own,
+            reachable=self.reachable,
         )
 
 
@@ -221,9 +252,10 @@ class KnowledgeLearner:
     @property
     def tables(self) -> Sequence[tuple[Sequence[RowTable], float]]:
         known = self.known
+        entities = [known.entities] if known.answers is None else [known.entities, known.answers]
         return [
             ([known.words, known.relations], self.recipe.row_lr),
-            ([known.entities], self.recipe.entity_lr),
+            (entities, self.recipe.entity_lr),
         ]
 
     def describe(self) -> str:
@@ -275,8 +307,9 @@ class KnowledgeLearner:
         """There is no curriculum."""
 
     def finish(self) -> None:
-        # So that who reads it finds facts by the keys that were learnt.
-        self.memories.facts.refresh()
+        # So that who reads it finds facts by the keys that were learnt, where keys are kept.
+        if self.memories.facts.config.encoding is not None:
+            self.memories.facts.refresh()
 
     def position(self) -> dict[str, Any]:
         return {"searches": self.known.facts.searches}
