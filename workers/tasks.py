@@ -138,6 +138,12 @@ def _films() -> Task:
     )
 
 
+def _naming() -> object:
+    from models.tasks.bound import Bound
+
+    return Bound()
+
+
 T = TypeVar("T")
 
 NAMES: dict[str, Callable[[], object]] = {
@@ -152,6 +158,7 @@ NAMES: dict[str, Callable[[], object]] = {
     "simple-dbpedia": _simple_dbpedia,
     "simple-freebase": _simple_freebase,
     "films": _films,
+    "naming": _naming,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

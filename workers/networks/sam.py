@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from memstore import MemoryConfig
 from memstore.episodic import EpisodicMemory
 from memstore.torch import RowTable
 from models.controller import Controller
 from models.dam import DAM
 from models.ntm import NTM
 from models.sam import SAM
+from models.tasks.bound import Bound
 from models.tasks.memories import Progress
 from models.tasks.sequences import Case, Episodes, SequenceTask
 from workers import named
@@ -43,12 +45,16 @@ class SequenceRecipe(Recipe):
     level, longest: items of the first episodes at most, and of the last.  bound: of the loss, in
         bits an answer, below which its mean over the last `window` steps doubles the level.
     test_episodes: of each length that is tested.
+
+    Where the task has facts: shards, updates of their memory, as of other networks; k: facts read
+    for an answer; row_lr: learning rate of their rows, which falls to 0 by the last step.
     """
 
     network: str = "sam"
     task: str = "copy"
     steps: int = 2_000
     batch: int = 16
+    dense_lr: float = 0.01
     model: str = "sam"
     hidden: int = 100
     heads: int = 1
@@ -56,18 +62,23 @@ class SequenceRecipe(Recipe):
     width: int = 32
     words: int = 1_024
     clip: float = 10.0
-    level: int = 2
+    level: int = 4
     longest: int = 128
-    bound: float = 0.1
+    bound: float = 0.5
     window: int = 20
     test_episodes: int = 32
+    shards: int = 1
+    updates: str = "checkpointed"
+    k: int = 16
+    row_lr: float = 0.05
 
-    LEAST: ClassVar = {**Recipe.LEAST, "clip": 0, "bound": 0}
+    LEAST: ClassVar = {**Recipe.LEAST, "clip": 0, "bound": 0, "row_lr": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model not in MODELS:
             raise named.unknown("model", self.model, MODELS)
+        MemoryConfig(dim=1, shards=self.shards, updates=self.updates)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,7 @@ class SequenceLearner:
         self.recipe, self.own = recipe, group.share(recipe.batch)
         self.task = task_of(recipe.task, SequenceTask)
         torch.manual_seed(recipe.seed)
-        self.model = MODELS[recipe.model]
-        self.module = self.model.make(recipe, self.task.inputs, self.task.outputs)
+        self.module = self._made()
         self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
         self.dense.register_step_pre_hook(self._clip)
         self.curriculum = Curriculum(
@@ -188,17 +198,25 @@ class SequenceLearner:
         """The loss of the answers of episodes, and which are right."""
         steps, batch, _ = episodes.inputs_TBX.shape
         state = self.module.begin(self._begun(batch, steps))
-        said_TBY, _ = network(episodes.inputs_TBX, state)
-        said_AY = said_TBY[episodes.asked_TB]
+        said_AY = self._said(network, episodes, state)
         targets_A = episodes.targets_TB[episodes.asked_TB]
         return self.task.loss(said_AY, targets_A), self.task.right(said_AY.detach(), targets_A)
+
+    def _made(self) -> Any:
+        return MODELS[self.recipe.model].make(self.recipe, self.task.inputs, self.task.outputs)
+
+    def _said(self, network: nn.Module, episodes: Episodes, state: Any) -> Tensor:
+        """What is said where an answer is asked for, `[A, Y]`."""
+        said_TBY, _ = network(episodes.inputs_TBX, state)
+        said_AY: Tensor = said_TBY[episodes.asked_TB]
+        return said_AY
 
     def _begun(self, batch: int, steps: int) -> Any:
         """The memory at the beginning of an episode: words for what each head may write."""
         needed = self.recipe.heads * steps
         words = max(self.recipe.words, 1 << (needed - 1).bit_length())
         if self._room[0] != (batch, words):
-            self._room = (batch, words), self.model.room(self.recipe, batch, words)
+            self._room = (batch, words), MODELS[self.recipe.model].room(self.recipe, batch, words)
         _, room = self._room
         if isinstance(room, EpisodicMemory):
             # A backward pass has taken back what it came from; a test has none.
@@ -218,19 +236,45 @@ def _bytes(room: EpisodicMemory | Tensor) -> int:
 def build(
     recipe: SequenceRecipe, base: SequenceTask, holder: Holder, folder: Path, told: Progress
 ) -> None:
-    """There is nothing to build: each episode begins with an empty memory."""
+    """Fills the memory of facts, where the task has some; else there is nothing to build: each
+    episode begins with an empty memory."""
+    if isinstance(base, Bound):
+        from workers.networks import sam_facts
+
+        sam_facts.build(recipe, base, holder)
 
 
 def open_(recipe: SequenceRecipe, holder: Holder, folder: Path, group: Group) -> SequenceLearner:
+    if isinstance(task_of(recipe.task, SequenceTask), Bound):
+        from workers.networks import sam_facts
+
+        return sam_facts.FactsLearner(recipe, holder, group)
     return SequenceLearner(recipe, group)
+
+
+def copying(*, quick: bool = False) -> SequenceRecipe:
+    """Items to give back; quick: a few, in less than a minute."""
+    if quick:
+        return SequenceRecipe(steps=2_000, longest=4, words=64, test_episodes=16)
+    return SequenceRecipe()
+
+
+def recall(*, quick: bool = False) -> SequenceRecipe:
+    """Pairs of a key and a value; quick: a few, in less than a minute."""
+    if quick:
+        return SequenceRecipe(task="recall", steps=3_000, longest=32, words=64, test_episodes=16)
+    return SequenceRecipe(task="recall", steps=5_000, longest=1_024)
 
 
 NETWORK = Network(
     recipe=SequenceRecipe,
     recipes={
-        "copy": SequenceRecipe,
-        "recall": lambda: SequenceRecipe(task="recall"),
+        "copy": copying,
+        "copy-quick": lambda: copying(quick=True),
+        "recall": recall,
+        "recall-quick": lambda: recall(quick=True),
         "sort": lambda: SequenceRecipe(task="sort"),
+        "naming": lambda: SequenceRecipe(task="naming"),
     },
     read=lambda recipe: task_of(recipe.task, SequenceTask),
     build=build,
