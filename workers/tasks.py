@@ -99,6 +99,12 @@ def _recall() -> object:
     return Recall()
 
 
+def _babi() -> object:
+    from models.tasks.babi import Babi
+
+    return Babi()
+
+
 def _sort() -> object:
     from models.tasks.sequences import Sort
 
@@ -155,6 +161,7 @@ NAMES: dict[str, Callable[[], object]] = {
     "copy": _copy,
     "recall": _recall,
     "sort": _sort,
+    "babi": _babi,
     "simple-dbpedia": _simple_dbpedia,
     "simple-freebase": _simple_freebase,
     "films": _films,

@@ -64,10 +64,14 @@ class Case:
 class SequenceTask:
     """What a network learns from sequences.
 
-    source: where they are from, for people.  inputs, outputs: X and Y.
+    source: where they are from, for people.  credit: whom to name, with the licence.  inputs,
+    outputs: X and Y.  failed: the share of wrong answers above which a test counts as failed; where
+    there is one, all tests are told together.
     """
 
     source = ""
+    credit = ""
+    failed: float | None = None
     inputs: int
     outputs: int
 
@@ -82,6 +86,10 @@ class SequenceTask:
     def right(self, said_AY: Tensor, targets_A: Tensor) -> Tensor:
         """Which answers are right, bool `[A]`."""
         raise NotImplementedError
+
+    def judged(self, asked_TB: Tensor, right_A: Tensor) -> Tensor:
+        """Which of what is counted in a test is right, bool: by default, each answer."""
+        return right_A
 
     def tests(self, seed: int, batch: int, episodes: int, level: int) -> Iterator[Case]:
         """What it is tested on, after training by episodes of `level` items at most."""

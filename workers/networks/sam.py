@@ -1,5 +1,5 @@
-"""Sparse access memory, `models.sam`, and its dense twins `models.ntm` and `models.dam`, on
-sequences that a curriculum makes longer. Each has a memory for the episode, the trainer's own.
+"""Networks with a memory for the episode, the trainer's own, on sequences: sparse access memory,
+`models.sam`, the sparse DNC, `models.sdnc`, and the dense twins `models.ntm` and `models.dam`.
 """
 
 from __future__ import annotations
@@ -16,35 +16,44 @@ from torch import Tensor, nn
 
 from memstore import MemoryConfig
 from memstore.episodic import EpisodicMemory
+from memstore.episodic_links import LinkedMemory
 from memstore.torch import RowTable
 from models.controller import Controller
 from models.dam import DAM
 from models.ntm import NTM
 from models.sam import SAM
+from models.sdnc import SDNC
 from models.tasks.bound import Bound
 from models.tasks.memories import Progress
 from models.tasks.sequences import Case, Episodes, SequenceTask
 from workers import named
 from workers.checkpoints import Holder
 from workers.curriculum import Curriculum
-from workers.figures import Evaluation
+from workers.figures import Evaluation, Published
 from workers.group import Group
 from workers.learner import Drawn, Network, Step
 from workers.recipe import Recipe
 from workers.tasks import task_of
+
+STEPS = {"sam": 8_000, "sdnc": 5_000}
+"""Of bAbI: what an hour on two cores is good for."""
+
+ALL, FAILED = "all tasks", "tasks failed"
+"""The case of all tests together, and what is told of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRecipe(Recipe):
     """A run on sequences.
 
-    model: `sam`, or its dense twins `ntm` and `dam`.  hidden: units of the LSTM.  heads: H.
-    reads: K words of each head, of sam.  width: numbers a word.  words: N of each memory, which
-        longer episodes than suit them have more of.
+    model: `sam`, `sdnc`, or the dense twins `ntm` and `dam`.  hidden: units of the LSTM.  heads: H.
+    reads: K words of each head, of sam, and of each of its three modes, of sdnc.  links: L of sdnc.
+    width: numbers a word.  words: N of each memory, which longer episodes than suit them have more
+        of.
     clip: the largest norm of a gradient.
     level, longest: items of the first episodes at most, and of the last.  bound: of the loss, in
         bits an answer, below which its mean over the last `window` steps doubles the level.
-    test_episodes: of each length that is tested.
+    test_episodes: of each length, or task, that is tested.
 
     Where the task has facts: shards, updates of their memory, as of other networks; k: facts read
     for an answer; row_lr: learning rate of their rows, which falls to 0 by the last step.
@@ -59,6 +68,7 @@ class SequenceRecipe(Recipe):
     hidden: int = 100
     heads: int = 1
     reads: int = 4
+    links: int = 8
     width: int = 32
     words: int = 1_024
     clip: float = 10.0
@@ -90,15 +100,18 @@ class Model:
     room: Callable[[SequenceRecipe, int, int], Any]
 
 
-def _sam(recipe: SequenceRecipe, inputs: int, outputs: int) -> Controller:
-    return SAM(
-        inputs,
-        outputs,
-        hidden=recipe.hidden,
-        heads=recipe.heads,
-        reads=recipe.reads,
-        width=recipe.width,
-    )
+def _sparse(kind: type[SAM] | type[SDNC], room: Callable[..., EpisodicMemory]) -> Model:
+    def make(recipe: SequenceRecipe, inputs: int, outputs: int) -> Controller:
+        return kind(
+            inputs,
+            outputs,
+            hidden=recipe.hidden,
+            heads=recipe.heads,
+            reads=recipe.reads,
+            width=recipe.width,
+        )
+
+    return Model(make, room)
 
 
 def _dense(kind: type[NTM] | type[DAM]) -> Model:
@@ -109,7 +122,13 @@ def _dense(kind: type[NTM] | type[DAM]) -> Model:
 
 
 MODELS = {
-    "sam": Model(_sam, lambda recipe, batch, words: EpisodicMemory(batch, words, recipe.width)),
+    "sam": _sparse(SAM, lambda recipe, batch, words: EpisodicMemory(batch, words, recipe.width)),
+    "sdnc": _sparse(
+        SDNC,
+        lambda recipe, batch, words: LinkedMemory(
+            batch, words, recipe.width, heads=recipe.heads, links=recipe.links
+        ),
+    ),
     "ntm": _dense(NTM),
     "dam": _dense(DAM),
 }
@@ -169,18 +188,19 @@ class SequenceLearner:
         self.module.eval()
         recipe = self.recipe
         tests = base.tests(recipe.seed, recipe.batch, recipe.test_episodes, self.curriculum.level)
-        return [self._tested(case) for case in tests]
+        found = [self._tested(case) for case in tests]
+        return found if base.failed is None else [_together(found, base.failed)]
 
     def _tested(self, case: Case) -> Evaluation:
-        right, costs, episodes, start = list[Tensor](), list[float](), 0, time.perf_counter()
+        right, cost, answers, episodes = list[Tensor](), 0.0, 0, 0
+        start = time.perf_counter()
         for batch in case.batches:
             with torch.no_grad():
                 loss, right_A = self._answered(self.module, batch)
-            right.append(right_A)
-            costs.append(float(loss) * len(right_A))
+            right.append(self.task.judged(batch.asked_TB, right_A))
+            cost, answers = cost + float(loss) * len(right_A), answers + len(right_A)
             episodes += batch.asked_TB.shape[1]
-        right_A = torch.cat(right)
-        share = float(right_A.double().mean())
+        share = float(torch.cat(right).double().mean())
         _, room = self._room
         return Evaluation(
             case=case.name,
@@ -188,10 +208,7 @@ class SequenceLearner:
             hits_1=share,
             seconds=time.perf_counter() - start,
             bytes=_bytes(room),
-            more={
-                "share of answers wrong": 1 - share,
-                "cost of an answer": sum(costs) / len(right_A),
-            },
+            more={"share of answers wrong": 1 - share, "cost of an answer": cost / answers},
         )
 
     def _answered(self, network: nn.Module, episodes: Episodes) -> tuple[Tensor, Tensor]:
@@ -227,10 +244,40 @@ class SequenceLearner:
         nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
 
 
+def _together(found: list[Evaluation], failed: float) -> Evaluation:
+    """The mean of all tests, each as weighty as any other, and what is wrong of each."""
+    wrong = {f"wrong of {test.case}": 1 - test.hits_1 for test in found}
+    return Evaluation(
+        case=ALL,
+        questions=sum(test.questions for test in found),
+        hits_1=float(np.mean([test.hits_1 for test in found])),
+        seconds=sum(test.seconds for test in found),
+        bytes=max(test.bytes or 0 for test in found),
+        more={FAILED: float(sum(error > failed for error in wrong.values())), **wrong},
+    )
+
+
 def _bytes(room: EpisodicMemory | Tensor) -> int:
     if isinstance(room, EpisodicMemory):
         return room.rows_BND.nbytes + room.journal_bytes
     return room.numel() * room.element_size()
+
+
+def babi(model: str) -> SequenceRecipe:
+    """All tasks of bAbI by one network, of the sizes that the paper has elsewhere."""
+    return SequenceRecipe(
+        task="babi",
+        model=model,
+        steps=STEPS[model],
+        batch=32,
+        dense_lr=1e-3,
+        hidden=128,
+        heads=4,
+        words=4_096,
+        level=1,
+        longest=1,
+        test_episodes=200,
+    )
 
 
 def build(
@@ -275,9 +322,19 @@ NETWORK = Network(
         "recall-quick": lambda: recall(quick=True),
         "sort": lambda: SequenceRecipe(task="sort"),
         "naming": lambda: SequenceRecipe(task="naming"),
+        "babi-sam": lambda: babi("sam"),
+        "babi-sdnc": lambda: babi("sdnc"),
     },
     read=lambda recipe: task_of(recipe.task, SequenceTask),
     build=build,
     open=open_,
-    published={},
+    published={
+        "babi": Published(
+            figure=0.971,
+            source="the sparse DNC, Rae et al. 2016, arXiv 1610.09027; SAM has 0.959",
+            note="The best of 15 runs by a validation set; the mean of all is 0.936 and 0.885. "
+            "They learn from the published files of 20 tasks, of 10,000 questions each; here are "
+            "19, made by the same generator: task 3 is missing, 2, 6 and 19 are short.",
+        )
+    },
 )
