@@ -200,6 +200,11 @@ SITES = [
 """Where something is made durable: see `SimulatedDisk`."""
 
 
+SEEDS = 40
+FIRST = {"folder < unmark": 15}
+"""Stores that live ten times without a sync, and with which to begin where most do not miss it."""
+
+
 def test_every_sync_is_named(tmp_path: Path) -> None:
     found = Counter[str]()
     for each in lives(tmp_path, 0, 25):
@@ -290,7 +295,8 @@ def _let_go(root: Path, disk: MirroredDisk) -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_without_any_one_sync_something_is_lost(tmp_path: Path, site: str) -> None:
-    for seed in range(40):
+    for turn in range(SEEDS):
+        seed = (FIRST.get(site, 0) + turn) % SEEDS
         root = tmp_path / f"{seed}"
         root.mkdir()
         try:
