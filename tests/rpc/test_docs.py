@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -47,8 +48,13 @@ def test_a_server_with_tls_and_a_token(tmp_path: Path) -> None:
         words = line.replace("memstore token", f"{MEMSTORE} token")
         subprocess.run(words, shell=True, cwd=tmp_path, check=True, capture_output=True)
     words = serve.replace("memstore serve", f"exec {MEMSTORE} serve --listen 127.0.0.1:0")
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, shell=True, cwd=tmp_path, stdout=pipe, text=True) as server:
+    pipe, logged = subprocess.PIPE, tmp_path / "log"
+    with (
+        logged.open("w") as log,
+        subprocess.Popen(
+            words, shell=True, cwd=tmp_path, stdout=pipe, stderr=log, text=True
+        ) as server,
+    ):
         assert server.stdout is not None
         try:
             port = server.stdout.readline().strip().rpartition(":")[2]
@@ -58,3 +64,8 @@ def test_a_server_with_tls_and_a_token(tmp_path: Path) -> None:
         finally:
             server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
+    lines = [json.loads(line) for line in logged.read_text().splitlines()]
+    assert all(set(line) >= {"time", "level", "logger", "message"} for line in lines)
+    [noted] = [line["message"] for line in lines if line["logger"] == "memstore.audit"]
+    assert noted.startswith("create of facts by trainer")
+    assert (tmp_path / "trainer.token").read_text().strip() not in logged.read_text()
