@@ -57,8 +57,7 @@ class LinkedMemory(EpisodicMemory):
         self._as_is("modes", modes_BH3, (self.batch, self.heads, MODES), self.dtype)
         found, least_BH, read_BHD = self._ready(asked, before, MODES * k)
         shares = Shares(np.zeros_like(found.weights_BHK), np.ones_like(modes_BH3))
-        changed = self.heads * (1 + before.rows_BHK.shape[2] + self.links)
-        kept = linked(self._links) + changed
+        kept = linked(self._links) + 2 * self.heads * self.links
         self._links = roomy_links(self._links, self._fresh.row_BF.shape[1], kept, 0)
 
         def access(first: int, last: int) -> None:

@@ -12,11 +12,12 @@ differentiable neural computer of Graves et al. 2016 (Nature 538) does, and can 
     r_t        = Σ w^R_t(i) M_t(i)
     y_t        = W_y [h_t, r_t]
 
-Of N, its transpose and p the L greatest entries a row are kept, of b and f the K greatest; where
-the paper leaves this open, or asks for more than a step may cost, `memstore.kernels.episode_links`
-says what is done. The paper takes the usage of SAM in place of the DNC's allocation; so here. It
-passes no gradients through the linkage: N and p are constants here too, but π and w^R_{t-1} learn
-through b and f. Each head has links of its own, between the words that it wrote.
+Of w^W_t, as far as it links, of p and of each row of N and of its transpose the L greatest entries
+are kept, of b and f the K greatest; where the paper leaves this open, or asks for more than a step
+may cost, `memstore.kernels.episode_links` says what is done. The paper takes the usage of SAM in
+place of the DNC's allocation; so here. It passes no gradients through the linkage: N and p are
+constants here too, but π and w^R_{t-1} learn through b and f. Each head has links of its own,
+between the words that it wrote.
 
 Letters: as in `models.sam`; π in the order of the DNC.
 """

@@ -8,12 +8,12 @@ The temporal linkage of Graves et al. 2016 (Nature 538), sparse as in Rae et al.
     f_t(i)    = Σ_j N_t(i, j) w^R_{t−1}(j)                     what came after the words read
     b_t(i)    = Σ_j N_t(j, i) w^R_{t−1}(j)                     what came before them
 
-N(i, i) is 0. Of p and of each row of N the L greatest entries are kept. P, which stands for Nᵀ, has
-for each word j the L words i of greatest N(i, j), and no weights of its own: equation 20 lets
-entries of P fade that are in rows without number, here they are those of N, so that what N lets go
-P has lost too. Equations 21 and 22 take f from columns of N and b from those of P, which may be of
-any length; here f is read off rows of P, b off rows of N. Of both the K greatest entries are kept,
-and scaled to a sum of 1 where it is more: columns of N are not bounded as those of eq. 13 are.
+N(i, i) is 0. Of w, of p and of each row of N the L greatest entries are kept. P, which stands for
+Nᵀ, has for each word j the L words i of greatest N(i, j), and no weights of its own: equation 20
+lets entries of P fade that are in rows without number, here they are those of N, so that what N
+lets go P has lost too. Equations 21 and 22 take f from columns of N and b from those of P, which
+may be of any length; here f is read off rows of P, b off rows of N. Of both the K greatest entries
+are kept, and scaled to a sum of 1 where it is more: columns of N are not bounded as by eq. 13.
 
 Each head has links of its own, as the paper's equations are those of one head. Links are held for
 words written in the episode, by their number among the fresh; a step takes time and space for the
@@ -99,19 +99,16 @@ def link(
     step: int,
 ) -> None:
     """Links what a head writes in a step, `mark_links` before, to what it wrote last."""
-    room = max(1 + before.rows_BHK.shape[2], links.later_BFHL.shape[3])
-    rows_W, weights_W = np.empty(room, np.int32), np.empty(room, links.weight_BFHL.dtype)
-    rows_C, sums_C = np.empty(2 * room, np.int32), np.empty(2 * room, weights_W.dtype)
+    most = links.later_BFHL.shape[3]
+    rows_W, weights_W = np.full(most, -1, np.int32), np.zeros(most, links.weight_BFHL.dtype)
+    rows_C, sums_C = np.empty(2 * most, np.int32), np.empty(2 * most, weights_W.dtype)
     count = _written(asked, before, least_BH, b, h, rows_W, weights_W)
     number_N = words.fresh_BN[b]
     earlier_FL, weight_FL = links.earlier_BFHL[b, :, h], links.weight_BFHL[b, :, h]
     recent_L, share_L = links.recent_BSHL[b, step - 1, h], links.share_BSHL[b, step - 1, h]
     one, total = weights_W.dtype.type(1), weights_W.dtype.type(0)
-    for w in range(count):
-        _save(links, b, number_N[rows_W[w]], h, step)
-    for earlier in recent_L:
-        if earlier >= 0:
-            _save(links, b, number_N[earlier], h, step)
+    _save(links, b, number_N, rows_W, h, step)
+    _save(links, b, number_N, recent_L, h, step)
     for w in range(count):
         row, weight = rows_W[w], weights_W[w]
         total += weight
@@ -212,23 +209,27 @@ def _weight(earlier_FL: Numbers, weight_FL: Array, number: int, earlier: int) ->
 def _written(
     asked: Asked, before: Read, least_BH: Numbers, b: int, h: int, rows_W: Numbers, weights_W: Array
 ) -> int:
-    """w^W of a head: α (γ w^R + (1 − γ) 1[u]); returns how many entries are not 0."""
+    """The greatest entries of w^W of a head, α (γ w^R + (1 − γ) 1[u]); returns how many."""
+    most = 1 + before.rows_BHK.shape[2]
+    rows_C, sums_C = np.empty(most, np.int32), np.empty(most, weights_W.dtype)
     write, previous = asked.write_BH[b, h], asked.previous_BH[b, h]
-    share, count = write * (weights_W.dtype.type(1) - previous), 0
-    if share > 0:
-        count = add_up(rows_W, weights_W, count, least_BH[b, h], share)
+    rows_C[0], sums_C[0], end = least_BH[b, h], write * (sums_C.dtype.type(1) - previous), 1
     for i in range(before.rows_BHK.shape[2]):
         row, share = before.rows_BHK[b, h, i], write * previous * before.weights_BHK[b, h, i]
-        if row >= 0 and share > 0:
-            count = add_up(rows_W, weights_W, count, row, share)
-    return count
+        if row >= 0:
+            end = add_up(rows_C, sums_C, end, row, share)
+    for c in range(end):
+        _keep(rows_W, weights_W, rows_C[c], sums_C[c])
+    return int((rows_W >= 0).sum())
 
 
 @compiled()
-def _save(links: Links, b: int, number: int, h: int, step: int) -> None:
-    """Keeps the links of a word in the journal, once a step, before they change."""
-    if links.saved_BFH[b, number, h] != step:
-        end = links.ends_B[b]
+def _save(links: Links, b: int, number_N: Numbers, rows_L: Numbers, h: int, step: int) -> None:
+    """Keeps the links of words in the journal, once a step, before they change."""
+    for row in rows_L:
+        if row < 0 or links.saved_BFH[b, number_N[row], h] == step:
+            continue
+        number, end = number_N[row], links.ends_B[b]
         for k in range(links.later_BFHL.shape[3]):
             links.kept_earlier_BJL[b, end, k] = links.earlier_BFHL[b, number, h, k]
             links.kept_weight_BJL[b, end, k] = links.weight_BFHL[b, number, h, k]

@@ -46,6 +46,7 @@ class Links:
         self.known_BHNN = torch.zeros_like(self.n_BHNN, dtype=torch.bool)
 
     def write(self, written_BHN: Tensor) -> None:
+        written_BHN = greatest(written_BHN, self.links)
         written_BHN1, recent_BHN = written_BHN[..., None], self.recent_BHN
         grown = (1 - written_BHN1) * self.n_BHNN + written_BHN1 * recent_BHN[:, :, None]
         self.n_BHNN = greatest(grown * (1 - torch.eye(WORDS)), self.links)
