@@ -1,5 +1,5 @@
 """Simple question answering by an embedding model, after Bordes et al. 2015, "Large-scale Simple
-Question Answering with Memory Networks", arXiv 1506.02075, section 3; equations 99-100 of the
+Question Answering with Memory Networks", arXiv 1506.02075; equations 99-100 of the
 survey "Research Progress of Deep Memory Networks", 2020.
 
     S(q, y) = cos(W_V g(q), W_S f(y))       a fact of the base                        (99)

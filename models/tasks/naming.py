@@ -1,6 +1,6 @@
 """Finds what a question may be about by its longest names, and keeps a row for each name.
 
-Candidates as in Bordes et al. 2015, arXiv 1506.02075, section 3.3: of all n-grams of a question,
+Candidates as in Bordes et al. 2015, arXiv 1506.02075: of all n-grams of a question,
 those that are names stay, but for those with an interrogative in them, single stop words, and
 those that lie within another; of the longest `names` of them the `each` entities that are in most
 triples are candidates. Longest is by words, then by characters.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from models.tasks.knowledge import (
     Triples,
     group_facts,
 )
+from models.tasks.simple_questions import SimpleQuestions
 from tests.training import simples
 from workers import path_accuracy, recipes
 from workers.cli import main
@@ -32,10 +35,25 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data.VARIABLE, str(tmp_path / "data"))
 
 
+SMALL = ("steps=80", "batch=32", "dim=24", "negatives=16", "shards=2")
+
+
 def fit(task: str, out: Path, *more: str) -> int:
-    settings = ("steps=80", "batch=32", "dim=24", "negatives=16", "shards=2", *more)
-    told = [f"--set={setting}" for setting in settings]
+    told = [f"--set={setting}" for setting in (*SMALL, *more)]
     return main(["fit", "--network", "simple", "--recipe", task, *told, "--out", str(out)])
+
+
+@contextlib.contextmanager
+def trained(folder: Path, *more: str) -> Iterator[tuple[Run, SimpleLearner, SimpleQuestions]]:
+    """A run on the questions of DBpedia, without the command line."""
+    base = simple_questions.load_dbpedia()
+    recipe = recipes.recipe_of("simple-dbpedia", (*SMALL, *more))
+    Run.build(folder, recipe, base, lambda *told: None)
+    with Run(folder) as run:
+        for _ in run.train(base, 1_000):
+            pass
+        assert isinstance(run.learner, SimpleLearner)
+        yield run, run.learner, base
 
 
 @pytest.mark.parametrize("task", ["simple-dbpedia", "simple-freebase"])
@@ -79,15 +97,11 @@ def test_one_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
 
 
 def test_what_is_drawn_is_wrong_but_for_the_first(tmp_path: Path) -> None:
-    assert fit("simple-dbpedia", tmp_path / "run", "steps=1", "objects=1") == 0
-    base = simple_questions.load_dbpedia()
-    right = {(q.subject, r) for q in base.train for r in q.relations}
-    with Run(tmp_path / "run") as run:
-        learner = run.learner
-        assert isinstance(learner, SimpleLearner)
+    with trained(tmp_path / "run", "steps=1", "objects=1") as (_, learner, base):
         taught = learner.data(base)
         _, facts = learner.draw(taught, 3).batch
         _, again = learner.draw(taught, 3).batch
+    right = {(q.subject, r) for q in base.taught for r in q.relations}
     assert isinstance(facts, Facts)
     assert facts.objects_QKO is not None
     np.testing.assert_array_equal(facts.subject_QK, again.subject_QK)
@@ -104,7 +118,6 @@ def test_what_is_drawn_is_wrong_but_for_the_first(tmp_path: Path) -> None:
 
 
 def test_facts_of_another_base_answer_without_training(tmp_path: Path) -> None:
-    assert fit("simple-dbpedia", tmp_path / "run") == 0
     names = ["Person Zu3", "Somebody New", "A Thing"]
     facts = Triples(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([2, 2, 2, 2]))
     weights = np.array([2, 2, 4])
@@ -114,9 +127,7 @@ def test_facts_of_another_base_answer_without_training(tmp_path: Path) -> None:
         group_facts(facts, weights),
         pa.table([names, range(3)], schema=ALIAS_SCHEMA),
     )
-    with Run(tmp_path / "run") as run:
-        learner = run.learner
-        assert isinstance(learner, SimpleLearner)
+    with trained(tmp_path / "run") as (run, learner, _):
         linked = Linked(run.holder, learner.module, learner.reader, base)
         chosen = linked.choose(
             ["where was person zu3 born", "which book was wrote by somebody new", "who is it"]
