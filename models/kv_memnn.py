@@ -21,6 +21,10 @@ of a relation serves every fact that has it, also facts never asked for in train
 B = A as a choice (section 3.1), and so has this: answers are the entities' rows, or have rows of
 their own.
 
+Where facts several away are proposed, hop j reads those that are j away: what the paper has of each
+question once, key hashing, is then had once a hop, and the facts of the entity itself, whose row is
+in every query, are not read again.
+
 Slots need not be facts: `models.document_reader` reads sentences and windows of documents.
 
 Letters: Q questions, W words, K slots, C candidate answers, D width; E objects of facts read, one
@@ -29,7 +33,7 @@ behind the other, U distinct pairs of a question and an object.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -68,6 +72,12 @@ class Answered:
     query_QD: Tensor
     hops: list[Reading]
 
+    @property
+    def read_QK(self) -> Slots:
+        """The slots that the last hop could read, `NO_SLOT` elsewhere."""
+        last = self.hops[-1].candidates
+        return np.where(last.mask_QK.numpy(), last.slots_QK, NO_SLOT)
+
 
 class KVMemNN(nn.Module):
     """Reads a memory of facts in H hops. Its own weights are the H matrices R_j, D × D; all else
@@ -99,8 +109,8 @@ class KVMemNN(nn.Module):
         slots_QK = self.reader.search(query_QD) if asked.slots_QK is None else asked.slots_QK
         candidates = self.reader.gather(slots_QK)
         readings = []
-        for hop in self.hops:
-            readings.append(attend(query_QD, candidates))
+        for away, hop in enumerate(self.hops, 1):
+            readings.append(attend(query_QD, _so_far(candidates, asked.away_QK, away)))
             query_QD = (query_QD + readings[-1].output_QV) @ hop.T
         return Answered(query_QD, readings)
 
@@ -132,6 +142,13 @@ class KVMemNN(nn.Module):
         at_QC = np.searchsorted(pairs_U, wanted_QC)
         there_QC = np.isin(wanted_QC, pairs_U) & (answers_QC != NO_SLOT)
         return read_U[torch.from_numpy(np.where(there_QC, at_QC, len(pairs_U)))]
+
+
+def _so_far(candidates: Candidates, away_QK: Slots | None, away: int) -> Candidates:
+    """Those that are so far away, where that is known of them."""
+    if away_QK is None:
+        return candidates
+    return replace(candidates, mask_QK=candidates.mask_QK & torch.from_numpy(away_QK == away))
 
 
 def answer_loss(network: KVMemNN, answered: Answered, answers_QC: Slots) -> tuple[Tensor, float]:

@@ -66,7 +66,7 @@ def evaluate(
         if said.slots_QK.shape[1]:
             top_Q[at] = fact_relation_QK[np.arange(len(at)), said.weights_HQK[-1].argmax(axis=1)]
         if key_limit is not None:
-            truncated_Q[at] = reader.hashed(read.entity_Q[at], key_limit)[1]
+            truncated_Q[at] = reader.hashed(read.entity_Q[at], key_limit)[-1]
     seconds = time.perf_counter() - start
     linked_Q = read.entity_Q == subject_Q
     names = _names(reader)

@@ -89,19 +89,21 @@ class QuestionReader:
         """The questions at some positions; with a key_limit, facts proposed by key hashing: those
         whose key shares the linked entity, at most so many a question."""
         entity_Q = questions.entity_Q[at]
-        slots_QK = None
-        if key_limit is not None:
-            slots_QK, _ = self.hashed(entity_Q, key_limit)
-        return Asked(questions.words_QW[at], entity_Q, slots_QK)
+        if key_limit is None:
+            return Asked(questions.words_QW[at], entity_Q)
+        slots_QK, away_QK, _ = self.hashed(entity_Q, key_limit)
+        return Asked(questions.words_QW[at], entity_Q, slots_QK, away_QK)
 
-    def hashed(self, entity_Q: Slots, key_limit: int) -> tuple[Slots, npt.NDArray[np.bool_]]:
-        """Facts whose key has the entity, and those near to them, at most so many a question; and
-        whose were cut."""
+    def hashed(
+        self, entity_Q: Slots, key_limit: int
+    ) -> tuple[Slots, Slots | None, npt.NDArray[np.bool_]]:
+        """Facts whose key has the entity, and those near to them, at most so many a question; how
+        far away they are, where some are not its own; and whose were cut."""
         facts = self.memories.facts
         if self.reach > 1:
             return nearby(facts, entity_Q, reach=self.reach, limit=key_limit)
         found = facts.lookup(self.by, entity_Q, key_limit)
-        return found.padded(), found.truncated_Q
+        return found.padded(), None, found.truncated_Q
 
     def _by_rare_words(self, bag: list[str]) -> int:
         """The entity whose name shares most rare words with a question that names none in full,

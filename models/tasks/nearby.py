@@ -19,24 +19,28 @@ HUB = 16
 
 def nearby(
     facts: Memory, entity_Q: Slots, *, reach: int, limit: int
-) -> tuple[Slots, npt.NDArray[np.bool_]]:
+) -> tuple[Slots, Slots, npt.NDArray[np.bool_]]:
     """The facts of entities, of their objects, and so on, `reach` times: `[Q, K]`, the nearest
-    first, `NO_SLOT` padded; and for whom there are more than `limit`, bool `[Q]`."""
+    first, `NO_SLOT` padded; how far away each is, from 1; and for whom there are more than `limit`,
+    bool `[Q]`."""
     found = facts.lookup("subject", entity_Q, limit)
     cut_Q = found.truncated_Q.copy()
     question_B, slot_B = np.repeat(np.arange(len(entity_Q)), found.counts_Q), found.slots
+    away_B = np.ones(len(slot_B), np.int64)
     newest_QK = found.padded()
-    for _ in range(reach - 1):
+    for away in range(2, reach + 1):
         more_question_B, more_slot_B = _behind(facts, newest_QK, limit)
         span = max(int(slot_B.max(initial=0)), int(more_slot_B.max(initial=0))) + 1
         fresh_B = np.setdiff1d(more_question_B * span + more_slot_B, question_B * span + slot_B)
         newest_QK = ragged(fresh_B % span, np.bincount(fresh_B // span, minlength=len(entity_Q)))
         question_B = np.concatenate([question_B, fresh_B // span])
         slot_B = np.concatenate([slot_B, fresh_B % span])
+        away_B = np.concatenate([away_B, np.full(len(fresh_B), away)])
     order = np.argsort(question_B, kind="stable")
     counts_Q = np.bincount(question_B, minlength=len(entity_Q))
     cut_Q |= counts_Q > limit
-    return ragged(slot_B[order], counts_Q)[:, :limit], cut_Q
+    slots_QK, away_QK = (ragged(of_B[order], counts_Q)[:, :limit] for of_B in (slot_B, away_B))
+    return slots_QK, away_QK, cut_Q
 
 
 def _behind(facts: Memory, slots_QK: Slots, limit: int) -> tuple[Slots, Slots]:

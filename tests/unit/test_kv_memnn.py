@@ -271,3 +271,36 @@ def test_answers_may_have_rows_of_their_own(tmp_path: Path) -> None:
             grad = dense[table.memory.name].grad
             assert grad is not None
             np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)
+
+
+def test_a_hop_reads_the_facts_that_are_so_far_away(tmp_path: Path) -> None:
+    """Forward and gradients, against the dense equations over the facts of each distance."""
+    slots = np.array([[0, 1, 4, 5, NO_SLOT], [4, 7, 2, NO_SLOT, NO_SLOT]])
+    away = np.array([[1, 1, 2, 2, NO_SLOT], [1, 2, 2, NO_SLOT, NO_SLOT]])
+    asked = Asked(np.array([[0, 3], [2, NO_SLOT]]), np.array([0, 3]), slots, away)
+    answers = np.array([[6, 5, NO_SLOT], [2, 6, 0]])
+    with memstore.open(tmp_path / "store") as store:
+        facts = few(store, index="none")
+        reader = SparseReader(facts.facts, k=8, parts=[facts.entities, facts.relations])
+        network = KVMemNN(facts.words, facts.entities, reader, hops=2).double()
+        loss, _ = answer_loss(network, answered := network(asked), answers)
+        loss.backward()
+        assert answered.read_QK.tolist() == np.where(away == 2, slots, NO_SLOT).tolist()
+
+        dense = facts.dense()
+        keys_ND, values_ND = dense_facts(dense)
+        total = torch.zeros(()).double()
+        for q, (bag, entity) in enumerate(zip(asked.words_QW, asked.entity_Q, strict=True)):
+            query = dense["words"][bag[bag != NO_SLOT]].sum(0) + dense["entities"][entity]
+            for distance, hop in enumerate(network.hops, 1):
+                at = slots[q][away[q] == distance]
+                p = torch.softmax(keys_ND[at] @ query, 0)
+                query = hop.detach() @ (query + p @ values_ND[at])
+            scores = dense["entities"][answers[q][answers[q] != NO_SLOT]] @ query
+            total = total + torch.logsumexp(scores, 0) - scores[0]
+        (total / 2).backward()
+        torch.testing.assert_close(loss, total / 2)
+        for table in facts.tables:
+            grad = dense[table.memory.name].grad
+            assert grad is not None
+            np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)

@@ -31,16 +31,16 @@ def test_facts_are_those_of_the_objects_too(tmp_path: Path, reach: int) -> None:
     entity_Q = np.array([0, 3, NO_SLOT, 2, 5, 0])
     with memstore.open(tmp_path / "store") as store:
         facts = few(store, index="none").facts
-        slots_QK, cut_Q = nearby(facts, entity_Q, reach=reach, limit=50)
-        short_QK, short_Q = nearby(facts, entity_Q, reach=reach, limit=3)
+        slots_QK, away_QK, cut_Q = nearby(facts, entity_Q, reach=reach, limit=50)
+        short_QK, _, short_Q = nearby(facts, entity_Q, reach=reach, limit=3)
     assert not cut_Q.any()
     for q, entity in enumerate(entity_Q.tolist()):
-        row, rings = slots_QK[q][slots_QK[q] != NO_SLOT].tolist(), walked(entity, reach)
-        for ring in rings:
-            assert set(row[: len(ring)]) == ring
-            row = row[len(ring) :]
-        assert not row
-        few_of = short_QK[q][short_QK[q] != NO_SLOT].tolist()
+        rings = walked(entity, reach)
+        for away, ring in enumerate(rings, 1):
+            assert sorted(slots_QK[q][away_QK[q] == away].tolist()) == sorted(ring)
         every = sum(map(len, rings))
-        assert len(few_of) == min(every, 3)
+        assert (slots_QK[q] != NO_SLOT).sum() == every
+        assert (np.diff(away_QK[q][:every]) >= 0).all()
+        kept = short_QK[q][short_QK[q] != NO_SLOT]
+        assert kept.tolist() == slots_QK[q][: min(every, 3)].tolist()
         assert short_Q[q] == (every > 3)

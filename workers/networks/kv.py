@@ -93,7 +93,7 @@ class KVAnswering:
 
     def loss(self, parallel: nn.Module, lesson: Lesson) -> tuple[Tensor, float]:
         answered: Answered = parallel(lesson.asked)
-        sampled_QC = self.known.sampled(lesson, answered.hops[-1].candidates.slots_QK)
+        sampled_QC = self.known.sampled(lesson, answered.read_QK)
         return answer_loss(self.module, answered, sampled_QC)
 
     def answer(self, asked: Asked) -> Answers:
@@ -101,7 +101,7 @@ class KVAnswering:
         with torch.no_grad():
             answered = self.module(asked)
             slots_QK = answered.hops[-1].candidates.slots_QK
-            answers_QC = self.known.objects_of(slots_QK, asked.entity_Q)
+            answers_QC = self.known.objects_of(answered.read_QK, asked.entity_Q)
             scores_QC = self.module.score(answered, answers_QC).numpy()
         searched = self.known.facts.scored - before
         return Answers(
@@ -143,7 +143,7 @@ def metaqa_1hop() -> KVRecipe:
 
 
 def metaqa(hops: int) -> KVRecipe:
-    """MetaQA, 2 or 3 hops: reads the facts so far around the entity, as often."""
+    """MetaQA, 2 or 3 hops: hop j reads the facts that are j away from the entity."""
     return KVRecipe(
         task=f"metaqa-{hops}hop",
         steps=400,
