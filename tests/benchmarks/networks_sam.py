@@ -150,7 +150,16 @@ def _long(steps: int, words: int) -> Iterator[Measured]:
     figure = Figure("long_episode", case, late, "ms", early)
     # Short ones compare a time before rows are filed with one after it.
     yield at_most(2, figure) if steps >= LONG else figure
-    yield Figure("long_episode_kept", case, most / steps, "bytes/step", some / (steps // 5))
+    kept = Figure("long_episode_kept", case, most / steps, "bytes/step", some / (steps // 5))
+    # Room is made for half as much again each time that it is full.
+    yield at_most(2, kept) if steps >= LONG else kept
+    ends = [steps // 10 * tenth / 1_000 for tenth in range(1, 11)]
+    for plot, unit, values in (
+        ("A step of one long episode, forward", "ms", [ms for ms, _ in tenths]),
+        ("Kept by one long episode", "MiB", [held / 2**20 for _, held in tenths]),
+    ):
+        points = list(zip(ends, values, strict=True))
+        yield Curve(plot, "memstore SAM", "thousand steps", unit, points)
     memory.rollback(0)
     left = float(np.abs(memory.rows_BND).max())
     yield at_most(0, Figure("left_after_rollback", case, left, "largest number"))
