@@ -14,7 +14,7 @@ from workers.cli import main
 from workers.networks.kv import KVRecipe
 from workers.run import Run
 
-SMALL = ["steps=150", "batch=32", "dim=32", "row_lr=0.3", "questions=800", "test_questions=200"]
+SMALL = ["steps=80", "batch=32", "dim=32", "row_lr=0.3", "questions=500", "test_questions=100"]
 
 
 def fitted(folder: Path, recipe: str, *settings: str) -> Run:

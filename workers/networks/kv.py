@@ -152,7 +152,9 @@ def metaqa(hops: int) -> KVRecipe:
         away=hops,
         key_limit=256 if hops == 2 else 768,
         list_limit=16,
-        rerank=True,
+        # What many facts have, a language or a genre, would outweigh what one has.
+        rerank=hops == 2,
+        negatives=48 if hops == 2 else 128,
         row_lr=0.2,
         questions=20_000,
         test_questions=2_000,
