@@ -125,14 +125,23 @@ def fit(options: argparse.Namespace) -> None:
 
 def resume(options: argparse.Namespace) -> None:
     """goes on with a run from its newest checkpoint"""
+    if options.cluster is not None:
+        train_cli.fit(options, options.folder, recipe_of(options.folder))
+        return
     _fit(options.folder, None, options.checkpoint_steps, options.refresh_share)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """tests a run, or one of its checkpoints, on held-out wordings and entities"""
     folder = options.folder
-    opened = Run(folder) if options.step is None else Run.at(folder, options.step)
-    with opened as run:
+    if options.step is not None and options.cluster is not None:
+        raise InvalidArgument(
+            "a checkpoint is tested beside the run itself, in this process",
+            got="--step with --cluster",
+            expected="one of them",
+        )
+    at = None if options.step is None else Run.at(folder, options.step)
+    with at or train_cli.opened(options, folder) as run:
         figures = run.evaluate(showing.reading(run.recipe))
         console.print(f"After step {run.trainer.done} of {run.recipe.steps}:")
         showing.figures(run.recipe, figures)
@@ -151,7 +160,7 @@ def ask_one(options: argparse.Namespace) -> None:
         return
     folder = options.out or FOLDER
     _no_store(folder)
-    with Run(folder) as run:
+    with train_cli.opened(options, folder) as run:
         for reply in _ask(run, texts, searched=options.search):
             showing.reply(reply)
 
@@ -280,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("resume", resume)
     sub.add_argument("folder", type=Path, metavar="DIR", help="the run folder")
     _add_pace(sub)
+    train_cli.add_options(sub)
 
     sub = add("evaluate", evaluate)
     sub.add_argument(
@@ -288,6 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--step", type=int, help="of the checkpoint, tested beside the run itself (the newest)"
     )
+    train_cli.add_where(sub)
 
     sub = add("ask", ask_one)
     asked = sub.add_mutually_exclusive_group()
@@ -299,6 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("question", nargs="+", help="in plain English")
     sub.add_argument("--search", action="store_true", help="propose facts by inner product")
+    train_cli.add_where(sub)
     cluster_cli.add_commands(commands)
     ingest_cli.add_commands(commands)
     refresh_cli.add_command(commands)

@@ -75,7 +75,7 @@ class Run:
             raise TaskDataError(
                 f"{folder} has no memories of its own",
                 "a run that was not built on a cluster",
-                f"`memtrain fit --cluster NAMESPACE/NAME --out {folder}` goes on with one that was",
+                "--cluster NAMESPACE/NAME says in which cluster they are",
             )
         self.holder: Holder = memstore.open(folder / "store") if holder is None else holder
         try:

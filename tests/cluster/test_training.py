@@ -142,8 +142,25 @@ def test_the_command_line_trains_on_a_cluster_and_tells_how_well(
     assert "is open elsewhere" in capsys.readouterr().out
     assert cli.main([*same, "--checkpoint-steps", "0"]) == 1
     assert "checkpoint_steps" in capsys.readouterr().out
-    assert cli.main(["fit", "--cluster", "learnt", "--out", str(tmp_path)]) == 1
-    assert "expected NAMESPACE/NAME" in capsys.readouterr().out
+    for words in (["fit", "--out", str(tmp_path)], ["evaluate", str(job.folder)]):
+        assert cli.main([*words, "--cluster", "learnt"]) == 1
+        assert "expected NAMESPACE/NAME" in capsys.readouterr().out
+
+
+def test_a_run_on_a_cluster_is_gone_on_with_tested_and_asked(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, at = str(job.folder), ["--cluster", job.memory.partition(":")[2]]
+    assert cli.main(["resume", folder, *at, "--trainers", "2"]) == 0
+    assert f"All {RECIPE.steps} steps are done." in capsys.readouterr().out
+    assert cli.main(["evaluate", folder, *at]) == 0
+    assert f"After step {RECIPE.steps} of {RECIPE.steps}:" in capsys.readouterr().out
+    assert cli.main(["ask", "In which country is Placeia A0?", "--out", folder, *at]) == 0
+    assert "about Placeia A0" in capsys.readouterr().out
+    assert cli.main(["evaluate", folder]) == 1
+    assert "--cluster NAMESPACE/NAME says in which cluster they are" in capsys.readouterr().out
+    assert cli.main(["evaluate", folder, *at, "--step", "10"]) == 1
+    assert "expected one of them" in capsys.readouterr().out
 
 
 def test_what_cannot_be_trained_is_refused_before_a_trainer_starts(

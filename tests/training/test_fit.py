@@ -146,7 +146,7 @@ def test_fit_resume_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     shutil.rmtree(folder / "store")  # as of one whose memories a cluster has
     assert main(["resume", str(folder)]) == 1
-    assert f"memtrain fit --cluster NAMESPACE/NAME --out {folder}" in capsys.readouterr().out
+    assert "--cluster NAMESPACE/NAME says in which cluster they are" in capsys.readouterr().out
     assert not (folder / "store").exists()
 
 
