@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -328,3 +330,36 @@ def test_facts_are_ingested_by_workers_of_the_same_ray(
         assert found.records == records
     for name in ("facts", "relations", "entities"):
         client.drop(name)
+
+
+ASK = """
+import sys
+import numpy as np
+import memstore
+with memstore.connect(sys.argv[1], deadline_s=120.0) as client:
+    print(client.memory("m").append(np.ones((2, 3))).tolist())
+"""
+
+
+def test_a_process_that_is_no_part_of_ray_goes_by_its_client_server(
+    nodes: Any, spec: ClusterSpec, client: Any
+) -> None:
+    client.create("m", CONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-m", "ray.util.client.server", f"--address={nodes.address}"]
+    with subprocess.Popen(
+        [*serve, "--host=127.0.0.1", f"--port={port}", "--mode=proxy"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            address = f"ray://127.0.0.1:{port}/{NAMESPACE}/{spec.name}"
+            command = [sys.executable, "-c", ASK, address]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=LONG_S, check=False
+            )
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stderr
+    assert "[0, 1]" in done.stdout

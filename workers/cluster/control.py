@@ -14,6 +14,7 @@ from ray.exceptions import (
     ActorDiedError,
     GetTimeoutError,
     RayActorError,
+    RayError,
     RaySystemError,
     RayTaskError,
 )
@@ -32,6 +33,8 @@ def actor(name: str, namespace: str) -> Any:
     """The actor of that name; raises `Unreachable` where there is none."""
     try:
         return ray.get_actor(name, namespace)
+    except RayError as error:
+        raise Unreachable("Ray does not say where its actors are", got=_last_line(error)) from error
     except ValueError as error:
         raise Unreachable(
             "Ray has no such actor",
