@@ -46,7 +46,7 @@ class HMNRecipe(KnowledgeRecipe):
     k: int = 10
     probe: int = 32
     read: str = "clusters"
-    spare: int = 10
+    spare: int = 30
     union: bool = True
     sample_clusters: int = 0
     sample_random: int = 0
