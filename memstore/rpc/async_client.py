@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -73,7 +74,7 @@ class AsyncClient:
         self._fan_out = fan_out
         self._of_parts: bool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channels: dict[int, tuple[Any, Any]] = {}
+        self._channels: dict[str, tuple[Any, Any]] = {}
         self._numbering = Numbering()
         self._closed = False
 
@@ -93,7 +94,7 @@ class AsyncClient:
 
     def session(self) -> AsyncSession:
         """A stream over which calls need not wait for each other."""
-        return AsyncSession(self._stream, self, self._target)
+        return AsyncSession(_Opener(self), self, self._target)
 
     async def create(self, name: str, config: MemoryConfig) -> AsyncMemory:
         """Makes an empty memory; raises `MemoryExists`, also where the first answer was lost."""
@@ -225,7 +226,7 @@ class AsyncClient:
                     return request.decode(portions.reply)
 
     async def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
-        at, target = self._at, self._target
+        target, begun = self._target, time.monotonic()
         _, calls = self._open()
         told = [*target.metadata, *self._client.told]
         try:
@@ -235,9 +236,19 @@ class AsyncClient:
             raise  # It is there, others are not.
         except (Unreachable, StoreClosed, ForeignPart, DeadlineExceeded):
             # Of those that hang the next call is to ask another.
-            if at == self._at:
-                self._at = (at + 1) % len(self._targets)
+            if target is self._target:
+                await self._pass_over(left_s - (time.monotonic() - begun))
             raise
+
+    async def _pass_over(self, left_s: float) -> None:
+        """Takes the next server; behind the last, looks up where they are, for so long at most."""
+        self._at = (self._at + 1) % len(self._targets)
+        if self._at == 0 and self._client.finds:
+            addresses = await asyncio.to_thread(self._client.found, left_s)
+            if [*addresses] != [target.address for target in self._targets]:
+                first = self._targets[0]
+                self._targets = tuple(replace(first, address=each) for each in addresses)
+                self._at = 0
 
     @contextlib.contextmanager
     def _typed(self, target: Target) -> Iterator[None]:
@@ -278,18 +289,14 @@ class AsyncClient:
         with contextlib.suppress(MemstoreError):
             await self._look(LOOK_S)
 
-    async def _stream(self, calls: Any) -> Any:
-        await self._looked()
-        channel, _ = self._open()
-        return opener(channel, self._target.metadata)(calls, self._client.told)
-
     def _open(self) -> tuple[Any, Any]:
         """The channel to the server that is asked, and its calls."""
         self._here()
-        if self._at not in self._channels:
-            channel = self._target.channel(aio)
-            self._channels[self._at] = channel, stubs(channel, self._target.message_bytes)
-        return self._channels[self._at]
+        target = self._target
+        if target.address not in self._channels:
+            channel = target.channel(aio)
+            self._channels[target.address] = channel, stubs(channel, target.message_bytes)
+        return self._channels[target.address]
 
     def _here(self) -> None:
         """Belongs to the loop that runs from now on: a channel works in no other."""
@@ -302,3 +309,20 @@ class AsyncClient:
             raise InvalidArgument(
                 "the client belongs to another event loop", hint="connect in this one too"
             )
+
+
+class _Opener:
+    """Opens the streams of one session: where one broke, the next to the next server."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._last: Target | None = None
+
+    async def __call__(self, calls: Any) -> Any:
+        client = self._client
+        if self._last is client._target:
+            await client._pass_over(LOOK_S)
+        await client._looked()
+        channel, _ = client._open()
+        self._last = client._target
+        return opener(channel, self._last.metadata)(calls, client._client.told)

@@ -221,14 +221,14 @@ class Client:
                     return request.decode(portions.reply)
 
     def _sent(self, service: str, verb: str, message: Any, left_s: float) -> Any:
-        way = self._ways.any()
+        way, begun = self._ways.any(), time.monotonic()
         try:
             return way.sent(service, verb, message, left_s, self.told)
         except ShardUnavailable:
             raise  # It is there, others are not.
         except (Unreachable, StoreClosed, ForeignPart, DeadlineExceeded):
             # Of those that hang the next call is to ask another.
-            self._ways.pass_over(way)
+            self._ways.pass_over(way, left_s - (time.monotonic() - begun))
             raise
 
     def _found(self) -> Fleet | None:
@@ -274,18 +274,30 @@ class Client:
         left_s: of the call that it led nowhere.
         """
         until = Deadline(max(min(left_s, LOOK_S), 1e-3))
+        ends = Deadline(max(left_s, 1e-3))
         if not self._finding.acquire(timeout=until.left_s):
             return
         try:
-            if self._topology is known:
-                with contextlib.closing(self._ways.asked(administration.topology(), until)) as told:
-                    for each in told:
-                        self.take(each)
-                        if self._topology is not known:
-                            return
-                self._ways.find()
+            if self._topology is not known:
+                return
+            with contextlib.closing(self._ways.asked(administration.topology(), until)) as told:
+                for each in told:
+                    self.take(each)
+                    if self._topology is not known:
+                        return
         finally:
             self._finding.release()
+        self._ways.find(ends.left_s)
+
+    @property
+    def finds(self) -> bool:
+        """Whether it can look up where the servers are."""
+        return self._ways.finds
+
+    def found(self, left_s: float) -> Sequence[str]:
+        """Looks up where the servers are, for so long at most; returns where."""
+        self._ways.find(left_s)
+        return self._ways.addresses
 
     def bulk(self, address: str | None = None) -> Bulk:
         """The long streams to a server: to one, or to any."""
@@ -307,7 +319,7 @@ class _Opener:
 
     def __call__(self, calls: Any) -> Any:
         if self._last is not None:
-            self._ways.pass_over(self._last)
+            self._ways.pass_over(self._last, LOOK_S)
         self._last = self._ways.any()
         self._client.look(self._last)
         return self._last.opened(calls, self._client.told)

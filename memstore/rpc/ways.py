@@ -129,6 +129,16 @@ class Ways:
         """A way to one of the servers, the same as long as it is not passed over."""
         return self.to(self._addresses[self._at])
 
+    @property
+    def finds(self) -> bool:
+        """Whether it can look up where the servers are."""
+        return self._find is not None
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of the servers that it goes by now."""
+        return [*self._addresses]
+
     def all(self) -> list[Way]:
         """Ways to all servers, from that of `any` on."""
         addresses = self._addresses[self._at :] + self._addresses[: self._at]
@@ -148,28 +158,45 @@ class Ways:
             for call in calls:
                 call.cancel()
 
-    def pass_over(self, way: Way) -> None:
-        """Takes the next server, since this one does not answer; behind the last, looks them up."""
+    def pass_over(self, way: Way, left_s: float) -> None:
+        """Takes the next server, since this one does not answer; behind the last, looks them up.
+
+        left_s: as `find` takes it.
+        """
         with self._lock:
             if self._addresses[self._at] != way.target.address:
                 return
             self._at = (self._at + 1) % len(self._addresses)
             around = self._at == 0
         if around:
-            self.find()
+            self.find(left_s)
 
-    def find(self) -> None:
-        """Looks up where the servers are, if that can be done and was not done just now."""
-        if self._find is None or not self._looking.acquire(blocking=False):
+    def find(self, left_s: float) -> None:
+        """Looks up where the servers are, if that can be done and was not done just now.
+
+        left_s: for which that is waited for, since who is asked may hang. What is told later is
+        gone by from then on.
+        """
+        find = self._find
+        if find is None or not self._looking.acquire(blocking=False):
             return
-        try:
-            if time.monotonic() - self._found_at >= FIND_PAUSE_S:
+        if time.monotonic() - self._found_at < FIND_PAUSE_S:
+            self._looking.release()
+            return
+        found = threading.Event()
+
+        def look() -> None:
+            try:
                 with contextlib.suppress(MemstoreError):
-                    self._told = [*self._find()]
+                    self._told = [*find()]
                     self.learn(self._told)
                 self._found_at = time.monotonic()
-        finally:
-            self._looking.release()
+            finally:
+                self._looking.release()
+                found.set()
+
+        threading.Thread(target=look, name="memstore-find", daemon=True).start()
+        found.wait(max(0.0, left_s))
 
     def learn(self, addresses: Sequence[str]) -> None:
         """Goes by these servers from now on, and by those that it was told of first."""

@@ -5,6 +5,7 @@ Processes end by `kill -9`, as where a machine has no memory left: nobody tells 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import pytest
 
 import memstore
 from memstore import ClientTls, MemoryConfig, SearchOptions
-from memstore.errors import InvalidArgument, Unauthenticated, Unreachable
+from memstore.errors import InvalidArgument, MemstoreError, Unauthenticated, Unreachable
 from memstore.finding import finder
 from memstore.memory import Array
 from tests.cluster.conftest import NAMESPACE
@@ -70,6 +73,18 @@ def kill(home: Path) -> None:
     """Ends the process that has a folder."""
     [lock] = home.glob("**/LOCK")
     os.kill(int(lock.read_text()), signal.SIGKILL)
+
+
+@contextmanager
+def stopped(*processes: int) -> Iterator[None]:
+    """Stops processes for as long as it lasts, as where their machine hangs."""
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def settled(spec: ClusterSpec) -> ClusterStatus:
@@ -189,11 +204,21 @@ def test_the_registry_is_not_missed_and_knows_all_when_it_is_back(
     assert [part.term for part in after.parts] == [terms[0], terms[1] + 1]
 
 
-def test_servers_that_all_went_elsewhere_are_asked_for(spec: ClusterSpec, client: Any) -> None:
+def test_servers_that_all_went_elsewhere_are_asked_for(
+    nodes: Any, spec: ClusterSpec, client: Any
+) -> None:
+    """Of a head that hangs no longer than the call may take."""
     memory = client.create("m", CONFIG)
     memory.append(rows(9))
-    for number in range(PARTS):
-        kill(spec.home(f"part-{number}"))
+    [lock] = spec.home("registry").glob("**/LOCK")
+    [gcs] = nodes.head_node.all_processes["gcs_server"]
+    with memstore.connect(spec.address, deadline_s=3.0) as hasty, ThreadPoolExecutor(1) as pool:
+        same = hasty.memory("m")
+        with stopped(gcs.process.pid, int(lock.read_text())):
+            for number in range(PARTS):
+                kill(spec.home(f"part-{number}"))
+            with pytest.raises(MemstoreError):
+                pool.submit(same.search, rows(2), 9, EXACT).result(timeout=25.0)
     assert memory.search(rows(2), 9, EXACT).counts_Q.tolist() == [9, 9]
     settled(spec)
 
@@ -226,11 +251,20 @@ def test_a_cluster_goes_on_with_its_rows_from_the_command_line(
     with memstore.connect(address, deadline_s=LONG_S) as client:
         memory = client.create("m", CONFIG)
         memory.append(rows(5))
-        kill(tmp_path / NAMESPACE / "alone" / "part-0")
-        assert memory.append(rows(1)).tolist() == [5]
+
+        async def lost() -> list[list[int]]:
+            async with memstore.connect_async(address, deadline_s=LONG_S) as other:
+                theirs = await other.memory("m")
+                async with other.session() as session:
+                    same = await session.memory("m")
+                    kill(tmp_path / NAMESPACE / "alone" / "part-0")
+                    given = [memory.append(rows(1)), await theirs.append(rows(1))]
+                    return [slots.tolist() for slots in (*given, await same.append(rows(1)))]
+
+        assert asyncio.run(lost()) == [[5], [6], [7]]
         assert cli.main(["cluster", "down", *at]) == 0
         assert cli.main(start) == 0
-        assert memory.append(rows(1)).tolist() == [6]
+        assert memory.append(rows(1)).tolist() == [8]
     assert cli.main(["cluster", "status", *at]) == 0
     assert "memories: m" in capsys.readouterr().out
     assert cli.main(["cluster", "down", *at]) == 0

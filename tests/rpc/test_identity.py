@@ -197,7 +197,7 @@ def test_a_client_that_knows_its_cluster_asks_no_other(
         assert client._topology is known
         # What a stranger has by now at the address that a part had is passed over.
         client._ways.learn([foreign])
-        client._ways.pass_over(client._ways.to(own))
+        client._ways.pass_over(client._ways.to(own), 1.0)
         assert client._ways.any().target.address == foreign
         assert len(memory.append(rows(1))) == 1
         assert theirs.stores[0].memory("m").describe().rows == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from memstore.errors import (
 )
 from memstore.rpc import administration
 from memstore.rpc.client import Client
+from memstore.rpc.server import Server
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Ways
@@ -199,3 +201,45 @@ def test_what_a_drop_left_is_no_part_of_a_memory_of_fewer_shards(
         assert servers.stores[2].list() == []
         with pytest.raises(UnknownSlot):
             made.gather([2])
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one server", "several"])
+def test_who_hangs_that_knows_where_servers_are_is_waited_for_no_longer_than_a_call(
+    tmp_path: Path, servers: Servers, many: bool
+) -> None:
+    asked, told = threading.Event(), threading.Event()
+    went: list[str] = []
+
+    def find() -> list[str]:
+        asked.set()
+        told.wait()
+        return went
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(told.set)
+        if many:
+            addresses = [each.address for each in servers.servers]
+        else:
+            store = stack.enter_context(memstore.open(tmp_path / "whole"))
+            server = Server(store).start()
+            addresses = [server.address]
+        targets = [Target(address, deadline_s=3.0) for address in addresses]
+        client = stack.enter_context(Client(*targets, find=find))
+        memory = client.create("m", CONFIG)
+        if many:
+            for number in range(COUNT):
+                down(servers, number)
+        else:
+            server.close(0)
+        with pytest.raises((Unreachable, ShardUnavailable)):
+            memory.search(rows(2), 3, EXACT)
+        assert asked.is_set()
+        # It still hangs; what it says in the end is gone by.
+        if many:
+            for number in range(COUNT):
+                again(servers, tmp_path, number)
+            went += [each.address for each in servers.servers]
+        else:
+            went.append(stack.enter_context(Server(store)).address)
+        told.set()
+        assert memory.append(rows(1), deadline_s=120.0).tolist() == [0]
