@@ -22,6 +22,7 @@ from typing import Any
 from memstore import manifest
 from memstore.bar import Bar
 from memstore.errors import InvalidArgument, MemstoreError, NotAStore, Unsupported
+from memstore.extras import install
 from memstore.placement import WHOLE, Part
 from memstore.restoring import restore
 from memstore.store import Store
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 where something is wrong, 2 for bad usage."""
     words = sys.argv[1:] if argv is None else argv
     if rpc is None and words and words[0] in SERVED:
-        error = Unsupported(f"memstore {words[0]} needs grpcio", hint="pip install 'memstore[rpc]'")
+        error = Unsupported(f"memstore {words[0]} needs grpcio", hint=install("rpc"))
         _say(f"{type(error).__name__}: {error}")
         return 1
     options = _parser().parse_args(words)
@@ -154,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         transfer.add_commands(commands)
     else:
         for name in SERVED:
-            command(name, "needs the extra `rpc`: pip install 'memstore[rpc]'")
+            command(name, f"needs the extra `rpc`: {install('rpc')}")
     return parser
 
 

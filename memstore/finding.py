@@ -38,7 +38,7 @@ def finder(address: str) -> Callable[[], Found] | None:
     for entry in entry_points(group=GROUP, name=scheme):
         find: Callable[[str], Found] = entry.load()
         return partial(find, address)
-    known = sorted(entry.name for entry in entry_points(group=GROUP))
+    known = sorted({entry.name for entry in entry_points(group=GROUP)})
     raise InvalidArgument(
         "nobody knows how to find such servers",
         got=repr(address),

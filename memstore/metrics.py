@@ -17,6 +17,7 @@ from typing import Any
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import MemstoreError
+from memstore.extras import install
 from memstore.memory import Memory
 from memstore.meter import BOUNDS_S, unmetered
 from memstore.store import Store
@@ -31,7 +32,7 @@ try:
     )
     from prometheus_client.registry import Collector
 except ImportError as error:
-    raise ImportError("metrics need prometheus-client: pip install 'memstore[metrics]'") from error
+    raise ImportError(f"metrics need prometheus-client: {install('metrics')}") from error
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -7,10 +7,12 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Self
 
+from memstore.extras import install
+
 try:
     from cryptography import x509
 except ImportError as error:
-    raise ImportError("certificates need cryptography: pip install 'memstore[cluster]'") from error
+    raise ImportError(f"certificates need cryptography: {install('cluster')}") from error
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

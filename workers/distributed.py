@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from memstore.extras import install
+
 try:
     import ray
     from ray.train.torch import TorchConfig
@@ -24,9 +26,7 @@ try:
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 except ImportError as error:
-    raise ImportError(
-        "trainers on Ray need it: pip install 'memstore[cluster,rpc,train]'"
-    ) from error
+    raise ImportError(f"trainers on Ray need it: {install('cluster,rpc,train')}") from error
 
 import torch
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from memstore.config import IndexConfig, IndexKind
 from memstore.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
+from memstore.extras import install
 from memstore.memory import Array, Slots
 
 MOST = 2_048
@@ -256,7 +257,7 @@ class _Cuda(Device):
             raise DeviceUnavailable(
                 f"no rows can be on {self.name}",
                 got="no torch",
-                hint="pip install 'memstore[train]'",
+                hint=install("train"),
             )
         import torch
 
@@ -271,7 +272,7 @@ class _Cuda(Device):
             raise DeviceUnavailable(
                 f"no index can be on {self.name}",
                 got="a faiss for CPUs",
-                hint="pip uninstall faiss-cpu, then pip install 'memstore[gpu]'",
+                hint=f"pip uninstall faiss-cpu, then {install('gpu')}",
             )
         if self._number >= faiss.get_num_gpus():
             raise DeviceUnavailable(f"there is no {self.name}", got=f"{faiss.get_num_gpus()} GPUs")

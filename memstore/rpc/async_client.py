@@ -16,10 +16,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
+from memstore.extras import install
+
 try:
     from grpc import aio
 except ImportError as error:
-    raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
+    raise ImportError(f"the service needs grpcio: {install('rpc')}") from error
 
 import pyarrow as pa
 

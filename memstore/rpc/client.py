@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from memstore.extras import install
+
 try:
     import grpc  # noqa: F401 - the first of those that need it
 except ImportError as error:
-    raise ImportError("the service needs grpcio: pip install 'memstore[rpc]'") from error
+    raise ImportError(f"the service needs grpcio: {install('rpc')}") from error
 
 import pyarrow as pa
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from memstore.errors import Unsupported
+from memstore.extras import install
 from memstore.shared.folder import FolderShelf
 
 
@@ -61,7 +62,7 @@ def open_shelf(uri: str | Path) -> Shelf:
         raise Unsupported(
             "object stores need a library that is not installed",
             got=str(error),
-            hint="pip install 'memstore[cloud]'",
+            hint=install("cloud"),
         ) from error
     if scheme not in SCHEMES:
         raise Unsupported(

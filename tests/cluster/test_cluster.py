@@ -340,8 +340,8 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.delattr(workers, "cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["cluster", "status"]) == 1
-    assert "pip install 'memstore[cluster" in capsys.readouterr().out
-    with pytest.raises(ImportError, match=r"memstore\[cluster"):
+    assert "pip install 'neural-memstore[cluster" in capsys.readouterr().out
+    with pytest.raises(ImportError, match=r"neural-memstore\[cluster"):
         memstore.connect("ray:memstore/facts")
 
 

@@ -200,4 +200,4 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.delattr(workers, "distributed")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["fit", "--cluster", "a/b", "--out", "runs/never"]) == 1
-    assert "pip install 'memstore[cluster" in capsys.readouterr().out
+    assert "pip install 'neural-memstore[cluster" in capsys.readouterr().out

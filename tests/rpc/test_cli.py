@@ -94,7 +94,7 @@ def test_without_the_extra_the_commands_name_it(words: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.startswith(f"Unsupported: memstore {words[0]} needs grpcio")
-    assert "pip install 'memstore[rpc]'" in done.stdout
+    assert "pip install 'neural-memstore[rpc]'" in done.stdout
 
 
 def test_a_file_that_cannot_hold_tokens_is_named(

@@ -199,7 +199,7 @@ def test_without_the_extra_the_error_names_it() -> None:
     code = "import sys; sys.modules['prometheus_client'] = None; import memstore.metrics"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode
-    assert "pip install 'memstore[metrics]'" in done.stderr
+    assert "pip install 'neural-memstore[metrics]'" in done.stderr
 
 
 def test_recall_counts_the_scores_that_reach_the_true_kth(store: Store) -> None:

@@ -8,10 +8,12 @@ Ray says where the parts run and starts them again; who reads and writes asks th
 gRPC alone. Nothing else of the project imports ray.
 """
 
+from memstore.extras import install
+
 try:
     import ray  # noqa: F401 - the first of those that need it
 except ImportError as error:
-    raise ImportError("a cluster needs Ray: pip install 'memstore[cluster,rpc]'") from error
+    raise ImportError(f"a cluster needs Ray: {install('cluster,rpc')}") from error
 
 from workers.cluster.operate import down, status, up
 from workers.cluster.spec import ClusterSpec

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from memstore.errors import Unsupported
+from memstore.extras import install
 from workers.ingest.blocks import Block, Rejects, block
 
 BATCH = 32_768
@@ -40,7 +41,7 @@ def _parser() -> Callable[[bytes], Iterable[Any]]:
     except ImportError as error:
         raise Unsupported(
             "N-Triples are parsed by pyoxigraph, which is not installed",
-            hint="pip install 'memstore[cluster]'",
+            hint=install("cluster"),
         ) from error
     return lambda data: pyoxigraph.parse(data, format=pyoxigraph.RdfFormat.N_TRIPLES)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from memstore import errors
 from memstore.errors import InvalidArgument, MemstoreError, Unsupported
+from memstore.extras import install
 from workers.ingest.errors import SourceError
 
 Task = Callable[[int], Any]
@@ -99,7 +100,7 @@ def _ray() -> Any:
     except ImportError as error:
         raise Unsupported(
             "more than one worker are Ray's, which is not installed",
-            hint="pip install 'memstore[cluster]', or workers=1",
+            hint=f"{install('cluster')}, or workers=1",
         ) from error
     for name in ("ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
