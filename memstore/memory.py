@@ -195,11 +195,14 @@ class SearchResult:
     K is the k asked for, or with `union` and the samples the most candidates of a query, if more.
     slots_QK int64, `NO_SLOT` behind the `counts_Q` found.  scores_QK, −inf there: inner products
     with the rows as they were when they were scored, each of them whole, in the memory's dtype, or
-    in float32 where that is narrower.  proposal_QK uint8, a `Proposal`.  scored_Q int64: rows
-    scored for a query.  row_versions_S, index_versions_S int64: what was searched, a number a shard
-    that rises with every mutation and sealing. Every mutation up to it was seen; of those that came
-    meanwhile, some rows may be.  missing_shards: those that did not answer a search with `partial`,
-    rising; their versions are −1.
+    in float32 where that is narrower.  proposal_QK uint8, a `Proposal`.  scored_Q int64: rows and
+    centroids that a query was compared with: the centroids by which lists were chosen, the rows of
+    these lists by their codes, or those that a walk met, the fresh rows, all rows of an exact
+    search, and what `union` and the samples added. The few whose codes are best are scored again by
+    their keys, and not counted again.  row_versions_S, index_versions_S int64: what was searched, a
+    number a shard that rises with every mutation and sealing. Every mutation up to it was seen; of
+    those that came meanwhile, some rows may be.  missing_shards: those that did not answer a search
+    with `partial`, rising; their versions are −1.
     """
 
     slots_QK: Slots

@@ -203,7 +203,8 @@ class SparseReader:
     device: where the tensors of a plain memory are; those of an encoded one are where the tables
         of its parts are, all at one place. Queries come from any.
 
-    `searches` and `scored` count calls of `search` and the rows that they scored.
+    `searches` counts calls of `search`, `scored` the rows and centroids that their queries were
+    compared with, as `SearchResult.scored_Q`.
     """
 
     def __init__(

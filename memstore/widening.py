@@ -44,7 +44,7 @@ class Candidates(Protocol):
         self, queries_QD: Array, k: int, options: SearchOptions, seed: int
     ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
         """The k best slots a query of sampled clusters, `[Q, K]`, their scores, and how many rows
-        were scored."""
+        it was compared with."""
 
     def standing(self, slots_B: Slots, tree: Filter | None) -> npt.NDArray[np.bool_]:
         """Which slots are there and pass."""

@@ -55,8 +55,8 @@ class Hashed:
 
     @property
     def cells_scored(self) -> float:
-        """Cells scored a question."""
-        return float(min(self.scored, len(self.slots_N)))
+        """Cells compared with a question: all of them by their codes."""
+        return float(len(self.slots_N))
 
 
 class Tree:
@@ -125,8 +125,8 @@ class Tree:
 
     @property
     def cells_scored(self) -> float:
-        """Cells and leaves scored a question, over all questions asked."""
-        return self.ended / max(self.asked, 1)
+        """Cells, leaves and branches compared with a question, over all questions asked."""
+        return self._root.ntotal + self.ended / max(self.asked, 1)
 
 
 def _mapped(memory: Memory, slots_N: Slots) -> Array:

@@ -22,10 +22,10 @@ from memstore.index.packing import telling, trained
 from memstore.index.passing import Passing
 from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction
-from memstore.index.scanning import Found
+from memstore.index.scanning import Found, best
 from memstore.index.segment import Segment
 from memstore.kernels.near import Operand, peaks
-from memstore.kernels.select import best_found, best_products
+from memstore.kernels.select import best_products
 from memstore.memory import NO_SLOT, Array, Slots
 
 ROWS_PER_CLUSTER = 48
@@ -176,40 +176,57 @@ def propose(
     k: int,
     probe: int,
     window: int | None = None,
-) -> Slots:
-    """Proposes rows for the k best of each query, int64 `[Q, C]`, `NO_SLOT` padded.
+) -> Found:
+    """Proposes rows for the k best of each query, `NO_SLOT` padded.
 
     window: the graph of the oldest segment is walked with so many rows in view; all its lists are
     visited for a query that finds too little, as where nearly all rows are stale.
     """
+    count = overfetched(codebook, k)
     if window is None:
-        lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-        return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP)[0]
+        return _listed(codebook, segments, queries_QD, count, probe)
     oldest, *young = segments
-    rows_QC, scores_QC = oldest.walk(queries_QD, k, window)
-    short_Q = (rows_QC >= 0).sum(axis=1) < min(k, len(oldest) - oldest.stale)
-    found = [(rows_QC, scores_QC)]
+    walked = oldest.walk(queries_QD, k, window)
+    short_Q = (walked.rows_QC >= 0).sum(axis=1) < min(k, len(oldest) - oldest.stale)
+    found = [walked]
     if young:
-        lists_QP, scores_QP = visited(codebook, queries_QD, probe)
-        arguments = (queries_QD, overfetched(codebook, k), lists_QP, scores_QP)
-        found += [segment.search(*arguments) for segment in young]
+        found.append(_listed(codebook, young, queries_QD, count, probe))
     if short_Q.any():
-        found.append(_scanned(codebook, oldest, queries_QD, k, short_Q))
-        rows_QC[short_Q] = NO_SLOT
-    return best(found, len(queries_QD), overfetched(codebook, k))[0]
+        found.append(_scanned(codebook, oldest, queries_QD, count, short_Q))
+        walked.rows_QC[short_Q] = NO_SLOT
+    return best(found, len(queries_QD), count)
+
+
+def _listed(
+    codebook: Codebook,
+    segments: Sequence[Segment],
+    queries_QD: Array,
+    count: int,
+    probe: int,
+) -> Found:
+    """What the nearest lists have."""
+    lists_QP, scores_QP = visited(codebook, queries_QD, probe)
+    return counted(codebook, best_of(segments, queries_QD, count, lists_QP, scores_QP))
+
+
+def counted(codebook: Codebook, found: Found) -> Found:
+    """Counts the centroids too by which the lists were chosen."""
+    compared_Q = found.compared_Q
+    compared_Q += codebook.clusters
+    return found
 
 
 def _scanned(
-    codebook: Codebook, segment: Segment, queries_QD: Array, k: int, some_Q: Array
+    codebook: Codebook, segment: Segment, queries_QD: Array, count: int, some_Q: Array
 ) -> Found:
     """What every list of a segment has for some of the queries; nothing for the others."""
     queries_SD = np.ascontiguousarray(queries_QD[some_Q])
-    lists_SP, scores_SP = visited(codebook, queries_SD, codebook.clusters)
-    rows_SC, scores_SC = segment.search(queries_SD, overfetched(codebook, k), lists_SP, scores_SP)
-    rows_QC = np.full((len(queries_QD), rows_SC.shape[1]), NO_SLOT, np.int64)
+    found = _listed(codebook, [segment], queries_SD, count, codebook.clusters)
+    rows_QC = np.full((len(queries_QD), found.rows_QC.shape[1]), NO_SLOT, np.int64)
     scores_QC = np.full(rows_QC.shape, -np.inf, np.float32)
-    rows_QC[some_Q], scores_QC[some_Q] = rows_SC, scores_SC
-    return rows_QC, scores_QC
+    compared_Q = np.zeros(len(queries_QD), np.int64)
+    rows_QC[some_Q], scores_QC[some_Q], compared_Q[some_Q] = found
+    return Found(rows_QC, scores_QC, compared_Q)
 
 
 def overfetched(codebook: Codebook, k: int) -> int:
@@ -218,26 +235,16 @@ def overfetched(codebook: Codebook, k: int) -> int:
 
 
 def best_of(
-    segments: tuple[Segment, ...],
+    segments: Sequence[Segment],
     queries_QD: Array,
     count: int,
     lists_QP: Array,
     scores_QP: Array,
     passing: Passing | None = None,
 ) -> Found:
-    """The `count` rows of all segments whose codes score highest, `[Q, C]`, padded."""
+    """The `count` rows of all segments whose codes score highest, padded."""
     found = [s.search(queries_QD, count, lists_QP, scores_QP, passing) for s in segments]
     return best(found, len(queries_QD), count)
-
-
-def best(found: Sequence[Found], queries: int, count: int) -> Found:
-    """The `count` rows that score highest of what was found in several places, in no order."""
-    none_Q0 = np.full((queries, 0), NO_SLOT), np.empty((queries, 0), np.float32)
-    rows_QC, scores_QC = (np.concatenate(parts, 1) for parts in zip(none_Q0, *found, strict=True))
-    if rows_QC.shape[1] <= count:
-        return rows_QC, scores_QC
-    chosen: Found = best_found(rows_QC, scores_QC, count)
-    return chosen
 
 
 def _empty(config: IndexConfig, quantizer: faiss.IndexFlatIP, width: int) -> faiss.IndexIVF:

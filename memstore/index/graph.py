@@ -20,6 +20,7 @@ import numpy.typing as npt
 from memstore.files import NewFile, arrays_to
 from memstore.index.recall import Recall
 from memstore.index.reductions import lengths
+from memstore.index.scanning import Found
 from memstore.kernels.codes import BLOCK
 from memstore.kernels.graph import Bits, Places, choose, link, walk
 from memstore.memory import Array, Slots
@@ -76,10 +77,8 @@ class Graph:
     def with_recall(self, recall: Recall) -> Graph:
         return replace(self, recall=recall)
 
-    def search(
-        self, queries_QD: Array, k: int, window: int, valid: Bits, stale: int
-    ) -> tuple[Slots, Array]:
-        """Rows for the k best of each query, int64 `[Q, C]`, −1 padded, and their scores, float32.
+    def search(self, queries_QD: Array, k: int, window: int, valid: Bits, stale: int) -> Found:
+        """Rows for the k best of each query.
 
         window: rows kept in view, k at least.  valid, stale: of the segment; no stale row is found.
         """
@@ -87,7 +86,7 @@ class Graph:
         if few:
             window += -(-window * stale // len(self))
         window = min(max(window, k), len(self))
-        rows_QC, scores_QC, _ = walk(
+        found = walk(
             queries_QD,
             self.codes_ND,
             self.scale_N,
@@ -101,7 +100,7 @@ class Graph:
             min(k + k // 4 + 2, window),  # codes of a byte are nearly exact
             min(k, window, len(self) - stale) if few else 0,
         )
-        return rows_QC, scores_QC
+        return Found(*found)
 
     def save(self, file: NewFile) -> None:
         arrays = {name: getattr(self, name) for name in ARRAYS}

@@ -269,8 +269,8 @@ def _renewed(
     what the index proposes out of very many lists.
     """
     probe = max(book.clusters // tuning.WIDEST, 32)
-    other_QC = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
-    rows_QC = np.concatenate([known.rows_QK, other_QC], axis=1)
+    other = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
+    rows_QC = np.concatenate([known.rows_QK, other.rows_QC], axis=1)
     (rows_QC,) = drop_repeats(rows_QC)
     scores_QC = tuning.scores(known.queries_QD, read, rows_QC)
     rows_QK, _ = top_k(rows_QC, scores_QC, tuning.K)

@@ -6,10 +6,11 @@ import numpy as np
 
 from memstore.index.clustered import Codebook, best_of, overfetched
 from memstore.index.passing import Passing
+from memstore.index.scanning import Found
 from memstore.index.segment import Segment
 from memstore.kernels.near import peaks
 from memstore.kernels.select import best_products
-from memstore.memory import NO_SLOT, Array, Slots
+from memstore.memory import Array, Slots
 
 TINY = np.float32(np.finfo(np.float32).tiny)
 
@@ -48,14 +49,14 @@ def propose(
     count: int,
     rng: np.random.Generator,
     passing: Passing | None = None,
-) -> Slots:
-    """Proposes rows for the k best of `count` clusters drawn beyond those visited.
+) -> Found:
+    """Proposes rows for the k best of `count` clusters drawn beyond those visited, padded.
 
-    Returns int64 `[Q, C]`, `NO_SLOT` padded. passing: propose no other rows.
+    Centroids are counted by the search that this joins. passing: propose no other rows.
     """
     scores_QC = queries_QD @ codebook.centroids_CE[:, : queries_QD.shape[1]].T
     lists_QP = draw(scores_QC, visited_QP, count, rng)
     if not lists_QP.shape[1]:
-        return np.full((len(queries_QD), 0), NO_SLOT, np.int64)
+        segments = ()
     scores_QP = np.take_along_axis(scores_QC, lists_QP, 1)
-    return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)[0]
+    return best_of(segments, queries_QD, overfetched(codebook, k), lists_QP, scores_QP, passing)

@@ -6,8 +6,9 @@ rows that may not be proposed; packed ones, of 4 bits, by faiss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -17,17 +18,24 @@ from memstore.index.packing import lifted, widest
 from memstore.kernels.codes import encode_all
 from memstore.kernels.lists import met, scan
 from memstore.kernels.select import best_found
-from memstore.memory import Array, Slots
+from memstore.memory import NO_SLOT, Array, Slots
 
 Bits = npt.NDArray[np.uint8]
-Found = tuple[Slots, Array]
-"""Rows int64, −1 padded, and what their codes score, float32; of a padding no matter what."""
 
 SHARED_ROWS = 1 << 18
 """Rows met, by the mean size of a list, that are worth a thread: some 3 ms."""
 
 STEPS = 255
 """A number is one of so many steps from the least to the largest of its dimension, as a byte."""
+
+
+class Found(NamedTuple):
+    """Rows int64 `[Q, C]`, −1 padded, and what their codes score, float32; of a padding no matter
+    what. compared_Q int64: rows and centroids that each query was compared with for them."""
+
+    rows_QC: Slots
+    scores_QC: Array
+    compared_Q: Slots
 
 
 class Scanner(Protocol):
@@ -54,6 +62,10 @@ class Scanner(Protocol):
         """Rows in each list."""
         ...
 
+    def held_in(self, lists_QP: Slots) -> Slots:
+        """Rows in all lists of each query, int64 `[Q]`; −1 is no list."""
+        ...
+
     def met(self, bits: Bits) -> Slots:
         """Rows in each list whose bit is set; rows beyond the bits have none."""
         ...
@@ -73,6 +85,10 @@ class Held:
         self._lists, self._held = lists, held
         self.sizes_C = np.array([held.list_size(n) for n in numbers], np.int64)
         self._rows_C = np.array([int(held.get_ids(n) or 0) for n in numbers], np.int64)
+
+    def held_in(self, lists_QP: Slots) -> Slots:
+        held_Q: Slots = np.where(lists_QP >= 0, self.sizes_C[lists_QP], 0).sum(axis=1)
+        return held_Q
 
     def met(self, bits: Bits) -> Slots:
         found: Slots = met(self._rows_C, self.sizes_C, bits)
@@ -121,16 +137,15 @@ class Codes(Held):
             threads = min(faiss.omp_get_max_threads(), threads)
 
         def some(part: int) -> Found:
-            return scan(near_QD, scale_Q, base_Q, *lists, bits, lists_QP, count, part, threads)
+            arguments = near_QD, scale_Q, base_Q, *lists, bits, lists_QP, count, part, threads
+            return Found(*scan(*arguments))
 
         if threads == 1:
             return some(0)
         with ThreadPoolExecutor(threads - 1) as pool:
             others = [pool.submit(some, part) for part in range(1, threads)]
             found = [some(0), *(other.result() for other in others)]
-        rows_QC, scores_QC = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        chosen: Found = best_found(rows_QC, scores_QC, count)
-        return chosen
+        return best(found, len(queries_QD), count)
 
 
 class Blocks(Held):
@@ -151,8 +166,10 @@ class Blocks(Held):
         few: bool,
     ) -> Found:
         asked = lifted(self._lists, self._span, queries_QD, lists_QP, scores_QP)
+        # A block of codes is compared whole, whichever of its rows may be proposed.
+        compared_Q = self.held_in(lists_QP)
         if bits is None or not few:
-            return self._visit(asked, count, bits)
+            return Found(*self._visit(asked, count, bits), compared_Q)
         # To ask about each row visited costs more than to find a few too many, and then to ask
         # again for the queries that were left with too little.
         more = min(count + max(8, count // 4), int(self._lists.ntotal))
@@ -165,9 +182,12 @@ class Blocks(Held):
             queries_SD, lists_SP, scores_SP = (np.ascontiguousarray(a[short_Q]) for a in asked)
             found = self._visit((queries_SD, lists_SP, scores_SP), count, bits)
             rows_QC[short_Q, :count], scores_QC[short_Q, :count] = found
-        return rows_QC, scores_QC
+            compared_Q[short_Q] *= 2
+        return Found(rows_QC, scores_QC, compared_Q)
 
-    def _visit(self, asked: tuple[Array, Slots, Array], count: int, bits: Bits | None) -> Found:
+    def _visit(
+        self, asked: tuple[Array, Slots, Array], count: int, bits: Bits | None
+    ) -> tuple[Slots, Array]:
         queries_QD, lists_QP, scores_QP = asked
         chosen = None if bits is None else faiss.IDSelectorBitmap(bits)
         parameters = faiss.IVFSearchParameters(nprobe=lists_QP.shape[1], sel=chosen)
@@ -187,6 +207,22 @@ class Blocks(Held):
             parameters,
         )
         return rows_QC, scores_QC
+
+
+def best(found: Sequence[Found], queries: int, count: int) -> Found:
+    """The `count` rows that score highest of what was found in several places, in no order."""
+    if len(found) == 1 and found[0].rows_QC.shape[1] <= count:
+        return found[0]
+    none = Found(
+        np.full((queries, 0), NO_SLOT),
+        np.empty((queries, 0), np.float32),
+        np.zeros(queries, np.int64),
+    )
+    rows, scores, compared = zip(none, *found, strict=True)
+    rows_QC, scores_QC = np.concatenate(rows, 1), np.concatenate(scores, 1)
+    if rows_QC.shape[1] > count:
+        rows_QC, scores_QC = best_found(rows_QC, scores_QC, count)
+    return Found(rows_QC, scores_QC, sum(compared))
 
 
 def are_set(bits: Bits, rows_QC: Slots) -> npt.NDArray[np.bool_]:

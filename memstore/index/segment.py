@@ -138,13 +138,17 @@ class Segment:
         """Asks the device, then the host about the queries that the device leaves owed."""
         holds = (lambda rows_QC: are_set(self.valid, rows_QC)) if self.stale else None
         rows_QC, scores_QC, owed_Q = copy.propose(queries_QD, count, lists_QP, scores_QP, holds)
+        # Of the device, which compares all that its lists hold.
+        compared_Q = self.scanner.held_in(lists_QP)
         if len(owed_Q):
             part = (array[owed_Q] for array in (queries_QD, lists_QP, scores_QP))
             queries_SD, lists_SP, scores_SP = map(np.ascontiguousarray, part)
-            rows_QC[owed_Q], scores_QC[owed_Q] = self.scanner.find(
+            found = self.scanner.find(
                 queries_SD, count, lists_SP, scores_SP, self._standing, few=False
             )
-        return rows_QC, scores_QC
+            rows_QC[owed_Q], scores_QC[owed_Q], more_Q = found
+            compared_Q[owed_Q] += more_Q
+        return Found(rows_QC, scores_QC, compared_Q)
 
     @property
     def _standing(self) -> Bits | None:

@@ -19,6 +19,7 @@ from memstore.index.clustered import DEPTHS, Codebook, Reader, blocks
 from memstore.index.k_means import k_means
 from memstore.index.recall import Recall
 from memstore.index.reductions import Reduction, lengths
+from memstore.index.scanning import Found, best
 from memstore.index.segment import Segment
 from memstore.kernels.score import score_rows
 from memstore.kernels.sequence import quiet
@@ -225,7 +226,8 @@ def measured(
         judge = _judge(read, known)
 
         def recall(book: Codebook) -> float:
-            return judge(clustered.propose(book, segments, known.queries_QD, K, probe))[0]
+            found = clustered.propose(book, segments, known.queries_QD, K, probe)
+            return judge(found.rows_QC)[0]
 
         books = (replace(codebook, depth=depth) for depth in DEPTHS)
         codebook = next((book for book in books if recall(book) >= enough), deepest)
@@ -261,7 +263,7 @@ def measure(
     queries_QD = known.queries_QD
     lists_QC, near_QC = _ordered(codebook, queries_QD)
     count = clustered.overfetched(codebook, K)
-    found = clustered.best([], len(queries_QD), count)
+    found = best([], len(queries_QD), count)
     judge = _judge(read, known)
     probes, recalls, errors = [], [], []
     visited, probe = 0, 1
@@ -271,8 +273,8 @@ def measure(
             np.ascontiguousarray(array[:, visited:probe]) for array in (lists_QC, near_QC)
         )
         other = clustered.best_of(segments, queries_QD, count, lists_QP, near_QP)
-        found = clustered.best([found, other], len(queries_QD), count)
-        recall, error = judge(found[0])
+        found = best([found, other], len(queries_QD), count)
+        recall, error = judge(found.rows_QC)
         probes.append(probe)
         recalls.append(recall)
         errors.append(error)
@@ -282,7 +284,7 @@ def measure(
         if wide and len(queries_QD) == QUERIES:
             few = slice(None, None, FEWER)
             queries_QD, lists_QC, near_QC = queries_QD[few].copy(), lists_QC[few], near_QC[few]
-            found = found[0][few], found[1][few]
+            found = Found(*(array[few] for array in found))
             known = replace(known, queries_QD=queries_QD, rows_QK=known.rows_QK[few])
             judge = _judge(read, known)
         if far or probe >= codebook.clusters or sure >= max(NEARLY_ALL, wanted):
@@ -297,8 +299,8 @@ def holds(
     """Whether a probe still finds about what was measured of it, as far as few queries tell."""
     if codebook.recall is None:
         return False
-    rows_QC = clustered.propose(codebook, segments, known.queries_QD, K, probe)
-    recall, error = _judge(read, known)(rows_QC)
+    found = clustered.propose(codebook, segments, known.queries_QD, K, probe)
+    recall, error = _judge(read, known)(found.rows_QC)
     return recall + error >= codebook.recall.at(probe)
 
 
@@ -324,10 +326,10 @@ def measure_walks(
     window, probe = float(K), codebook.clusters
     judge = _judge(read, known)
     while True:
-        rows_QC = clustered.propose(
+        found = clustered.propose(
             codebook, segments, known.queries_QD, K, probe, window=round(window)
         )
-        recall, error = judge(rows_QC)
+        recall, error = judge(found.rows_QC)
         windows.append(round(window))
         recalls.append(recall)
         errors.append(error)

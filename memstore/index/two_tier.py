@@ -22,6 +22,7 @@ from memstore.index.graph import Graph
 from memstore.index.mirror import Mirror
 from memstore.index.passing import Passing
 from memstore.index.reaching import lists_wanted, reached
+from memstore.index.scanning import Found, best
 from memstore.index.segment import Segment
 from memstore.kernels.group import distinct
 from memstore.kernels.near import halving_units
@@ -217,20 +218,21 @@ class TwoTierIndex:
         k: int,
         options: SearchOptions,
         passing: Passing | None = None,
-    ) -> Slots:
-        """Candidate rows of the sealed tier int64 `[Q, C]`, `NO_SLOT` padded.
+    ) -> Found:
+        """Candidate rows of the sealed tier, `NO_SLOT` padded.
 
         passing: propose no other rows.
         """
         queries_QD = _float32(queries_QD)
         self.recent.saw(queries_QD)
         if version.codebook is None:
-            return np.empty((len(queries_QD), 0), np.int64)
+            return best((), len(queries_QD), 0)
         book, segments = version.codebook, version.segments
         if passing is not None:
             lists_QP, scores_QP = self._lists(version, book, queries_QD, options, passing)
             count = clustered.overfetched(book, k)
-            return clustered.best_of(segments, queries_QD, count, lists_QP, scores_QP, passing)[0]
+            found = clustered.best_of(segments, queries_QD, count, lists_QP, scores_QP, passing)
+            return clustered.counted(book, found)
         window, probe = self.window(version, options), self._visited(version, book, options)
         return clustered.propose(book, segments, queries_QD, k, probe, window)
 
@@ -242,10 +244,10 @@ class TwoTierIndex:
         options: SearchOptions,
         rng: np.random.Generator,
         passing: Passing | None = None,
-    ) -> Slots:
+    ) -> Found:
         """Candidate rows of `options.sample_clusters` lists that `propose` would not visit."""
         if version.codebook is None:
-            return np.empty((len(queries_QD), 0), np.int64)
+            return best((), len(queries_QD), 0)
         queries_QD = _float32(queries_QD)
         return sampling.propose(
             version.codebook,

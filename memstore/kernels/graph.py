@@ -46,14 +46,14 @@ def walk(
     spare: int,
     count: int,
     enough: int,
-) -> tuple[Slots, Array, int]:
+) -> tuple[Slots, Array, Slots]:
     """Finds rows int64 `[Q, count]`, best first and `NO_SLOT` padded, and their scores.
 
     rows_N: the row of each place.  valid: a bit a row, set where it may be found; others are
     walked through, up to `spare` of them beside the window. To ask about every place that comes
     into view costs an eighth: first it is walked without, unless `enough` is 0, and again for a
     query that finds fewer than `enough`.  entries_E: places among whose best the walk begins.
-    Returns also how many places were scored.
+    Returns also how many places were scored for each, int64 `[Q]`.
     """
     rows_QC = np.full((len(queries_QD), count), NO_SLOT, np.int64)
     scores_QC = np.full((len(queries_QD), count), -np.inf, np.float32)
@@ -62,13 +62,13 @@ def walk(
     query_D = np.zeros(codes_ND.shape[1], np.int16)
     # In 32 bits no sum of products with codes of rows runs over.
     most = min(MOST, (1 << 31) // (128 * len(query_D)) - 1)
-    scored = 0
+    scored_Q = np.zeros(len(queries_QD), np.int64)
     for q in range(len(queries_QD)):
         scale = encode(queries_QD[q], most, query_D)
         for attempt in range(0 if enough else 1, 2):
             asked = valid if attempt else valid[:0]
             rows_QC[q], found = NO_SLOT, 0
-            scored += _walk(
+            scored_Q[q] += _walk(
                 query_D,
                 codes_ND,
                 scale_N,
@@ -90,7 +90,7 @@ def walk(
                     found += 1
             if found >= enough:
                 break
-    return rows_QC, scores_QC, scored
+    return rows_QC, scores_QC, scored_Q
 
 
 @compiled()

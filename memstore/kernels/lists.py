@@ -41,9 +41,10 @@ def scan(
     count: int,
     part: int,
     parts: int,
-) -> tuple[Slots, Array]:
+) -> tuple[Slots, Array, Slots]:
     """For each query the `count` rows of highest score in its lists, int64 `[Q, count]`, in no
-    order, `NO_SLOT` padded, and their scores. Equal scores go to the smaller row.
+    order, `NO_SLOT` padded, their scores, and how many codes were compared, int64 `[Q]`. Equal
+    scores go to the smaller row.
 
     A score is scale · product(query, code) + base. codes_C, rows_C, sizes_C: the addresses of the
     codes `[R, D]` and of the rows int64 `[R]` of each list, and how many there are.  none_0D: an
@@ -55,6 +56,7 @@ def scan(
     found_QC = np.full((queries, count), NO_SLOT, np.int64)
     scores_QC = np.full((queries, count), -np.inf, np.float32)
     size_Q, tiers = np.zeros(queries, np.int64), np.empty(count, np.uint8)
+    compared_Q = np.zeros(queries, np.int64)
     ends_C, lists_B, asked_B = _by_list(lists_QP, len(sizes_C))
     first, stop = len(lists_B) * part // parts, len(lists_B) * (part + 1) // parts
     largest = np.int64(0)
@@ -88,10 +90,11 @@ def scan(
                     size = push(found, scores, tiers, size, rows_R[at_R[r]], score, 0)
                     floor = scores[0] if size == count else floor
             size_Q[q] = size
+            compared_Q[q] += passing
         first = last
     for q in range(queries):
         scores_QC[q] += base_Q[q]
-    return found_QC, scores_QC
+    return found_QC, scores_QC, compared_Q
 
 
 @compiled()

@@ -28,22 +28,19 @@ def best_rows(
     peaks_GQ: Array,
     slack_Q: Array,
     k: int,
-) -> tuple[Slots, Array, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Returns rows_QK, scores_QK, proposal_QK, best first, equal scores by row, and scored_Q.
+) -> tuple[Slots, Array, npt.NDArray[np.uint8]]:
+    """Returns rows_QK, scores_QK and proposal_QK, best first, equal scores by row.
 
     sealed_QC: candidates in any order, repeats and `NO_SLOT` among them; sorted in place.
     fresh_F: further candidates of every query, none of them in sealed_QC, `NO_SLOT` for none;
     near_FQ, peaks_GQ: their products, of `kernels.near`, at most slack_Q from what the scoring
     kernel gives. A fresh row is scored only where it can still be among the best. Dead rows are
     left out, the others read whole: marks are their sequence numbers.
-    scored_Q: sealed candidates scored, and the fresh rows.
     """
     count = queries_QD.shape[0]
     rows_QK = np.full((count, k), NO_SLOT, np.int64)
     scores_QK = np.full((count, k), -np.inf, queries_QD.dtype)
     proposal_QK = np.zeros((count, k), np.uint8)
-    scored_Q = np.zeros(count, np.int64)
-    fresh = (fresh_F >= 0).sum()
     for q in range(count):
         query_D = queries_QD[q]
         rows, scores, tiers = rows_QK[q], scores_QK[q], proposal_QK[q]
@@ -58,13 +55,11 @@ def best_rows(
             if row == before or row < 0 or row >= alive_N.shape[0] or not alive_N[row]:
                 continue
             before = row
-            scored_Q[q] += 1
             mark = mark_of(marks, row)
             score = inner_product(query_D, keys_ND, row)
             if not is_whole(marks, row, mark):
                 score = score_again(query_D, keys_ND, marks, row)
             size = push(rows, scores, tiers, size, row, score, SEALED)
-        scored_Q[q] += fresh
         slack = slack_Q[q]
         for g in range(len(peaks_GQ)):
             if size == k and peaks_GQ[g, q] + slack < scores[0]:
@@ -84,7 +79,7 @@ def best_rows(
             row, score, tier = rows[end], scores[end], tiers[end]
             rows[end], scores[end], tiers[end] = rows[0], scores[0], tiers[0]
             _sink(rows, scores, tiers, end, row, score, tier)
-    return rows_QK, scores_QK, proposal_QK, scored_Q
+    return rows_QK, scores_QK, proposal_QK
 
 
 @compiled()

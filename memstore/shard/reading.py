@@ -20,6 +20,7 @@ from memstore.filters import Filter
 from memstore.index import exact
 from memstore.index.fresh import MOST_LAID_OUT, Fresh
 from memstore.index.passing import Passing
+from memstore.index.scanning import best
 from memstore.index.two_tier import TwoTierIndex, Version
 from memstore.kernels.half import packed
 from memstore.kernels.near import peaks
@@ -96,13 +97,14 @@ class ReadableShard:
         else:
             if passing is None:
                 return self._search_tiers(version, queries_QD, view, row_version, k, options)
-            rows_QC, tier_QC = self._propose_passing(version, queries_QD, view, k, options, passing)
-            scored_Q = (rows_QC != NO_SLOT).sum(axis=1)
-            few_Q = scored_Q < min(k, passing.count)
+            rows_QC, tier_QC, scored_Q = self._propose_passing(
+                version, queries_QD, view, k, options, passing
+            )
+            few_Q = (rows_QC != NO_SLOT).sum(axis=1) < min(k, passing.count)
             if few_Q.any():
                 found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k, marks)
                 rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
-                scored_Q[few_Q] = passing.count
+                scored_Q[few_Q] += passing.count
         scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
         score_rows(queries_QD, packed(keys_ND), marks, rows_QC, scores_QC)
@@ -116,17 +118,18 @@ class ReadableShard:
     def sample(
         self, queries_QD: Array, k: int, options: SearchOptions, rng: np.random.Generator
     ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
-        """The k best rows of sampled clusters, `[Q, K]`, their scores, and how many were scored."""
+        """The k best rows of sampled clusters, `[Q, K]`, their scores, and how many rows each query
+        was compared with."""
         tree = options.filter
         version, stamp = self.index.version, self._stamp
         passing = None if tree is None else self._answer(tree, stamp, self.rows.view)()
-        rows_QC = np.empty((len(queries_QD), 0), np.int64)
+        found = best((), len(queries_QD), 0)
         if passing is None or not self.index.scans(version, passing, options):
-            rows_QC = self.index.sample(version, queries_QD, k, options, rng, passing)
-        (rows_QC,) = drop_repeats(rows_QC)
+            found = self.index.sample(version, queries_QD, k, options, rng, passing)
+        (rows_QC,) = drop_repeats(found.rows_QC)
         scores_QC, _ = self.score(queries_QD, rows_QC, tree)
         rows_QK, scores_QK = top_k(rows_QC, scores_QC, k)
-        return rows_QK, scores_QK, (rows_QC != NO_SLOT).sum(axis=1)
+        return rows_QK, scores_QK, found.compared_Q
 
     def score(self, queries_QD: Array, rows_QC: Slots, tree: Filter | None) -> tuple[Array, int]:
         """Scores rows as they are now, at the version returned, −inf for none.
@@ -216,16 +219,17 @@ class ReadableShard:
         k: int,
         options: SearchOptions,
         passing: Passing,
-    ) -> tuple[Slots, Array]:
-        """Candidates of both tiers among the rows that pass, each once, and their tiers."""
+    ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
+        """Candidates of both tiers among the rows that pass, each once, their tiers, and how many
+        rows and centroids each query was compared with."""
         fresh_F = passing.among(version.fresh_F)
         fresh_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
-        sealed_QC = self.index.propose(version, queries_QD, k, options, passing)
-        rows_QC = np.concatenate([fresh_QC, sealed_QC], axis=1)
+        sealed = self.index.propose(version, queries_QD, k, options, passing)
+        rows_QC = np.concatenate([fresh_QC, sealed.rows_QC], axis=1)
         tier_QC = np.full(rows_QC.shape, Proposal.SEALED, np.uint8)
         tier_QC[:, : fresh_QC.shape[1]] = Proposal.FRESH
         rows_QC, tier_QC = drop_repeats(rows_QC, tier_QC)
-        return rows_QC, tier_QC
+        return rows_QC, tier_QC, sealed.compared_Q + len(fresh_F)
 
     def _search_tiers(
         self,
@@ -236,14 +240,16 @@ class ReadableShard:
         k: int,
         options: SearchOptions,
     ) -> ShardResult:
-        sealed_QC, fresh = self.index.propose(version, queries_QD, k, options), version.fresh
+        sealed, fresh = self.index.propose(version, queries_QD, k, options), version.fresh
+        sealed_QC, scored_Q = sealed.rows_QC, sealed.compared_Q
+        scored_Q += fresh.count
         if fresh.places > MOST_LAID_OUT:
             # Their scores are too many to lay out: they are proposed block by block.
             found_QC = exact.propose(queries_QD, view.keys_ND, fresh.rows_F, k, view.marks)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             fresh = Fresh()
         near_FQ, slack_Q = fresh.products(queries_QD, view.numbers)
-        rows_QK, scores_QK, tier_QK, scored_Q = best_rows(
+        rows_QK, scores_QK, tier_QK = best_rows(
             queries_QD,
             packed(view.keys_ND),
             view.marks,

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 import memstore
-from memstore import Filter, IndexConfig, Memory, MemoryConfig, SearchOptions, field
+from memstore import Filter, IndexConfig, Memory, MemoryConfig, Proposal, SearchOptions, field
 from memstore.memory import Array, Slots
 from tests.benchmarks.runner import Figure, at_least, paired_medians
 
@@ -122,7 +122,7 @@ def _compare(
         )
         yield at_least(1.0, measured) if probe == as_good else measured
     figure = Figure("recall_at_10", case, recall, "share")
-    if int(found.scored_Q.min()) == len(passing):
+    if (found.proposal_QK == Proposal.EXACT).all():
         yield at_least(1.0, figure)
     else:
         yield figure if whole is None else at_least(KEEPS * whole, figure)

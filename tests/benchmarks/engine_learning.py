@@ -266,7 +266,7 @@ def _keep_searching(
 def _found(shard: Shard, version: Version, asked: Array, floor_Q: Array, probe: int) -> float:
     """Recall of one version of the index, scored from the rows as they are."""
     options = SearchOptions(probe=probe)
-    rows_QC = shard.index.propose(version, asked, K, options)
+    rows_QC = shard.index.propose(version, asked, K, options).rows_QC
     fresh_QF = np.broadcast_to(version.fresh_F, (len(asked), len(version.fresh_F)))
     hit, view = 0.0, shard.rows.view
     for some in np.array_split(np.arange(len(asked)), 32):

@@ -101,7 +101,8 @@ def test_recall_is_measured_as_a_search_of_each_probe_finds() -> None:
             asked = known.queries_QD[:: tuning.FEWER].copy(), known.rows_QK[:: tuning.FEWER]
             known = replace(known, queries_QD=asked[0], rows_QK=asked[1])
             floor_Q1 = floor_Q1[:: tuning.FEWER]
-        rows_QC = clustered.propose(book, segments, known.queries_QD, tuning.K, int(probe))
+        found = clustered.propose(book, segments, known.queries_QD, tuning.K, int(probe))
+        rows_QC = found.rows_QC
         scores_QC = tuning.scores(known.queries_QD, source.read, rows_QC)
         right_Q = ((scores_QC >= floor_Q1) & (rows_QC != NO_SLOT)).sum(1)
         assert recall == (np.minimum(right_Q, tuning.K) / tuning.K).mean()

@@ -210,7 +210,7 @@ def test_a_tuned_index_reaches_its_target_on_other_queries(target: float, codec:
     assert book is not None
     assert book.recall is not None
     assert book.recall.asked
-    found = index.propose(index.version, queries[512:], 10, SearchOptions())
+    found = index.propose(index.version, queries[512:], 10, SearchOptions()).rows_QC
     true = np.argsort(-queries[512:] @ keys.T, axis=1)[:, :10]
     recall = np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)])
     # Two sets of queries differ by some standard errors of half a percent each.
@@ -296,7 +296,7 @@ def test_no_erased_row_comes_back_however_many_of_the_best_are_gone(codec: str) 
     for top in best:
         memory_index.killed(top)
         version = memory_index.version
-        found = memory_index.propose(version, queries, 10, SearchOptions(probe=100_000))
+        found = memory_index.propose(version, queries, 10, SearchOptions(probe=100_000)).rows_QC
         assert not np.isin(found, np.concatenate([top])).any()
         assert ((found >= 0).sum(axis=1) >= 10).all()
 

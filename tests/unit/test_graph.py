@@ -94,7 +94,7 @@ def test_a_walk_is_its_twin(seed: int, window: int, gone: float, enough: int) ->
     fit_N = rng.random(count) >= gone
     valid = np.zeros(100, bool)
     valid[rows_N[fit_N]] = True
-    rows_QC, scores_QC, scored = walk(
+    rows_QC, scores_QC, [scored] = walk(
         query_D[None],
         codes_ND,
         scale_N,
@@ -124,7 +124,9 @@ def test_a_wider_walk_finds_more() -> None:
     index = built(keys)
     true = truth(queries, keys)
     found = [
-        share_found(index.propose(index.version, queries, 10, SearchOptions(probe=window)), true)
+        share_found(
+            index.propose(index.version, queries, 10, SearchOptions(probe=window)).rows_QC, true
+        )
         for window in (10, 20, 80)
     ]
     assert found[0] > 0.8
@@ -137,7 +139,7 @@ def test_a_measured_window_reaches_its_target(target: float) -> None:
     keys, queries = mixture(8_000, 500, width=32)
     index = built(keys, recall_target=target)
     assert index.window(index.version) is not None
-    found = index.propose(index.version, queries, 10, SearchOptions())
+    found = index.propose(index.version, queries, 10, SearchOptions()).rows_QC
     # Queries are of the mixture, those measured with are jittered rows.
     assert share_found(found, truth(queries, keys)) >= target - 0.05
 
@@ -153,7 +155,7 @@ def test_a_target_that_no_walk_reaches_is_reached_by_lists() -> None:
     oldest = dataclasses.replace(index.version.segments[0], graph=laid.with_recall(low))
     index.version = dataclasses.replace(index.version, segments=(oldest,))
     assert index.window(index.version, options) is None
-    found = index.propose(index.version, queries, 10, options)
+    found = index.propose(index.version, queries, 10, options).rows_QC
     assert share_found(found, truth(queries, keys)) == 1.0
 
 
@@ -170,12 +172,12 @@ def test_no_row_that_is_gone_comes_back_however_many_of_the_best_are() -> None:
     index = built(keys)
     for query, top in zip(queries, truth(queries, keys, 1_000), strict=True):
         (index.killed if query[0] > 0 else index.wrote)(top)
-        found = index.propose(index.version, queries, 10, SearchOptions(probe=20))
+        found = index.propose(index.version, queries, 10, SearchOptions(probe=20)).rows_QC
         assert not np.isin(found, top).any()
         assert ((found >= 0).sum(axis=1) >= 10).all()
         left = keys.copy()
         left[~are_set(index.version.segments[0].valid, np.arange(12_000))] = -1e3 * query
-        own = index.propose(index.version, query[None], 10, SearchOptions(probe=20))
+        own = index.propose(index.version, query[None], 10, SearchOptions(probe=20)).rows_QC
         assert share_found(own, truth(query[None], left)) >= 0.5
 
 
@@ -185,7 +187,7 @@ def test_where_nearly_all_are_gone_the_lists_are_asked() -> None:
     # More than a walk keeps in view beside its window.
     left = np.setdiff1d(np.arange(6_000), truth(queries, keys, 3_000))
     index.killed(np.setdiff1d(np.arange(6_000), left))
-    found = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98))
+    found = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98)).rows_QC
     assert len(left) == 20
     best = left[np.argsort(-queries @ keys[left].T, axis=1)[:, :10]]
     assert share_found(found, best) == 1.0
@@ -199,7 +201,7 @@ def test_rows_sealed_since_are_found_beside_the_walk() -> None:
         index.wrote(np.arange(stop - 500, stop))
         jobs.seal(index, source(keys[:stop]))
     assert not len(index.version.fresh_F)
-    found = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98))
+    found = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98)).rows_QC
     assert share_found(found, truth(queries, keys)) > 0.93
     # Young segments are joined among each other; the one with the graph stays.
     jobs.merge(index, source(keys))
@@ -208,7 +210,7 @@ def test_rows_sealed_since_are_found_beside_the_walk() -> None:
     assert len(young) < 4
     assert sum(map(len, young)) == 2_000
     assert index.version.graph is not None
-    again = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98))
+    again = index.propose(index.version, queries, 10, SearchOptions(recall_target=0.98)).rows_QC
     assert share_found(again, truth(queries, keys)) > 0.93
 
 
@@ -314,11 +316,13 @@ def test_concurrent_walks_are_as_one_alone() -> None:
 
     keys, queries = mixture(5_000, 256, width=WIDTH)
     index = built(keys)
-    alone = index.propose(index.version, queries, 10, SearchOptions(probe=30))
+    alone = index.propose(index.version, queries, 10, SearchOptions(probe=30)).rows_QC
     with ThreadPoolExecutor(4) as pool:
         parts = pool.map(
-            lambda at: index.propose(
-                index.version, queries[at : at + 64], 10, SearchOptions(probe=30)
+            lambda at: (
+                index.propose(
+                    index.version, queries[at : at + 64], 10, SearchOptions(probe=30)
+                ).rows_QC
             ),
             [0, 64, 128, 192] * 4,
         )

@@ -28,7 +28,7 @@ def book_of(keys: Array, clusters: int = 4) -> Codebook:
 
 def found(book: Codebook, segment: Segment, queries: Array, count: int) -> tuple[Slots, Array]:
     """Searches all lists."""
-    return segment.search(queries, count, *clustered.visited(book, queries, book.clusters))
+    return segment.search(queries, count, *clustered.visited(book, queries, book.clusters))[:2]
 
 
 def held(lists: faiss.IndexIVF) -> dict[int, tuple[int, bytes]]:

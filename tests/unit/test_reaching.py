@@ -88,12 +88,12 @@ def test_only_what_passes_is_found_in_them(codec: str) -> None:
         passing = Passing.of(list_R == number)
         asked = (book, segments, keys[:40], 2, 3, passing)
         lists_QP, scores_QP = reached(*asked)
-        rows, _ = clustered.best_of(segments, keys[:40], 8, lists_QP, scores_QP, passing)
+        rows = clustered.best_of(segments, keys[:40], 8, lists_QP, scores_QP, passing).rows_QC
         assert (list_R[rows[rows != NO_SLOT]] == number).all()
         assert ((rows != NO_SLOT).any(axis=1) == (lists_QP != NO_SLOT).any(axis=1)).all()
     none = Passing.of(np.zeros(ROWS, bool))
     lists_QP, scores_QP = reached(book, segments, keys[:3], 2, 3, none)
-    assert (clustered.best_of(segments, keys[:3], 8, lists_QP, scores_QP, none)[0] == -1).all()
+    assert (clustered.best_of(segments, keys[:3], 8, lists_QP, scores_QP, none).rows_QC == -1).all()
 
 
 def test_clusters_are_drawn_beside_lists_that_are_padded() -> None:
