@@ -21,6 +21,7 @@ from models.tasks.knowledge import KnowledgeBase
 from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, at_most
+from workers.networks.knowledge import KnowledgeRecipe
 from workers.networks.kv import KVRecipe, geography
 from workers.run import Run
 
@@ -88,7 +89,7 @@ def measure(recipe: KVRecipe) -> Iterator[Measured]:
     yield Figure("train_s", words, spread.seconds, "s", alone.seconds)
 
 
-def embedded(folder: Path, recipe: KVRecipe, base: KnowledgeBase) -> Learnt:
+def embedded(folder: Path, recipe: KnowledgeRecipe, base: KnowledgeBase) -> Learnt:
     """Builds, trains and tests by one trainer that has the memories itself."""
     Run.build(folder, recipe, base, _untold)
     begun = time.perf_counter()
@@ -101,7 +102,7 @@ def embedded(folder: Path, recipe: KVRecipe, base: KnowledgeBase) -> Learnt:
 
 def on_cluster(
     folder: Path,
-    recipe: KVRecipe,
+    recipe: KnowledgeRecipe,
     base: KnowledgeBase,
     spec: ClusterSpec,
     each: Callable[[dict[str, Any]], None] | None = None,

@@ -28,6 +28,9 @@ from workers import cli, distributed
 from workers.checkpoints import ABOUT, Checkpoints
 from workers.cluster import ClusterSpec, down, up
 from workers.distributed import Job, fit
+from workers.networks.factual import FactualRecipe
+from workers.networks.hmn import HMNRecipe
+from workers.recipe import Recipe
 from workers.run import Run
 
 # Ray Train passes on settings of Ray Data that Ray Data warns of.
@@ -39,12 +42,25 @@ LONG_S = 240.0
 RECIPE = replace(
     small.recipe(),
     places=150,
+    shards=4,
     k=8,
     probe=1,
     steps=80,
     hashed_steps=40,
     test_questions=200,
 )
+WORLD: dict[str, Any] = {
+    "task": RECIPE.task,
+    "places": 150,
+    "dim": 16,
+    "shards": 4,
+    "batch": 16,
+    "steps": 40,
+    "questions": 600,
+    "test_questions": 200,
+}
+HMN = HMNRecipe(**WORLD, k=8, probe=1, refresh_steps=10)
+FACTUAL = FactualRecipe(**WORLD, layers=2)
 EVERY = 10
 """Steps from one checkpoint to the next."""
 
@@ -189,6 +205,32 @@ def test_what_cannot_be_trained_is_refused_before_a_trainer_starts(
             fit(job)
     finally:
         about.write_bytes(kept)
+
+
+@pytest.mark.parametrize("name", ["HMN", "FACTUAL"])
+def test_a_network_learns_on_four_shards_what_it_learns_alone(
+    spec: ClusterSpec, tmp_path: Path, name: str
+) -> None:
+    """The last here: the run of before has no memories any more. The key-value network's is
+    above, where some of those that train it are killed."""
+    recipe: Recipe = globals()[name]
+    with memstore.connect(spec.address, deadline_s=LONG_S) as client:
+        there = [client.memory(name) for name in client.list()]
+        for memory in sorted(there, key=lambda memory: memory.config.encoding is None):
+            client.drop(memory.name)
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    where = ["--cluster", spec.address.partition(":")[2], "--trainers", "2", "--out", str(out)]
+    fit = ["fit", "--network", recipe.network, "--recipe", f"{__name__}:{name}"]
+    assert cli.main([*fit, *where]) == 0
+    got = [each["hits_1"] for each in json.loads((out / "figures.json").read_text())]
+    base = small.base(150)
+    Run.build(alone, recipe, base, lambda *told: None)
+    with Run(alone) as run:
+        for _ in run.train(base, recipe.steps):
+            pass
+        expected = [each.hits_1 for each in run.evaluate(base)]
+    assert min(expected) > 0.8
+    assert got == pytest.approx(expected, abs=0.01)
 
 
 def test_without_ray_the_extra_is_named(
