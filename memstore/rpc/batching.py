@@ -24,8 +24,9 @@ from memstore.memory import Array, Memory, SearchOptions, SearchResult
 from memstore.rpc.alone import Alone
 from memstore.rpc.codec import SEARCHED
 
-MOST_QUERIES = 1_024
-"""Searched as one, unless one call alone has more: beyond it a batch is no quicker a query."""
+MOST_QUERIES = 256
+"""Searched as one, unless one call alone has more: a larger batch is hardly quicker a query, and
+its callers, who are answered at once, then all ask again at once."""
 
 SHORT_S = 0.004
 """What may be done in the event loop: about as long as Python lets a thread wait for its turn."""
