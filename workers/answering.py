@@ -21,8 +21,8 @@ class Answers:
     """What a network says to Q questions.
 
     answers_QC: entity slots, `NO_SLOT` padded. scores_QC: −inf at `NO_SLOT`. slots_QK: the facts
-    that the last reading could read, `NO_SLOT` padded. weights_HQK: what each reading gave them, 0
-    at `NO_SLOT`. scored: cells scored for all questions together.
+    that a reading could read, `NO_SLOT` padded. weights_HQK: what each reading gave them, 0 at
+    `NO_SLOT`, and of facts that it could not read. scored: cells scored for all questions together.
     """
 
     answers_QC: Slots

@@ -10,6 +10,7 @@ import torch
 from memstore import NO_SLOT, Memory
 from memstore.memory import Slots
 from models.tasks.asking import QuestionReader
+from models.tasks.memories import KnowledgeMemories
 from workers.answering import Answering
 
 
@@ -56,7 +57,7 @@ def ask(
         mention, entity = questions.mentions[q], int(questions.entity_Q[q])
         best = np.argsort(-chances_QC[q], kind="stable")[:3]
         best = best[answers_QC[q, best] != NO_SLOT]
-        names = _column(reader.memories.entities, "name", answers_QC[q, best])
+        names = column(reader.memories.entities, "name", answers_QC[q, best])
         replies.append(
             Reply(
                 question=text,
@@ -67,7 +68,9 @@ def ask(
                 answers=[]
                 if entity == NO_SLOT
                 else [(n, float(chances_QC[q, c])) for n, c in zip(names, best, strict=True)],
-                facts=_facts(reader, slots_QK[q], weights_HQK[:, q], list_limit, facts),
+                facts=facts_read(
+                    reader.memories, slots_QK[q], weights_HQK[:, q], list_limit, facts
+                ),
             )
         )
     return replies
@@ -76,22 +79,26 @@ def ask(
 def describe(reader: QuestionReader, entity: int) -> str:
     """A name that tells entities of equal names apart: "Kyoto (Japan)"."""
     memories = reader.memories
-    name = _column(memories.entities, "name", np.array([entity]))[0]
+    name = column(memories.entities, "name", np.array([entity]))[0]
     slots = memories.facts.lookup("subject", [entity], 64).slots
-    relations = _column(memories.facts, "relation", slots)
-    country = _column(memories.relations, "name", np.array(relations, np.int64))
+    relations = column(memories.facts, "relation", slots)
+    country = column(memories.relations, "name", np.array(relations, np.int64))
     if "country" not in country:
         return name
-    lists = _column(memories.facts, "objects", slots[[country.index("country")]])
-    return f"{name} ({_column(memories.entities, 'name', np.array(lists[0][:1]))[0]})"
+    lists = column(memories.facts, "objects", slots[[country.index("country")]])
+    return f"{name} ({column(memories.entities, 'name', np.array(lists[0][:1]))[0]})"
 
 
-def _facts(
-    reader: QuestionReader, slots_K: Slots, weights_HK: np.ndarray, list_limit: int, count: int
+def facts_read(
+    memories: KnowledgeMemories,
+    slots_K: Slots,
+    weights_HK: np.ndarray,
+    list_limit: int,
+    count: int,
 ) -> list[FactRead]:
+    """The `count` facts that any reading gave most, with the first `list_limit` objects of each."""
     top = np.argsort(-weights_HK.max(axis=0), kind="stable")[:count]
     top = top[slots_K[top] != NO_SLOT]
-    memories = reader.memories
     records = memories.facts.gather(
         slots_K[top], vectors=False, columns=["subject", "relation", "objects"]
     ).records
@@ -101,9 +108,9 @@ def _facts(
         objects = record["objects"][:list_limit]
         read.append(
             FactRead(
-                subject=_column(memories.entities, "name", np.array([record["subject"]]))[0],
-                relation=_column(memories.relations, "name", np.array([record["relation"]]))[0],
-                objects=_column(memories.entities, "name", np.array(objects)),
+                subject=column(memories.entities, "name", np.array([record["subject"]]))[0],
+                relation=column(memories.relations, "name", np.array([record["relation"]]))[0],
+                objects=column(memories.entities, "name", np.array(objects)),
                 more=len(record["objects"]) - len(objects),
                 weights=[float(weight) for weight in weights_HK[:, k]],
             )
@@ -111,7 +118,8 @@ def _facts(
     return read
 
 
-def _column(memory: Memory, column: str, slots: Slots) -> list:
-    records = memory.gather(slots, vectors=False, columns=[column]).records
+def column(memory: Memory, name: str, slots: Slots) -> list:
+    """The records of slots in one column."""
+    records = memory.gather(slots, vectors=False, columns=[name]).records
     assert records is not None
-    return records[column].to_pylist()
+    return records[name].to_pylist()

@@ -5,7 +5,7 @@ memtrain fit --network NAME --recipe NAME      build and train (goes on where it
 memtrain fit --cluster NAMESPACE/NAME --trainers N      the same on Ray
 memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
-memtrain ask "which currency do they use in Kyoto?"
+memtrain ask "which currency do they use in Kyoto?"      --plot FILE.png draws the hops
 memtrain ingest FILE … --into DIR       memories of the facts in files
 memtrain ask --facts DIR "who directed Kismet?"      from these alone
 memtrain cluster up | status | down     a memory on Ray
@@ -41,10 +41,10 @@ from workers import (
     showing,
     train_cli,
 )
-from workers.ask import Reply
 from workers.ingest.targets import is_served
 from workers.networks.knowledge import KnowledgeLearner
 from workers.networks.kv import geography
+from workers.networks.simple import SimpleLearner
 from workers.recipe import Recipe
 from workers.refresh import Refresher
 from workers.run import Run, is_built, recipe_of
@@ -161,8 +161,11 @@ def ask_one(options: argparse.Namespace) -> None:
     folder = options.out or FOLDER
     _no_store(folder)
     with train_cli.opened(options, folder) as run:
-        for reply in _ask(run, texts, searched=options.search):
+        replies = _ask(run, texts, searched=options.search)
+        for reply in replies:
             showing.reply(reply)
+        if options.plot is not None:
+            console.print(f"\nWeights of the hops: {report.attention(replies, options.plot)}")
 
 
 def _no_store(folder: Path) -> None:
@@ -229,8 +232,8 @@ def _same(folder: Path, recipe: Recipe) -> None:
     )
 
 
-def _ask(run: Run, texts: Sequence[str], *, searched: bool) -> list[Reply]:
-    if not isinstance(run.learner, KnowledgeLearner):
+def _ask(run: Run, texts: Sequence[str], *, searched: bool) -> list[Any]:
+    if not isinstance(run.learner, KnowledgeLearner | SimpleLearner):
         raise InvalidArgument(
             "the network answers no questions of people",
             got=f"{run.recipe.network} on {run.recipe.task}",
@@ -310,6 +313,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("question", nargs="+", help="in plain English")
     sub.add_argument("--search", action="store_true", help="propose facts by inner product")
+    sub.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw what each hop gave the facts most read"
+    )
     train_cli.add_where(sub)
     cluster_cli.add_commands(commands)
     ingest_cli.add_commands(commands)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from workers import showing, tasks
+from memstore.errors import InvalidArgument
+from workers import folders, showing, tasks
 from workers.ask import Reply
+from workers.ask_simple import SimpleReply
 from workers.figures import Confusion, Evaluation
 from workers.learner import Step
 from workers.recipe import Recipe
@@ -60,6 +63,25 @@ def write(
         )
     )
     return page
+
+
+def attention(replies: Sequence[Reply | SimpleReply], path: Path) -> Path:
+    """Draws what each hop gave the facts most read, a panel a question; returns where it is.
+
+    Raises `InvalidArgument` where nothing was read, or not hop by hop.
+    """
+    hops = [reply for reply in replies if isinstance(reply, Reply) and reply.facts]
+    if not hops:
+        raise InvalidArgument(
+            "there are no hops to draw",
+            got=", ".join(repr(reply.question) for reply in replies),
+            expected="a question about a name that is known, of a network that reads in hops",
+        )
+    if path.suffix != ".png":
+        raise InvalidArgument("the plot is a picture", got=str(path), expected="FILE.png")
+    folders.make(path.absolute().parent, "the folder of the plot")
+    _attention(hops).savefig(path, dpi=110, bbox_inches="tight")
+    return path
 
 
 def _training(steps: list[Step]) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from models.tasks.memories import Progress as Told
 from workers import facts, networks, tasks
-from workers.ask import Reply
+from workers.ask import FactRead, Reply
+from workers.ask_simple import SimpleReply
 from workers.figures import Evaluation
 from workers.learner import Step
 from workers.recipe import Recipe
@@ -121,10 +122,16 @@ def _known(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)
 
 
-def reply(given: Reply) -> None:
+NOTHING = "  I find nothing about that: no name I know is in the question."
+
+
+def reply(given: Reply | SimpleReply) -> None:
     console.print(f"\n{given.question}", style="bold")
+    if isinstance(given, SimpleReply):
+        _simple(given)
+        return
     if not given.answers:
-        console.print("  I find nothing about that: no name I know is in the question.")
+        console.print(NOTHING)
         return
     shared = f", one of {given.ambiguity} so named" if given.ambiguity > 1 else ""
     if given.entity:
@@ -132,13 +139,30 @@ def reply(given: Reply) -> None:
     best, *others = given.answers
     also = ", ".join(f"{name} {chance:.0%}" for name, chance in others)
     console.print(f"  {best[0]} {best[1]:.0%}" + (f"   ({also})" if also else ""), style="green")
-    for fact in given.facts:
+    _read(given.facts)
+
+
+def _simple(given: SimpleReply) -> None:
+    if not given.candidates:
+        console.print(NOTHING)
+        return
+    console.print(f"  about {' or '.join(given.candidates)}")
+    if given.facts:
+        console.print(f"  {_objects(given.facts[0])}", style="green")
+    else:
+        console.print("  No fact is about that.")
+    _read(given.facts)
+
+
+def _read(facts: Sequence[FactRead]) -> None:
+    for fact in facts:
         weights = " ".join(f"{weight:.2f}" for weight in fact.weights)
-        more = f", … {fact.more} more" if fact.more else ""
-        console.print(
-            f"    {weights}  {fact.subject} · {fact.relation} → {', '.join(fact.objects)}{more}",
-            style="dim",
-        )
+        told = f"{fact.subject} · {fact.relation} → {_objects(fact)}"
+        console.print(f"    {weights}  {told}", style="dim")
+
+
+def _objects(fact: FactRead) -> str:
+    return ", ".join(fact.objects) + (f", … {fact.more} more" if fact.more else "")
 
 
 def found(given: facts.Found) -> None:

@@ -11,6 +11,7 @@ from models.tasks.data import VARIABLE
 from tests.training import chained
 from workers.cli import main
 from workers.networks.hmn import HMNRecipe
+from workers.networks.knowledge import KnowledgeLearner
 from workers.run import Run
 
 
@@ -85,5 +86,21 @@ def test_factual_follows_facts_and_goes_on_where_it_was(
         assert [step.loss for step in run.steps] == steps
     capsys.readouterr()
     question = "who directed the films starring [Person 3]"
-    assert main(["ask", question, "--out", str(tmp_path / "cut")]) == 0
-    assert "Person" in capsys.readouterr().out
+    plot = tmp_path / "plots" / "hops.png"
+    asked = ["ask", question, "--out", str(tmp_path / "cut"), "--plot"]
+    assert main([*asked, str(plot)]) == 0
+    said = capsys.readouterr().out
+    assert "Person" in said
+    assert str(plot) in said.replace("\n", "")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main([*asked, str(plot.with_suffix(".txt"))]) == 1
+    assert "expected FILE.png" in capsys.readouterr().out
+    with Run(tmp_path / "cut") as run:
+        assert isinstance(run.learner, KnowledgeLearner)
+        [told] = run.learner.reply([question], searched=False)
+    # Each of two layers gave its weight to what it follows.
+    first, *then = told.facts
+    assert (first.subject, first.relation) == ("Person 3", "acted in")
+    assert first.weights[0] > 0.9
+    assert {fact.relation for fact in then} == {"directed_by"}
+    assert all(fact.weights[0] < 0.1 < fact.weights[1] for fact in then)

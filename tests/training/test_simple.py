@@ -79,6 +79,34 @@ def test_subjects_never_asked_about_are_answered(
     assert sum(count for count, _, _ in facts.kinds.values()) == facts.questions
 
 
+def test_a_typed_question_is_answered_by_its_fact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trained(tmp_path / "run") as (_, learner, base):
+        told = learner.reply([q.text for q in base.test], searched=False)
+    names, relations = base.base.entities["name"].to_pylist(), base.base.relations
+    right = 0
+    for question, reply in zip(base.test, told, strict=True):
+        best = reply.facts[0]
+        assert names[question.subject] in reply.candidates
+        assert best.subject in reply.candidates
+        scores = [fact.weights[0] for fact in reply.facts]
+        assert scores == sorted(scores, reverse=True)
+        assert max(map(abs, scores)) < 1.0001
+        asked = {relations[relation] for relation in question.relations}
+        right += best.subject == names[question.subject] and best.relation in asked
+    assert right > 0.9 * len(told)
+    ask = ["ask", "--out", str(tmp_path / "run")]
+    assert main([*ask, "where was person zu3 born?", "where is nowhere?"]) == 0
+    first, second = capsys.readouterr().out.split("where is nowhere?")
+    assert "about Person Zu3\n  Town Zi" in first
+    assert "Person Zu3 · " in first
+    assert "no name I know" in second
+    for wrong, why in (("--search", "not searched for"), ("--plot=hops.png", "no hops to draw")):
+        assert main([*ask, wrong, "where was person zu3 born?"]) == 1
+        assert why in capsys.readouterr().out
+
+
 def test_one_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = ["steps=30", "objects=2"]
     assert fit("simple-freebase", tmp_path / "whole", *settings) == 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memstore import NO_SLOT
+from memstore.memory import Array, Slots
 from models import factual
 from models.asked import Asked
-from models.factual import FactualMN
+from models.factual import FactualMN, Layer
+from models.tasks.answers import ragged
 from models.tasks.memories import Initial
 from workers.answering import Answers, Lesson
 from workers.checkpoints import Holder
@@ -93,11 +97,31 @@ class FactualAnswering:
         )
         with torch.no_grad():
             traced = self.module(asked)
-        last = traced.layers[-1]
         answers_QC, scores_QC = factual.answers(traced, asked.entity_Q)
         scored = sum(int((layer.slots_QF != NO_SLOT).sum()) for layer in traced.layers)
-        weights_HQF = last.weights_QF.numpy()[None]
-        return Answers(answers_QC, scores_QC, last.slots_QF, weights_HQF, scored)
+        return Answers(answers_QC, scores_QC, *_side_by_side(traced.layers), scored)
+
+
+def _side_by_side(layers: Sequence[Layer]) -> tuple[Slots, Array]:
+    """The facts of all layers, each once a question, `[Q, K]`, and what each layer gave them,
+    `[L, Q, K]`."""
+    at = [np.nonzero(layer.slots_QF != NO_SLOT) for layer in layers]
+    slots = [layer.slots_QF[on] for layer, on in zip(layers, at, strict=True)]
+    span = 1 + max(int(own.max(initial=0)) for own in slots)
+    # A pair of a question and a fact is one number.
+    pairs = [on[0] * span + own for on, own in zip(at, slots, strict=True)]
+    pairs_U = np.unique(np.concatenate(pairs))
+    question_U, counts_Q = (
+        pairs_U // span,
+        np.bincount(pairs_U // span, minlength=len(layers[0].slots_QF)),
+    )
+    column_U = np.arange(len(pairs_U)) - (np.cumsum(counts_Q) - counts_Q)[question_U]
+    slots_QK = ragged(pairs_U % span, counts_Q)
+    weights_HQK = np.zeros((len(layers), *slots_QK.shape), np.float32)
+    for hop, (layer, on, own) in enumerate(zip(layers, at, pairs, strict=True)):
+        column = column_U[np.searchsorted(pairs_U, own)]
+        weights_HQK[hop, on[0], column] = layer.weights_QF.numpy()[on]
+    return slots_QK, weights_HQK
 
 
 def metaqa(hops: int) -> FactualRecipe:

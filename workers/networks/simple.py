@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from memstore import NO_SLOT, IndexConfig, MemoryConfig
+from memstore.errors import InvalidArgument
 from memstore.memory import Slots
 from memstore.torch import RowTable
 from models.simple_qa import Bag, Facts, SimpleQA, ranking_loss
@@ -23,7 +24,8 @@ from models.tasks.memories import Initial, KnowledgeMemories, Progress
 from models.tasks.naming import Namer
 from models.tasks.simple_questions import SimpleQuestions
 from models.tasks.simple_reading import SimpleReader
-from workers import path_accuracy
+from workers import ask_simple, path_accuracy
+from workers.ask_simple import SimpleReply
 from workers.checkpoints import Holder
 from workers.evaluate import bytes_of
 from workers.figures import Evaluation, Published
@@ -259,6 +261,17 @@ class SimpleLearner:
         tables = (known.words, names, known.entities, known.relations, known.facts)
         held = sum(map(bytes_of, tables))
         return path_accuracy.evaluate(self.module, self.reader, base, held)
+
+    def reply(self, texts: Sequence[str], *, searched: bool) -> list[SimpleReply]:
+        """Answers a person's questions."""
+        if searched:
+            raise InvalidArgument(
+                "its facts are not searched for",
+                got="--search",
+                expected="the facts of whom a question names",
+            )
+        self.module.eval()
+        return ask_simple.ask(self.module, self.reader, texts)
 
 
 def _pick(rows_QX: Slots, count: int, rng: np.random.Generator) -> Slots:
