@@ -114,12 +114,12 @@ def _attention(replies: list[Reply]) -> Figure:
     figure = Figure(figsize=(9, 1.05 * len(replies) + 0.4), layout="constrained")
     for row, reply in enumerate(replies):
         axis = figure.add_subplot(len(replies), 1, row + 1)
-        weights = np.array([fact.weights for fact in reply.facts])
+        # In the order of the hops that read them.
+        facts = sorted(reply.facts, key=lambda fact: int(np.argmax(fact.weights)))
+        weights = np.array([fact.weights for fact in facts])
         axis.set_title(reply.question, loc="left", fontsize=9)
         axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        labels = [
-            f"{fact.subject} · {fact.relation} → {_objects(fact.objects)}" for fact in reply.facts
-        ]
+        labels = [f"{fact.subject} · {fact.relation} → {_objects(fact.objects)}" for fact in facts]
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
         axis.set_xticks([])
         for (row, hop), weight in np.ndenumerate(weights):
