@@ -12,6 +12,10 @@ from tests.benchmarks.peers.servers.served import Served, beside_python, free_po
 
 AT_ONCE = 10_000
 
+PINGED_MS = 3_600_000
+"""How often the client asks whether the server lives: one that builds an index answers nothing for
+minutes, then takes the pings of meanwhile for an attack."""
+
 
 class Engine(Served):
     """links, width: of the graph while building. Searches ask for `Strong` consistency."""
@@ -31,7 +35,8 @@ class Engine(Served):
             "--host", "127.0.0.1", "--port", port,
             is_ready=lambda: listens(port),
         )  # fmt: skip
-        self._client = MilvusClient(f"http://127.0.0.1:{port}")
+        options = {"grpc.keepalive_time_ms": PINGED_MS}
+        self._client = MilvusClient(f"http://127.0.0.1:{port}", grpc_options=options)
         if self._client.has_collection("rows"):
             self._client.load_collection("rows")
 
