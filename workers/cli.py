@@ -7,6 +7,7 @@ memtrain resume DIR               go on with a run, whatever its recipe
 memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"      --plot FILE.png draws the hops
 memtrain ingest FILE … --into DIR       memories of the facts in files
+memtrain synthesize --out DIR     files of made-up facts that look like Freebase's, of any size
 memtrain ask --facts DIR "who directed Kismet?"      from these alone
 memtrain cluster up | status | down     a memory on Ray
 memtrain refresh ray:NAMESPACE/NAME     encode anew what drifted, at a share of the time
@@ -39,6 +40,7 @@ from workers import (
     refresh_cli,
     report,
     showing,
+    synthesize_cli,
     train_cli,
 )
 from workers.ingest.targets import is_served
@@ -319,6 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     train_cli.add_where(sub)
     cluster_cli.add_commands(commands)
     ingest_cli.add_commands(commands)
+    synthesize_cli.add_commands(commands)
     refresh_cli.add_command(commands)
     return parser
 
