@@ -116,6 +116,7 @@ class ReadableMemory:
             raise InvalidArgument("no such record column", got=unknown, expected=f"among {names}")
         if list_limit is not None:
             checks.positive("list_limit", list_limit)
+        views = [shard.rows.view for shard in self.shards]
         self.check_known(slots_B)
         parts = list(self._split(slots_B))
         places = [at for _, at, _ in parts]
@@ -135,6 +136,7 @@ class ReadableMemory:
         elif columns:
             tables = [shard.read_records(rows, columns, list_limit) for shard, _, rows in parts]
             records = routing.rejoined_records(places, tables)
+        del views  # A row that is erased while it is read was held by them.
         return Rows(
             slots_B=slots_B,
             generations_B=generations_B,

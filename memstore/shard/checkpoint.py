@@ -91,6 +91,7 @@ class Checkpoints:
         with shard.writers:
             if shard.behind is not None:
                 raise shard.behind
+            shard.clear()
             rows = shard.rows
             changed_K = shard.changed.take(blocks.blocks(rows.size))
             try:
@@ -111,7 +112,7 @@ class Checkpoints:
                     versions={"rows": rows.version, "index": shard.index.version.number},
                     live_R=np.empty(0, np.int64) if heap is None else rows.live_rows(),
                     changed_K=changed_K,
-                    cut=Cut(rows.arrays, changed_K),
+                    cut=Cut(rows.arrays, changed_K, rows.are_gone),
                     heap=heap,
                     windows=windows,
                     index=saving.still(shard.index),

@@ -66,8 +66,15 @@ class Cut:
     To be made with writers kept off.
     """
 
-    def __init__(self, read: Callable[[], Mapping[str, Array]], wanted_K: Blocks) -> None:
-        self._read = read
+    def __init__(
+        self,
+        read: Callable[[], Mapping[str, Array]],
+        wanted_K: Blocks,
+        blank: Callable[[int, int], bool] = lambda begin, end: False,
+    ) -> None:
+        """blank: whether what rows are now, from one to before another, is zero, or matters to
+        nobody: these are not read, and zero."""
+        self._read, self._blank = read, blank
         self._wanted_K = wanted_K
         self.shapes = {name: (array.dtype, array.shape) for name, array in read().items()}
         self.rows = max((shape[0] for _, shape in self.shapes.values()), default=0)
@@ -103,10 +110,7 @@ class Cut:
             ranges = [(b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, self.rows)) for b in some.tolist()]
             with writers:
                 arrays = self._read()
-                copies = [
-                    {name: arrays[name][begin:end].copy() for name in self.shapes}
-                    for begin, end in ranges
-                ]
+                copies = [self._copied(arrays, begin, end) for begin, end in ranges]
                 self._next = ranges[-1][1]
             # Nobody keeps any of these rows from now on.
             for (begin, end), copy in zip(ranges, copies, strict=True):
@@ -114,6 +118,14 @@ class Cut:
             yield from zip(some.tolist(), copies, strict=True)
         with writers:
             self._next = self.rows
+
+    def _copied(self, arrays: Mapping[str, Array], begin: int, end: int) -> dict[str, Array]:
+        if self._blank(begin, end):
+            return {
+                name: np.zeros((end - begin, *shape[1:]), dtype)
+                for name, (dtype, shape) in self.shapes.items()
+            }
+        return {name: arrays[name][begin:end].copy() for name in self.shapes}
 
     def _as_before(self, begin: int, end: int, copy: dict[str, Array]) -> None:
         """Puts what was kept of some rows into a copy of them."""

@@ -7,6 +7,8 @@ views keep the old one alive.
 
 The same over a file, for tables larger than memory: the system writes pages out and reads them
 back. The file has no name, so nothing is left of it when its process dies.
+
+Rows that nobody will read again are given back (`release`).
 """
 
 from __future__ import annotations
@@ -112,6 +114,20 @@ class Region:
             if block.view(np.uint8).any():
                 self._whole[start : start + len(block)] = block
 
+    def release(self, first: int, end: int) -> None:
+        """Makes these rows zero again and gives their pages back; in a file they stay as they are:
+        the system writes them out, and a hole in it would kill who writes there on a full disk.
+        """
+        if self._range is None or self._folder is not None:
+            return
+        start, stop = first * self.row_bytes, end * self.row_bytes
+        inner, outer = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop - stop % mmap.PAGESIZE
+        if inner >= outer or not self._range.give_back(inner, outer):
+            inner = outer = stop
+        flat = np.asarray(self._range)
+        flat[start:inner] = 0
+        flat[outer:stop] = 0
+
     @property
     def resident_bytes(self) -> int:
         """Bytes of it in main memory now; pages of zeros that were only read are counted too."""
@@ -202,6 +218,12 @@ class _Range:
             start -= start % mmap.PAGESIZE
             # A system that cannot makes it ready page by page, as it is written.
             _libc.madvise(self._start + start, end - start, POPULATE_WRITE)
+
+    def give_back(self, start: int, end: int) -> bool:
+        """Lets the system have these pages, which are zero from then on; whether it took them."""
+        assert self._start is not None
+        refused = _libc.madvise(self._start + start, end - start, mmap.MADV_DONTNEED)
+        return not refused
 
     def resident(self, size: int) -> int:
         pages = -(-size // mmap.PAGESIZE)

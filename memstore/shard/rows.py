@@ -2,11 +2,14 @@
 
 A row here is the shard's own number of a slot: `slot // shards`. One thread writes. Readers take
 `view`, and read each row whole by its sequence number; nobody waits for the other.
+
+A slot is never given twice: blocks of rows that are all gone are cleared, and take no memory.
 """
 
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +22,16 @@ from memstore.config import MemoryConfig
 from memstore.dtypes import LOW, storage
 from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
+from memstore.kernels.group import distinct
 from memstore.kernels.half import packed, wide
 from memstore.kernels.keep import Chance, ChanceOf, Keeper, Master
 from memstore.kernels.sequence import Marks
 from memstore.kernels.whole import copies, put_rows, take_tenants
 from memstore.memory import Array, Slots
 from memstore.shard import optimizers
+from memstore.shard.blocks import BLOCK_ROWS
 from memstore.shard.region import Region
-from memstore.shard.usage import Usage
+from memstore.shard.usage import NEVER, Usage
 
 STATE = "state_"
 """What the names of optimizer state begin with."""
@@ -41,6 +46,8 @@ WRITTEN = ("keys", "values", "alive")
 @dataclass(frozen=True)
 class RowView:
     """The rows that there were at one moment, as they are now: arrays that go on being written.
+
+    Who holds it finds of a row that was there since what it was at last, though it is gone by now.
 
     values_NV has no columns where the key is the value.  marks: the rows' sequence numbers.
     """
@@ -107,6 +114,10 @@ class RowTable:
         }
         self._marks = Region((), np.uint32)
         self._room = 0
+        self._views: list[weakref.ref[RowView]] = []
+        """Those that somebody may hold."""
+        self._gone: list[tuple[Slots, list[weakref.ref[RowView]]]] = []
+        """Blocks of which no row is there any more, and the views that they may be read by."""
         self._show(0)
 
     @property
@@ -136,6 +147,8 @@ class RowTable:
         """
         if len(rows_B):
             self._grow(int(rows_B.max()) + 1)
+            # Rows of a block that was cleared may come late.
+            self.usage.priority_N[rows_B[~self.alive_N[rows_B]]] = NEVER
         self.live += put_rows(
             packed(self.keys_ND),
             packed(self.view.values_NV),
@@ -178,6 +191,31 @@ class RowTable:
     def kill(self, rows_B: Slots) -> None:
         self.live -= int(np.count_nonzero(self.alive_N[rows_B]))
         self.alive_N[rows_B] = False
+        gone_K = self._empty(distinct(rows_B // BLOCK_ROWS))
+        if len(gone_K):
+            self._show(self.size)
+            self._gone.append((gone_K, self._views[:-1]))
+
+    def are_gone(self, begin: int, end: int) -> bool:
+        """Whether none of the rows from `begin` to before `end` is there."""
+        return not self.alive_N[begin:end].any()
+
+    def unread(self) -> Slots:
+        """The blocks of rows that went, of which none came since and which nobody reads any more;
+        each is told once, for `clear`."""
+        ready = [not any(view() is not None for view in views) for _, views in self._gone]
+        told = [blocks_K for (blocks_K, _), now in zip(self._gone, ready, strict=True) if now]
+        self._gone = [gone for gone, now in zip(self._gone, ready, strict=True) if not now]
+        return self._empty(distinct(np.concatenate([np.empty(0, np.int64), *told])))
+
+    def clear(self, blocks_K: Slots) -> None:
+        """Makes all of some blocks zero, as if their rows had never been, and gives their memory
+        back. blocks_K: rising; no row of them is there, and nobody reads them."""
+        for run_K in np.split(blocks_K, np.flatnonzero(np.diff(blocks_K) > 1) + 1):
+            if len(run_K):
+                rows = int(run_K[0]) * BLOCK_ROWS, (int(run_K[-1]) + 1) * BLOCK_ROWS
+                for region in (*self._regions.values(), *self.usage.regions):
+                    region.release(*rows)
 
     def step(
         self, rows_B: Slots, key_grads_BD: Array | None, value_grads_BV: Array | None, lr: float
@@ -287,6 +325,14 @@ class RowTable:
             if name in shapes:
                 read(name, array)
         self.live, self.version = int(np.count_nonzero(self.alive_N)), version
+        self.clear(self._empty(np.arange(size // BLOCK_ROWS)))
+
+    def _empty(self, blocks_K: Slots) -> Slots:
+        """Those of some blocks that are whole and of which no row is there."""
+        whole = self.size // BLOCK_ROWS
+        alive_KB = self.alive_N[: whole * BLOCK_ROWS].reshape(whole, BLOCK_ROWS)
+        blocks_K = blocks_K[blocks_K < whole]
+        return blocks_K[~alive_KB[blocks_K].any(axis=1)]
 
     def _wide(self, *shape: int, dtype: npt.DTypeLike | None = None) -> Region:
         """A region whose rows may be too many for main memory."""
@@ -373,3 +419,5 @@ class RowTable:
             self.usage.generation_N[:size],
             self._marks.view(sequence.blocks(size)),
         )
+        held = [view for view in self._views if view() is not None]
+        self._views = [*held, weakref.ref(self.view)]

@@ -21,6 +21,7 @@ from memstore.index.jobs import Source
 from memstore.index.maintenance import Maintainer
 from memstore.kernels.group import distinct
 from memstore.memory import Array, ShardDescription, Slots
+from memstore.shard.blocks import BLOCK_ROWS
 from memstore.shard.cut import Changed, Cut
 from memstore.shard.journal import Journal, batches
 from memstore.shard.log_format import Kind, Record
@@ -215,6 +216,18 @@ class Shard(ReadableShard):
             with self._applying(request, logged=not self.loading):
                 self._erase(rows_B)
 
+    def clear(self) -> None:
+        """Gives back the memory of rows that are gone, blocks of them that nobody reads."""
+        with self._writer:
+            blocks_K = self.rows.unread()
+            if len(blocks_K):
+                rows = (blocks_K[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
+                if self.cut is not None:
+                    self.cut.before(rows)
+                # Of zeros nothing lies in the next checkpoint.
+                self.changed.add(rows)
+                self.rows.clear(blocks_K)
+
     def replay(self, log: Iterable[tuple[int, Record]]) -> Slots:
         """Applies what a log has behind the checkpoint.
 
@@ -401,6 +414,7 @@ class Shard(ReadableShard):
             self.rows.kill(rows_B)
             self.index.killed(rows_B)
             self._lives += 1
+        self.clear()
 
     @contextlib.contextmanager
     def _change(self, rows_B: Slots) -> Iterator[None]:

@@ -81,6 +81,30 @@ def test_what_was_not_touched_costs_nothing() -> None:
     assert 3 * PAGE <= grown.resident_bytes <= 2 * PAGE + region.HUGE_BYTES
 
 
+@pytest.mark.parametrize("width", [PAGE, 100, 1])
+def test_released_rows_are_zero_and_take_no_memory(width: int) -> None:
+    grown = Region((width,), np.uint8)
+    grown.grow(9_000)
+    view = grown.view(9_000)
+    view[:] = 1
+    before = grown.resident_bytes
+    grown.release(1_000, 8_000)
+    assert not view[1_000:8_000].any()
+    assert view[:1_000].all()
+    assert view[8_000:].all()
+    assert grown.resident_bytes <= before - 7_000 * width + 2 * PAGE
+    view[5_000] = 1
+    assert view[1_000:8_000].sum() == width
+
+
+def test_rows_in_a_file_are_not_released(tmp_path: Path) -> None:
+    mapped = Region((PAGE,), np.uint8, tmp_path)
+    mapped.grow(100)
+    mapped.view(100)[:] = 1
+    mapped.release(0, 100)
+    assert mapped.view(100).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.uint16])
 def test_filled_rows_are_those_given_bit_for_bit(folder: Path | None, dtype: Any) -> None:
     rng = np.random.default_rng(0)
