@@ -33,6 +33,13 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--format", choices=FORMATS, default="auto", help="told by the name (auto)")
     sub.add_argument("--delimiter", default="\t", help="of tsv, between fields (a tab)")
     sub.add_argument("--separator", default="", help="between the objects of one field (none)")
+    sub.add_argument(
+        "--relations",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="keep the facts whose relation begins so, or with another that is given (all)",
+    )
     sub.add_argument("--columns", default="", help="of Parquet and Arrow: subject,relation,object")
     sub.add_argument(
         "--memory-bytes", type=int, default=MEMORY_BYTES, help="held of what is read (1 GiB)"
@@ -57,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
         delimiter=options.delimiter.replace("\\t", "\t"),
         separator=options.separator,
         columns=tuple(filter(None, options.columns.split(","))),
+        relations=tuple(options.relations),
     )
     layout = Layout(**{name: getattr(options, name) for name in LAYOUT})
     columns = (
@@ -104,6 +112,8 @@ def _show(report: Report, into: str) -> None:
         f"{report.entities:,} entities, {report.relations:,} relations, "
         f"{report.seconds:.1f} s, in {into}"
     )
+    if report.left_out:
+        print(f"{report.left_out:,} facts of other relations are left out")
     if report.rejected:
         print(f"{report.rejected:,} of {report.lines:,} lines are broken: see rejects.jsonl")
     print(f'Go on:  memtrain ask --facts {into} "…"')

@@ -94,6 +94,19 @@ def test_objects_come_as_lists_or_in_one_field(tmp_path: Path) -> None:
     assert records(tmp_path / "a") == records(tmp_path / "b") == wanted
 
 
+def test_facts_of_some_relations_are_kept(tmp_path: Path) -> None:
+    text = "s\t/film/by\to1 o2\ns\t/book/by\to1 o3 o4\nt\t/film/of\to5\nu\t/fil\to1\nbroken\n"
+    (tmp_path / "freebase.txt").write_text(text)
+    table = pa.table({"s": ["s", "t"], "r": ["/film/by", "/book/of"], "o": ["o1", "o2"]})
+    pq.write_table(table, tmp_path / "facts.parquet")
+    some = Reading(separator=" ", relations=("/film/", "/music/"))
+    source = [tmp_path / "freebase.txt", tmp_path / "facts.parquet"]
+    report = ingest(source, tmp_path / "store", reading=some, layout=SMALL, reject_share=0.5)
+    rows = [("s", "/film/by", "o1"), ("s", "/film/by", "o2"), ("t", "/film/of", "o5")]
+    assert records(tmp_path / "store") == expected(rows)
+    assert (report.lines, report.given, report.rejected, report.left_out) == (7, 4, 1, 5)
+
+
 def test_another_delimiter_and_chosen_columns(tmp_path: Path) -> None:
     (tmp_path / "kb.txt").write_text('a "film"|directed by|b\tc\n')
     ingest([tmp_path / "kb.txt"], tmp_path / "a", reading=Reading(delimiter="|"), layout=SMALL)

@@ -7,7 +7,7 @@ empty or no UTF-8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class Block:
     """Facts: texts of subjects and relations, a row each, and of objects, one or more a row.
 
     owner: of each object its row; None where row i has object i.  lines: read, broken ones too.
+    left_out: facts of relations that are not wanted.
     """
 
     subjects: pa.Array
@@ -57,6 +58,7 @@ class Block:
     owner: np.ndarray | None
     lines: int
     rejects: Rejects
+    left_out: int = 0
 
 
 LineOf = Callable[[int], int]
@@ -94,6 +96,23 @@ def block(
         there = pc.fill_null(pc.greater(pc.binary_length(objects), 0), False)
         owner, objects = parents.filter(there).to_numpy(), objects.filter(there)
     return Block(subjects, relations, objects, owner, lines, rejects)
+
+
+def only(found: Block, prefixes: tuple[str, ...]) -> Block:
+    """Leaves out the facts whose relation begins with none of the prefixes."""
+    coded = found.relations.dictionary_encode()
+    wanted = np.array([name.startswith(prefixes) for name in coded.dictionary.to_pylist()], bool)
+    kept = wanted[coded.indices.to_numpy()]
+    of_object = kept if found.owner is None else kept[found.owner]
+    rows = pa.array(kept)
+    return replace(
+        found,
+        subjects=found.subjects.filter(rows),
+        relations=found.relations.filter(rows),
+        objects=found.objects.filter(pa.array(of_object)),
+        owner=None if found.owner is None else (np.cumsum(kept) - 1)[found.owner[of_object]],
+        left_out=found.left_out + int(np.count_nonzero(~of_object)),
+    )
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:

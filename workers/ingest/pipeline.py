@@ -61,7 +61,8 @@ class Report:
     """What an ingest did.
 
     lines: read.  rejected: of them, broken.  given: facts in the others.  facts: rows made of
-    them, one for each subject and relation.  seconds: of the last run.
+    them, one for each subject and relation.  seconds: of the last run.  left_out: facts, not among
+    those given, of relations that are not wanted.
     """
 
     lines: int
@@ -71,6 +72,7 @@ class Report:
     relations: int
     facts: int
     seconds: float
+    left_out: int = 0
 
 
 def ingest(
@@ -198,7 +200,7 @@ class _Ingest:
             (self._work / FAILED).touch()
             raise
         self._load(rows)
-        total = {name: sum(each[name] for each in made) for name in ("lines", "rejected", "facts")}
+        total = {name: sum(each[name] for each in made) for name in runs.COUNTED}
         return Report(
             lines=total["lines"],
             rejected=total["rejected"],
@@ -207,6 +209,7 @@ class _Ingest:
             relations=rows.count["relations"],
             facts=rows.count["facts"],
             seconds=time.perf_counter() - begun,
+            left_out=total["left_out"],
         )
 
     def _made(self) -> tuple[list[runs.Made], Rows]:

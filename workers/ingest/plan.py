@@ -29,7 +29,7 @@ from workers.ingest.errors import SourceError
 Format = Literal["auto", "parquet", "arrow", "nt", "tsv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-VERSION = 1
+VERSION = 2
 
 ENDS = {
     "parquet": "parquet", "pq": "parquet",
@@ -56,15 +56,18 @@ class Reading:
     delimiter: between the fields of `tsv`, one character.
     separator: between several objects in one field; empty, the field is one object.
     columns: of Parquet and Arrow, the three to read.
+    relations: what the names of relations begin with whose facts are kept; empty, all are.
     """
 
     format: Format = "auto"
     delimiter: str = "\t"
     separator: str = ""
     columns: tuple[str, ...] = ()
+    relations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", tuple(self.columns))
+        for name in ("columns", "relations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.format not in FORMATS:
             raise InvalidArgument(
                 "format is unknown", got=self.format, expected=f"one of {FORMATS}"

@@ -20,11 +20,14 @@ import pyarrow.compute as pc
 
 from memstore import files
 from workers.ingest import columnar, keeping, lines, ntriples, tsv
-from workers.ingest.blocks import Block
+from workers.ingest.blocks import Block, only
 from workers.ingest.errors import SourceError
 from workers.ingest.plan import Piece, Plan
 
 KINDS = ("entities", "relations")
+
+COUNTED = ("lines", "facts", "rejected", "left_out")
+"""Of each block and piece: lines read, facts kept, broken lines, facts that are not wanted."""
 
 Made = dict[str, Any]
 """What is kept of a block or piece beside its facts: `lines`, `facts`, `rejected`, …"""
@@ -38,13 +41,13 @@ def read_piece(work: Path, plan: Plan, piece: Piece) -> Made:
     done = work / "runs" / f"{piece.number:06}.json"
     if done.exists():
         return files.read_json(done)
-    made: Made = {"blocks": 0, "lines": 0, "facts": 0, "rejected": 0}
+    made: Made = {"blocks": 0, **dict.fromkeys(COUNTED, 0)}
     for number, parse in enumerate(_blocks(plan, piece)):
         run = work / "runs" / f"{piece.number:06}-{number:06}"
         found = run.with_suffix(".json")
-        of_block = files.read_json(found) if found.exists() else _keep(run, parse())
+        of_block = files.read_json(found) if found.exists() else _keep(run, _wanted(plan, parse()))
         made["blocks"] += 1
-        for name in ("lines", "facts", "rejected"):
+        for name in COUNTED:
             made[name] += of_block[name]
         keeping.give_back()
     made["bytes"] = _bytes(plan, piece)
@@ -82,9 +85,13 @@ def _blocks(plan: Plan, piece: Piece) -> Iterator[Callable[[], Block]]:
         return
     for data in lines.chunks(path, *cut):
         if source.form == "nt":
-            yield partial(ntriples.parse, data, str(piece.source))
+            yield partial(ntriples.parse, data, str(piece.source), reading.relations)
         else:
             yield partial(tsv.parse, data, reading.delimiter, reading.separator)
+
+
+def _wanted(plan: Plan, found: Block) -> Block:
+    return only(found, plan.reading.relations) if plan.reading.relations else found
 
 
 def _keep(run: Path, block: Block) -> Made:
@@ -99,6 +106,7 @@ def _keep(run: Path, block: Block) -> Made:
         "lines": block.lines,
         "facts": len(block.objects),
         "rejected": block.rejects.count,
+        "left_out": block.left_out,
         "sample": [asdict(reject) for reject in block.rejects.sample],
     }
     files.replace_json(run.with_suffix(".json"), made)
