@@ -28,9 +28,6 @@ from memstore.retries import Asked
 class EmbeddedMemory(ChangeableMemory):
     """The embedded `Memory`: checks a call at the boundary, then hands each shard its part."""
 
-    made = 0
-    """Of a part: the number under which the memory was made, which no other has; 0 is none."""
-
     def __init__(
         self,
         name: str,

@@ -345,13 +345,19 @@ class ShardDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The state of a memory: what it is, how much it holds, how old its index is."""
+    """The state of a memory: what it is, how much it holds, how old its index is.
+
+    made: the number under which it was made, or restored; whoever has a memory of another number
+    has a former one of that name, and changes nothing here. 0 is none, of memories made before
+    there were such numbers.
+    """
 
     name: str
     config: MemoryConfig
     next_slot: int
     shards: tuple[ShardDescription, ...]
     drift: float | None = None
+    made: int = dataclasses.field(default=0, compare=False)
 
     @property
     def rows(self) -> int:

@@ -8,6 +8,7 @@ memory, and so gives out slots, and says which memories there are.
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +17,9 @@ from memstore.memory import Slots
 
 MOST_PARTS = 4_096
 """Servers that a memory may lie on."""
+
+FIRST_TURN = 1
+"""The number under which the first memories of a cluster are made: see `Store.turn`."""
 
 CLUSTER = re.compile(r"[0-9a-f]{16}")
 """The id of a cluster, which is the servers of all parts: drawn once, when part 0 is made."""
@@ -64,6 +68,12 @@ def check_cluster(cluster: object) -> None:
         raise InvalidArgument(
             "not the id of a cluster", got=repr(cluster)[:64], expected="16 hexadecimal digits"
         )
+
+
+def draw_made() -> int:
+    """A number for a memory that one store has whole: drawn, since what counted could be put back
+    with the store. It fits where numbers are float64, as in the JSON of other languages."""
+    return 1 + secrets.randbelow((1 << 53) - 1)
 
 
 def check_made(name: str, told: int, made: int) -> None:

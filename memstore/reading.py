@@ -34,6 +34,10 @@ LEAST_MAX_K = 2_048
 class ReadableMemory:
     """The shards of one memory in this process, and the verbs that read them."""
 
+    made = 0
+    """The number under which the memory was made or restored, which no other of its name has; 0 is
+    none: it was made before there were such numbers."""
+
     def __init__(
         self,
         name: str,
@@ -173,7 +177,11 @@ class ReadableMemory:
         self._check_open()
         shards = tuple(shard.describe() for shard in self.shards)
         return Description(
-            name=self._name, config=self._config, next_slot=self.next_slot, shards=shards
+            name=self._name,
+            config=self._config,
+            next_slot=self.next_slot,
+            shards=shards,
+            made=self.made,
         )
 
     def alive(self, slots_B: Slots) -> Array:

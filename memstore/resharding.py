@@ -19,7 +19,7 @@ from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import saving
 from memstore.joining import given_out, own_travels
 from memstore.memory import Array
-from memstore.placement import WHOLE, Part
+from memstore.placement import FIRST_TURN, WHOLE, Part
 from memstore.retries import settled
 from memstore.shard.shard import Shard
 from memstore.shard.usage import NEVER
@@ -52,7 +52,7 @@ def reshard(source: Path, target: Path, counts: Mapping[str, int], part: Part = 
                 for column, travel_P in memory.encoded_at.items()
             }
             again.loaded(travels, memory.refreshed)
-        after.adopt(made)
+        after.adopt(made, made=FIRST_TURN)
 
 
 def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> EncodedMemory:

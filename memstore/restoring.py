@@ -18,7 +18,7 @@ from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.place import Place, not_as_it_was
-from memstore.placement import WHOLE, Part, holders
+from memstore.placement import FIRST_TURN, WHOLE, Part, draw_made, holders
 from memstore.resharding import encoded
 from memstore.store import Store
 
@@ -143,12 +143,17 @@ def _memories(
 def _found(body: manifest.Body, draft: Path) -> None:
     """Makes a store of files that were fetched: another one, with logs of its own."""
     body["store"] = secrets.token_hex(8)
+    part = manifest.part_of(body)
+    # Of parts the first making: their cluster is another than that of whoever knows a number.
+    made = draw_made() if part == WHOLE else FIRST_TURN
+    body |= {} if part == WHOLE else {"turn": made}
     for entry in body["memories"].values():
+        entry["made"] = made
         entry["log"] = {"name": secrets.token_hex(8), "after": [0] * len(entry["shards"])}
-        for shard, _ in shards_of(entry, manifest.part_of(body)):
+        for shard, _ in shards_of(entry, part):
             files.make_folder(draft / manifest.LOGS / entry["log"]["name"] / f"shard-{shard}")
     manifest.write(draft / manifest.NAME, body)
-    if manifest.part_of(body) != WHOLE:
+    if part != WHOLE:
         closed = draft / belonging.CLOSED
         closed.unlink(missing_ok=True)
         files.make(closed, lambda file: None)

@@ -337,6 +337,7 @@ class SpreadMemory:
             next_slot=found[0].next_slot,
             drift=max((d.drift for d in found if d.drift is not None), default=None),
             shards=tuple(found[j % parts].shards[j // parts] for j in shards),
+            made=self.made,
         )
 
     def asked(self, change: Change, request_id: RequestId | None) -> Asked:

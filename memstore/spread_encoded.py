@@ -120,11 +120,6 @@ class SpreadEncodedMemory(SummedMemory):
         self._sides, self._leader = sides, leader
         self._refreshing = threading.Lock()
 
-    @property
-    def made(self) -> int:
-        """The number under which it was made."""
-        return self.base.made
-
     def describe(self) -> Description:
         return self.base.describe()
 

@@ -48,7 +48,7 @@ from memstore.manifests import Manifests
 from memstore.memory import Memory
 from memstore.openings import Openings
 from memstore.place import Place
-from memstore.placement import WHOLE, Part, check_cluster, check_made
+from memstore.placement import WHOLE, Part, check_cluster, check_made, draw_made
 from memstore.shard.log import Fsync
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -154,7 +154,8 @@ class Store:
     def create(self, name: str, config: MemoryConfig, *, made: int = 0) -> Memory:
         """Makes an empty memory.
 
-        made: of a part, its number among all makings and droppings of the cluster (`turn`).
+        made: of a part, its number among all makings and droppings of the cluster (`turn`); of the
+        whole one is drawn.
 
         Raises `MemoryExists` if the name is taken, `DeviceUnavailable` where its device is not.
         """
@@ -189,9 +190,10 @@ class Store:
         """
         with self._mutex:
             self.check_free(memories)
+            whole = self.part == WHOLE
             for memory in memories.values():
-                base_of(memory).made = made
-            self._contents.adopt(memories, **self._turned(made))
+                base_of(memory).made = draw_made() if whole else made
+            self._contents.adopt(memories, **({} if whole else self._turned(made)))
 
     @property
     def part(self) -> Part:

@@ -68,6 +68,12 @@ class SummedMemory:
     def config(self) -> MemoryConfig:
         return self.base.config
 
+    @property
+    def made(self) -> int:
+        """The number under which it was made."""
+        made: int = self.base.made  # type: ignore[attr-defined]
+        return made
+
     def append(
         self,
         keys: Array | None = None,

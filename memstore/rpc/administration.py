@@ -18,12 +18,6 @@ from memstore.snapshot import Snapshot
 T = TypeVar("T")
 
 
-def config(name: str) -> Request[MemoryConfig]:
-    """The configuration of a memory; raises `UnknownMemory`."""
-    message = _described(name)
-    return Request(MEMORY_SERVICE, "describe", message, lambda it: codec.config_of(it.config))
-
-
 def found(name: str) -> Request[tuple[MemoryConfig, int]]:
     """The configuration of a memory, and the number under which it was made, 0 where it has none;
     raises `UnknownMemory`."""

@@ -127,6 +127,7 @@ class Answering:
     async def _own(self, name: str, message: Any, ends: float | None) -> Any:
         """Does a call on what the store has."""
         memory = self._store.memory(message.memory)
+        _check_made(name, message, memory)
         sizes.check(name, message, memory, self._limits.message_bytes)  # before it is done
         if name == "search":
             return await self._search(memory, message)
@@ -158,8 +159,7 @@ class Answering:
 
         def do() -> Any:
             memory = spreading.memory(message.memory)
-            if VERBS[name].role == "write":
-                check_made(message.memory, message.made, memory.made)
+            _check_made(name, message, memory)
             sizes.check(name, message, memory, self._limits.message_bytes)
             return VERBS[name].do(memory, message, left_s)
 
@@ -187,6 +187,13 @@ def in_time(ends: float | None, do: Callable[..., Any], *args: Any) -> Any:
     if left_s is not None and left_s <= 0:
         raise DeadlineExceeded("the call's time was over before it was begun")
     return do(*args, left_s)
+
+
+def _check_made(name: str, message: Any, memory: Any) -> None:
+    """Raises `UnknownMemory` where a mutation is for a former memory of the name. Who has the one
+    that is found changes no other: where that is dropped meanwhile, it takes no change any more."""
+    if VERBS[name].role == "write":
+        check_made(message.memory, message.made, memory.made)
 
 
 def part_of(message: Any) -> pb.Part | None:

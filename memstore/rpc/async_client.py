@@ -130,10 +130,10 @@ class AsyncClient:
 
         Those that do not are taken in another thread. Cancelled, it takes back what was loaded.
         """
-        config = await self.send(administration.config(memory))
+        known = await self.send(administration.found(memory))
 
         def messages(batches: bulk.Batches) -> Iterator[bytes]:
-            return bulk.messages(memory, config, batches, step, request_id)
+            return bulk.messages(memory, *known, batches, step, request_id)
 
         topology = await self.send(administration.topology())
         self._client.take(topology)

@@ -138,16 +138,21 @@ def timeout_s(deadline_s: float | None) -> float:
 def messages(
     name: str,
     config: MemoryConfig,
+    made: int,
     batches: Batches,
     step: int | None,
     request_id: RequestId | None,
 ) -> Iterator[bytes]:
-    """The messages of a load; raises `InvalidArgument` on what the memory does not take."""
+    """The messages of a load; raises `InvalidArgument` on what the memory does not take.
+
+    made: the number under which it was made; 0 is any.
+    """
     schema = columns.schema_of(config)
     start: dict[str, Any] = {
         "memory": name,
         "step": checks.step_number(step),
         "request_id": codec.to_request_id(request_id),
+        "made": made,
     }
     rows = 0
     for table in _tables(batches):

@@ -150,8 +150,8 @@ class Client:
         far. It is not sent again by itself: after `Unreachable` or `DeadlineExceeded` the same rows
         may be, under the same `request_id`.
         """
-        config = self.send(administration.config(memory))
-        requests = bulk.messages(memory, config, batches, step, request_id)
+        known = self.send(administration.found(memory))
+        requests = bulk.messages(memory, *known, batches, step, request_id)
         topology = self.send(administration.topology())
         self.take(topology)
         bulk_streams = self.bulk(self.loads_at(topology))

@@ -338,7 +338,7 @@ def config_of(text: str) -> MemoryConfig:
 def to_describe_reply(state: Description) -> pb.DescribeReply:
     shards = [json.dumps(dataclasses.asdict(shard)) for shard in state.shards]
     reply = pb.DescribeReply(
-        config=to_config(state.config), next_slot=state.next_slot, shards=shards
+        config=to_config(state.config), next_slot=state.next_slot, shards=shards, made=state.made
     )
     if state.drift is not None:
         reply.drift = state.drift
@@ -352,6 +352,7 @@ def description_of(name: str, reply: pb.DescribeReply) -> Description:
         next_slot=reply.next_slot,
         shards=tuple(_shard(json.loads(text)) for text in reply.shards),
         drift=optional(reply, "drift"),
+        made=reply.made,
     )
 
 

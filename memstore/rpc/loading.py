@@ -22,6 +22,7 @@ from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, Overloaded
 from memstore.memory import NO_SLOT
+from memstore.placement import check_made
 from memstore.retries import Asked, Reply
 from memstore.rpc import codec, columns
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -44,6 +45,7 @@ class Load:
     ) -> None:
         """deadline: of all of it, the wait for a checkpoint that is being made included."""
         self._memory, self._base = memory, base_of(memory)
+        check_made(memory.name, start.made, self._base.made)
         self._schema = columns.schema_of(memory.config)
         self._step = codec.optional(start, "step")
         self._id = codec.request_id_of(start)

@@ -278,7 +278,9 @@ class MemoryRequests:
 
     def refresh(self, limit: int | None = None) -> Request[Refreshed]:
         message = pb.RefreshRequest(
-            memory=self.name, limit=None if limit is None else checks.positive("limit", limit)
+            memory=self.name,
+            limit=None if limit is None else checks.positive("limit", limit),
+            made=self.made,
         )
         return _whole("refresh", message, refreshed)
 

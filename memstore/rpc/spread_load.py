@@ -34,6 +34,7 @@ from memstore.errors import (
 )
 from memstore.held import HeldMemory
 from memstore.memory import NO_SLOT, RequestId
+from memstore.placement import check_made
 from memstore.rpc import codec, columns
 from memstore.rpc.calls import LONG_DEADLINE_S
 from memstore.rpc.joint import Joint
@@ -149,6 +150,7 @@ class SpreadLoad:
             )
         self._loads, self._name, self._deadline = loads, start.memory, deadline
         self._memory = loads.memory(start.memory)
+        check_made(start.memory, start.made, self._memory.made)
         config = self._memory.config
         if config.capacity is not None:
             raise Unsupported(

@@ -360,7 +360,7 @@ class _Leader:
     """What takes the least used rows of a memory, where part 0 is."""
 
     def __init__(self, spreading: Spreading, name: str, config: MemoryConfig, made: int) -> None:
-        self._spreading, self._name = spreading, name
+        self._spreading, self._name, self._made = spreading, name, made
         self._requests = MemoryRequests(name, config, spreading.next_request, made)
 
     def append(self, *args: Any, **kwargs: Any) -> Slots:
@@ -370,7 +370,7 @@ class _Leader:
         return self._led(self._requests.allocate(*args, **kwargs))
 
     def refresh(self, limit: int | None = None) -> Refreshed:
-        asked = pb.RefreshRequest(memory=self._name, limit=limit)
+        asked = pb.RefreshRequest(memory=self._name, limit=limit, made=self._made)
         done: Refreshed = self._spreading.led(
             "refresh", asked, lambda reply: refreshed(reply.refresh)
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from memstore.memory import Applied, Memory
+from memstore.placement import check_made
 from memstore.restoring import restore_into
 from memstore.rpc import codec
 from memstore.rpc.v1 import memory_pb2 as pb
@@ -172,12 +173,10 @@ def _lookup(memory: Memory, asked: pb.LookupRequest, _: float | None) -> pb.Look
 
 
 def _describe(memory: Memory, asked: pb.DescribeRequest, _: float | None) -> pb.DescribeReply:
-    made = getattr(memory, "made", 0)  # of a part, or over several
     if asked.config_only:
+        made = cast(Any, memory).made
         return pb.DescribeReply(config=codec.to_config(memory.config), made=made)
-    reply = codec.to_describe_reply(memory.describe())
-    reply.made = made
-    return reply
+    return codec.to_describe_reply(memory.describe())
 
 
 VERBS: Mapping[str, Verb] = {
@@ -215,7 +214,9 @@ def _reindex(store: Store, asked: pb.ReindexRequest) -> pb.ReindexReply:
 
 
 def _refresh(store: Store, asked: pb.RefreshRequest) -> pb.RefreshReply:
-    done = store.memory(asked.memory).refresh(codec.optional(asked, "limit"))
+    memory = store.memory(asked.memory)
+    check_made(asked.memory, asked.made, cast(Any, memory).made)
+    done = memory.refresh(codec.optional(asked, "limit"))
     return pb.RefreshReply(
         encoded=done.encoded, drift_before=done.drift_before, drift_after=done.drift_after
     )

@@ -409,18 +409,20 @@ class Piece(_message.Message):
     def __init__(self, verb: _Optional[str] = ..., bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("memory", "request_id", "step", "batch", "rows")
+    __slots__ = ("memory", "request_id", "step", "batch", "rows", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     request_id: RequestId
     step: int
     batch: bytes
     rows: int
-    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., step: _Optional[int] = ..., batch: _Optional[bytes] = ..., rows: _Optional[int] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., request_id: _Optional[_Union[RequestId, _Mapping]] = ..., step: _Optional[int] = ..., batch: _Optional[bytes] = ..., rows: _Optional[int] = ..., made: _Optional[int] = ...) -> None: ...
 
 class LoadReply(_message.Message):
     __slots__ = ("rows", "first", "last")
@@ -499,12 +501,14 @@ class ReindexReply(_message.Message):
     def __init__(self) -> None: ...
 
 class RefreshRequest(_message.Message):
-    __slots__ = ("memory", "limit")
+    __slots__ = ("memory", "limit", "made")
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     memory: str
     limit: int
-    def __init__(self, memory: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    made: int
+    def __init__(self, memory: _Optional[str] = ..., limit: _Optional[int] = ..., made: _Optional[int] = ...) -> None: ...
 
 class RefreshReply(_message.Message):
     __slots__ = ("encoded", "drift_before", "drift_after")
