@@ -26,7 +26,13 @@ import numpy.typing as npt
 
 from memstore import checks, files, snapshot
 from memstore.disk import DISK
-from memstore.errors import CorruptFile, InvalidArgument, NotAStore, UnsupportedVersion
+from memstore.errors import (
+    CorruptFile,
+    InvalidArgument,
+    NotAStore,
+    UnknownMemory,
+    UnsupportedVersion,
+)
 from memstore.place import Place
 from memstore.restoring import restore_into
 from memstore.store import Store
@@ -101,6 +107,8 @@ class Checkpoints:
         self._copying: Future[None] | None = None
         self.seconds = 0.0
         """What the last one took, from its moment until it was there."""
+        self.made: int | None = None
+        """Of the memories that it is to be of, as `made_of`; None is any."""
         # Runs that share a store would take away each other's.
         self._mark = f"checkpoint-{hashlib.sha256(self.memories.encode()).hexdigest()[:8]}-"
 
@@ -156,10 +164,11 @@ class Checkpoints:
         position: where the run is beside its step, as JSON can have it: what its sampler drew.
         Nobody changes the memories until it returns; from then on they may change, since what is
         copied is the cut at a mark. Waits for the one that was begun before. Where it fails the
-        ones before stay. Raises `InvalidArgument` where there is one of this step, and what `wait`
-        and `mark` raise.
+        ones before stay. Raises `InvalidArgument` where there is one of this step, `UnknownMemory`
+        where the memories are others than those of `made`, and what `wait` and `mark` raise.
         """
         self.wait()
+        self._check_made(holder)
         if step in self.steps():
             raise InvalidArgument(f"{self._of(step)} is there already", got=f"step {step}")
         begun_s = time.monotonic()
@@ -169,6 +178,11 @@ class Checkpoints:
                 holder.unmark(left)
         mark = f"{self._mark}{step:08d}"
         holder.mark(mark)
+        try:
+            self._check_made(holder)
+        except UnknownMemory:
+            holder.unmark(mark)
+            raise
         about: dict[str, Any] = {
             "step": step,
             "position": json.loads(json.dumps(position)),
@@ -212,10 +226,11 @@ class Checkpoints:
         self._prune()
         self.seconds = time.monotonic() - begun_s
 
-    def restore(self, holder: Holder, step: int | None = None) -> Checkpoint:
+    def restore(self, holder: Holder, step: int | None = None, *, anew: bool = False) -> Checkpoint:
         """Makes the memories as they were at a checkpoint, the newest or that of a step.
 
         Memories that are as they were then stay as they are; others of their names are dropped.
+        anew: none stays, so that whoever has them already changes nothing from then on.
         Where it is cut off it is to be called again. Raises as `read`, `InvalidArgument` where the
         memories lie, or are cut, otherwise now.
         """
@@ -232,7 +247,7 @@ class Checkpoints:
             },
             "serve the memories as they then were, or train anew",
         )
-        if there == found.versions:
+        if there == found.versions and not anew:
             return found
         with _damaged(found.folder):
             files.check(found.folder / DENSE, found.dense)
@@ -244,6 +259,11 @@ class Checkpoints:
             else:
                 holder.restore(self.memories, number=found.snapshot)
         return found
+
+    def _check_made(self, holder: Holder) -> None:
+        """Raises `UnknownMemory` where the memories are not those that it is to be of."""
+        if self.made is not None and made_of(holder) != self.made:
+            raise made_since("no checkpoint was made")
 
     @staticmethod
     def _about(folder: Path) -> dict[str, Any]:
@@ -291,6 +311,21 @@ def _versions(holder: Holder) -> dict[str, list[list[int]]]:
         name: [[s.row_version, s.index_version] for s in holder.memory(name).describe().shards]
         for name in holder.list()
     }
+
+
+def made_of(holder: Holder) -> int:
+    """A number that differs where any of the memories is another than before: by their `made`."""
+    made = {name: holder.memory(name).describe().made for name in holder.list()}
+    digest = hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=7)
+    return int.from_bytes(digest.digest())
+
+
+def made_since(what: str) -> UnknownMemory:
+    """What is raised where the memories of a run are no longer those that it opened."""
+    return UnknownMemory(
+        f"the memories of the run were made anew since they were opened; {what}",
+        hint="others train it by now; where none do, fit goes on from the last checkpoint",
+    )
 
 
 def _shards(versions: Mapping[str, list[list[int]]]) -> dict[str, int]:

@@ -62,6 +62,8 @@ class Group:
     pace = Pace()
     exchange: Exchange | None = None
     """What a `RowOptimizer` does with its gradients first."""
+    replaced = False
+    """Whether others may take the place of its trainers, while one of these is still there."""
 
     def share(self, batch: int) -> slice:
         """Which questions of a batch are this trainer's."""
@@ -94,6 +96,10 @@ class Group:
         """The means over all trainers where they are in step: nobody passes before all came."""
         return numbers
 
+    def first(self, number: int) -> int:
+        """The number that the first trainer has."""
+        return number
+
     def once(self, work: Callable[[], object]) -> None:
         """Has the first trainer do what is done once, while the others wait."""
         work()
@@ -101,6 +107,8 @@ class Group:
 
 class Trainers(Group):
     """The processes of `torch.distributed`, which is initialized."""
+
+    replaced = True
 
     def __init__(self, pace: Pace = Pace()) -> None:
         self.rank, self.size, self.pace = dist.get_rank(), dist.get_world_size(), pace
@@ -135,6 +143,11 @@ class Trainers(Group):
         told = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(told)
         return tuple((told / self.size).tolist())
+
+    def first(self, number: int) -> int:
+        told = torch.tensor(number)
+        dist.broadcast(told, 0)
+        return int(told)
 
     def once(self, work: Callable[[], object]) -> None:
         dist.barrier()

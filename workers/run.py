@@ -25,7 +25,7 @@ from memstore import MemstoreError, checks
 from models.tasks.knowledge import TaskDataError
 from models.tasks.memories import Progress
 from workers import networks, recipes
-from workers.checkpoints import Checkpoints, Holder
+from workers.checkpoints import Checkpoints, Holder, made_of, made_since
 from workers.figures import Evaluation
 from workers.group import Group
 from workers.learner import Learner, Step
@@ -88,6 +88,7 @@ class Run:
         # Before the first step there is none: then the memories are as they were built.
         found = None
         self.group.once(lambda: self._restore(step))
+        made = self.group.first(made_of(self.holder))
         if step is not None or self.checkpoints.steps():
             found = self.checkpoints.read(step)
         self.learner: Learner = self.network.open(self.recipe, self.holder, self.folder, self.group)
@@ -97,10 +98,15 @@ class Run:
             self.trainer.take(found.arrays())
             self.learner.go_on(found.position["learner"])
             self.steps = self._metrics.read(found.step)
+        # All have the memories that the first one has: what others put in their place since is
+        # changed by none of them.
+        if made_of(self.holder) != made:
+            raise made_since("nothing was changed")
+        self.checkpoints.made = made
 
     def _restore(self, step: int | None) -> None:
         if step is not None or self.checkpoints.steps():
-            self.checkpoints.restore(self.holder, step)
+            self.checkpoints.restore(self.holder, step, anew=self.group.replaced)
 
     @classmethod
     @contextlib.contextmanager
@@ -155,6 +161,8 @@ class Run:
             checks.positive("checkpoint_steps", checkpoint_steps)
         if not self.trainer.done:
             self.save()
+            # Until it is there who opens the run takes the memories as they are for those built.
+            self.group.once(self.checkpoints.wait)
         data = self.learner.data(base)
         done, writes = self.trainer.done, self.group.rank == 0
         if writes:
