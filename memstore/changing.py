@@ -372,6 +372,7 @@ class ChangeableMemory(ReadableMemory):
         records: pa.Table | None,
         *,
         drifts: bool = False,
+        logs: bool = True,
         step: int | None = None,
         evicted: Slots = NOTHING,
         asked: Asked | None = None,
@@ -380,8 +381,8 @@ class ChangeableMemory(ReadableMemory):
     ) -> None:
         """Writes rows whose arguments are checked; those evicted leave at once, shard by shard.
 
-        of: how many rows the request is about.  first: of all the slots that this appends; None
-        where they were there before.
+        drifts, logs: as in `Shard.put`.  of: how many rows the request is about.  first: of all the
+        slots that this appends; None where they were there before.
         """
         with self._mutation:
             leaving = {shard.number: rows for shard, _, rows in self._split(evicted)}
@@ -398,6 +399,7 @@ class ChangeableMemory(ReadableMemory):
                     values,
                     part,
                     drifts=drifts,
+                    logs=logs,
                     step=step,
                     evicted_E=gone,
                     next_slot=None if first is None else self.next_slot,

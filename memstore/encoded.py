@@ -159,7 +159,9 @@ class EncodedMemory(SummedMemory):
             # A sum past the largest number of a narrow dtype is refused when it is appended;
             # parts that were trained that far since are no reason to refuse a refresh.
             kept_BD = narrow(keys_BD, storage(self.config.dtype))
-            self.base.put(slots_B[whole_B], kept_BD, None, None, drifts=drifts)
+            # What a crash takes of these it takes of `encoded_at` too: then they count as drifted.
+            vectors = kept_BD, None, None
+            self.base.put(slots_B[whole_B], *vectors, drifts=drifts, logs=not drifts)
             encoded += len(keys_BD)
         return encoded
 

@@ -134,7 +134,11 @@ class HeldEncodedMemory(EncodedMemory):
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
     ) -> int:
-        """Puts new sums where slots still name what these were made of; returns how many."""
+        """Puts new sums where slots still name what these were made of; returns how many.
+
+        They are logged, drifting or not: that they were summed is noted on other servers, which a
+        crash here takes nothing from.
+        """
         with self.base.gate.doing(None, _unknown):
             return self._put_again(slots_B, keys_BD, named_BC, epoch, drifts)
 
@@ -153,7 +157,6 @@ class HeldEncodedMemory(EncodedMemory):
             same = alive[(now_BC == named_BC[alive]).all(axis=1)]
             self.base.put(slots_B[same], keys_BD[same], None, None, drifts=drifts)
         for shard in self.base.shards:
-            # It is noted on other servers, and must not be lost where that is not.
             if shard.journal is not None:
                 shard.journal.log.sync()
         return len(same)

@@ -74,6 +74,7 @@ class Shard(ReadableShard):
         records: pa.Table | None,
         *,
         drifts: bool = False,
+        logs: bool = True,
         step: int | None = None,
         evicted_E: Slots = NONE,
         next_slot: int | None = None,
@@ -81,13 +82,13 @@ class Shard(ReadableShard):
     ) -> None:
         """Writes rows whole, in place of those evicted.
 
-        drifts: keys that can be made again: the sealed copies go on proposing the rows, and nothing
-        is logged.  next_slot: of the memory, where slots are given out with it.
+        drifts: the sealed copies go on proposing the rows.  logs: False for keys that can be made
+        again.  next_slot: of the memory, where slots are given out with it.
         """
         with self._writer:
             self.reserve(rows_B)
             priority_B = self._priorities(rows_B, step)
-            logged = not (drifts or self.loading)
+            logged = logs and not self.loading
             if self.journal is not None and logged:
                 vectors = {"keys": keys_BD, "values": values_BV}
                 rest = {"records": records, "priority": priority_B}

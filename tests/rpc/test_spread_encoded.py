@@ -289,6 +289,33 @@ def test_steps_that_a_crash_loses_count_as_drift(
     assert facts.describe().drift == 0.0
 
 
+def test_a_crash_takes_no_sum_that_others_know_of(tmp_path: Path, servers: Servers) -> None:
+    """Of a refresh so large that all keys only drift, until the index is built anew."""
+
+    def connected() -> Client:
+        return memstore.connect(servers.servers[0].address, deadline_s=120.0)
+
+    logged = MemoryConfig.from_dict(PART.to_dict() | {"updates": "logged"})
+    with connected() as client:
+        ones, others, facts = made(client, logged)
+        facts.append(records=facts_of(9))
+        for store in servers.stores:
+            store.checkpoint()
+        ones.update(range(8), rows(8), lr=1.0)
+        others.update(range(4), rows(4), lr=1.0)
+        assert facts.refresh().encoded == 9
+        sums_BD = expected(ones, others, facts_of(9))
+    for number in range(COUNT):
+        again(servers, tmp_path / "servers", number, crashes=True)
+        with connected() as client:
+            facts = client.memory("facts")
+            np.testing.assert_array_equal(facts.gather(range(9)).keys_BD, sums_BD)
+            found = facts.search(rows(3, 4), 9, EXACT)
+            np.testing.assert_array_equal(found.scores_QK, -np.sort(-(rows(3, 4) @ sums_BD.T)))
+            # Part rows that a part has count from its last checkpoint on, and are summed anew.
+            assert facts.refresh().drift_after == 0.0
+
+
 def test_without_a_server_of_the_parts_nothing_is_summed(servers: Servers) -> None:
     address = servers.servers[0].address
     with memstore.connect(address, deadline_s=120.0) as client:
