@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from memstore.extras import install
 
@@ -35,6 +37,9 @@ from memstore import checks, files
 from memstore.errors import InvalidArgument, MemstoreError, Unreachable
 from workers.cluster.spec import group_of
 from workers.group import Group, Pace, Trainers
+from workers.learner import Step
+from workers.metrics import LIVE_S, Live
+from workers.recipe import Recipe
 from workers.run import Run, check_built
 
 STARTS = 5
@@ -42,6 +47,16 @@ STARTS = 5
 
 MEET_S = 1_800
 """For trainers to wait for each other, as while one takes a snapshot."""
+
+
+Told: TypeAlias = Callable[[Sequence[Step]], None]
+Watch: TypeAlias = Callable[[Recipe, int], AbstractContextManager[Told]]
+"""Is given what a run is, and the steps that it has taken; gives what is told the newest steps."""
+
+
+@contextlib.contextmanager
+def _unwatched(recipe: Recipe, done: int) -> Iterator[Told]:
+    yield lambda steps: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +107,16 @@ class Job:
         return {**asdict(self), "folder": str(self.folder)}
 
 
-def fit(job: Job, each: Callable[[dict[str, Any]], None] | None = None) -> None:
+def fit(
+    job: Job,
+    each: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    watch: Watch = _unwatched,
+) -> None:
     """Takes the steps that are left of a run.
 
-    each: what a trainer does with the job told to it, if not `train`.
+    each: what a trainer does with the job told to it, if not `train`.  watch: who is shown how far
+    training is, as `workers.showing.trained`; what is shown is read in the run folder.
 
     Raises what opening the run raises, `InvalidArgument` where its batch cannot be shared or the
     trainers can never be placed, `StoreLocked` where another call trains it, and `Unreachable`
@@ -108,10 +129,10 @@ def fit(job: Job, each: Callable[[dict[str, Any]], None] | None = None) -> None:
     check_built(job.folder)
     # Two at once would take away each other's checkpoints.
     with files.lock(job.folder / "LOCK"):
-        _fit(job, each or train)
+        _fit(job, each or train, watch)
 
 
-def _fit(job: Job, each: Callable[[dict[str, Any]], None]) -> None:
+def _fit(job: Job, each: Callable[[dict[str, Any]], None], watch: Watch) -> None:
     # What is wrong with the run is found here, before a trainer starts.
     with opened(job) as run:
         if run.trained:
@@ -122,6 +143,7 @@ def _fit(job: Job, each: Callable[[dict[str, Any]], None]) -> None:
                 got=f"a batch of {run.recipe.batch} for {job.trainers}",
                 expected="a batch that they divide",
             )
+        run.live.clear()
     trainer = TorchTrainer(
         each,
         train_loop_config=job.to_dict(),
@@ -137,7 +159,8 @@ def _fit(job: Job, each: Callable[[dict[str, Any]], None]) -> None:
         ),
     )
     try:
-        with _interruptible():
+        watched = watch(run.recipe, run.trainer.done)
+        with watched as told, followed(run.live, told), _interruptible():
             trainer.fit()
     except TrainingFailedError as error:
         raise _told(error, job) from error
@@ -150,6 +173,29 @@ def train(told: dict[str, Any]) -> None:
     with opened(job, Trainers(job.pace)) as run:
         for _ in run.train(run.base(), job.checkpoint_steps):
             pass
+
+
+@contextlib.contextmanager
+def followed(live: Live, told: Told) -> Iterator[None]:
+    """Tells, in a thread, the newest steps of trainers wherever they are, as these write them."""
+    over = threading.Event()
+
+    def follow() -> None:
+        last, ended = list[Step](), False
+        while not ended:
+            ended = over.wait(LIVE_S)
+            steps = live.read()
+            if steps and steps != last:
+                told(steps)
+                last = steps
+
+    thread = threading.Thread(target=follow, name="memstore-follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

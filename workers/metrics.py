@@ -1,12 +1,17 @@
 """Metrics of a run: its steps as Parquet, and as logs of TensorBoard while it trains.
 
 metrics/from-00000200.parquet     the steps from there to the next checkpoint, written once
+live.json                         the newest steps, of a run whose memories are those of a cluster
 tensorboard/                      the same, live, where tensorboardX is installed
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,14 @@ from memstore import files
 from memstore.disk import DISK
 from workers.learner import Step
 from workers.loop import as_columns
+
+LIVE = "live.json"
+
+RECENT = 20
+"""Steps of which who looks on is told."""
+
+LIVE_S = 0.5
+"""From one telling to the next."""
 
 
 class Metrics:
@@ -57,6 +70,35 @@ class Metrics:
     @staticmethod
     def _first(path: Path) -> int:
         return int(path.stem[5:])
+
+
+class Live:
+    """The newest steps of a run that is trained elsewhere, in one file, for who looks on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LIVE
+        self._told_s = -LIVE_S
+
+    def tell(self, steps: Sequence[Step], *, at_once: bool = False) -> None:
+        """Writes the last steps of those that were taken, unless some were written just now."""
+        now_s = time.monotonic()
+        if not at_once and now_s - self._told_s < LIVE_S:
+            return
+        self._told_s = now_s
+        draft = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # Training is worth more than who looks on.
+            draft.write_text(json.dumps([asdict(step) for step in steps[-RECENT:]]))
+            draft.replace(self._path)
+
+    def read(self) -> list[Step]:
+        """What was told last; nothing where nothing was."""
+        try:
+            return [Step(**told) for told in json.loads(self._path.read_text())]
+        except OSError:
+            return []
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 class Board:

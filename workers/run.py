@@ -4,6 +4,7 @@ recipe.json     the configuration           aliases/       the dictionary of nam
 store/          the memories as they are    checkpoints/   network and memories, step by step
 metrics/        the training curve          tensorboard/   the same, live
 figures.json    the evaluation              report.html    plots and figures
+live.json       the newest steps of a run on a cluster
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from workers.figures import Evaluation
 from workers.group import Group
 from workers.learner import Learner, Step
 from workers.loop import Trainer
-from workers.metrics import Board, Metrics
+from workers.metrics import LIVE, Board, Live, Metrics
 from workers.recipe import Recipe
 
 FORMAT = 3
@@ -65,7 +66,7 @@ class Run:
         self.recipe = recipe_of(folder)
         self.network = networks.of(self.recipe)
         self.checkpoints = Checkpoints(folder / "checkpoints", asdict(self.recipe))
-        self._metrics = Metrics(folder / "metrics")
+        self._metrics, self.live = Metrics(folder / "metrics"), Live(folder)
         of_step = "" if step is None else f"-{step:08d}"
         self._figures = folder / f"figures{of_step}.json"
         self.paused: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
@@ -135,7 +136,7 @@ class Run:
         (folder / "recipe.json").unlink(missing_ok=True)
         for left in ("store", "checkpoints", "metrics", "tensorboard"):
             shutil.rmtree(folder / left, ignore_errors=True)
-        for path in (*folder.glob("figures*.json"), folder / "report.html"):
+        for path in (*folder.glob("figures*.json"), folder / "report.html", folder / LIVE):
             path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -167,6 +168,8 @@ class Run:
         done, writes = self.trainer.done, self.group.rank == 0
         if writes:
             self._metrics.cut(done)
+        # Who started it is another process, which looks on.
+        live = self.live if writes and not self._own else None
         board = Board(self.folder / "tensorboard" if writes else None, done)
         with closing(board), closing(self.trainer.run(data)) as steps:
             last, due = time.perf_counter(), False
@@ -174,6 +177,8 @@ class Run:
                 for step in steps:
                     self.steps.append(step)
                     board.add(step, self.recipe.batch)
+                    if live is not None:
+                        live.tell(self.steps, at_once=self.trained)
                     yield step
                     now = time.perf_counter()
                     due = due or (

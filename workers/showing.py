@@ -17,12 +17,10 @@ from workers.ask import FactRead, Reply
 from workers.ask_simple import SimpleReply
 from workers.figures import Evaluation
 from workers.learner import Step
+from workers.metrics import RECENT
 from workers.recipe import Recipe
 from workers.run import Run
 from workers.stopping import whole
-
-RECENT = 20
-"""Steps that the figures of the progress are the mean of."""
 
 TOLD = 8
 """Facts that are told of an entity."""
@@ -59,7 +57,19 @@ def building() -> Iterator[Told]:
 
 def training(run: Run, steps: Iterator[Step]) -> None:
     """Takes the steps, and shows how far they are; an interrupt ends them after one."""
-    batch, recent = run.recipe.batch, list[Step]()
+    recent = list[Step]()
+    with trained(run.recipe, run.trainer.done) as told:
+        for step in whole(steps):
+            recent = [*recent[1 - RECENT :], step]
+            told(recent)
+
+
+@contextmanager
+def trained(recipe: Recipe, done: int) -> Iterator[Callable[[Sequence[Step]], None]]:
+    """Shows how far a run is.  What it gives is to be told the newest steps, at least one.
+
+    done: steps that were taken before.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -70,20 +80,23 @@ def training(run: Run, steps: Iterator[Step]) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(
             "Training",
-            total=run.recipe.steps,
-            completed=run.trainer.done,
+            total=recipe.steps,
+            completed=done,
             figures="reading what is learnt from …",
         )
-        for step in whole(steps):
-            recent = [*recent[1 - RECENT :], step]
+
+        def told(recent: Sequence[Step]) -> None:
+            step = recent[-1]
             loss, hits = (
                 sum(values) / len(recent)
                 for values in ([s.loss for s in recent], [s.hits for s in recent])
             )
-            rate = batch * len(recent) / sum(s.seconds for s in recent)
+            rate = recipe.batch * len(recent) / sum(s.seconds for s in recent)
             shown = f"loss {loss:.3f}  hits@1 {hits:.3f}  {rate:,.0f} questions/s"
             shown += f"  level {step.level}" if step.level else ""
             progress.update(task, completed=step.number + 1, figures=shown)
+
+        yield told
 
 
 ROWS: dict[str, Callable[[Evaluation], str | None]] = {

@@ -79,7 +79,7 @@ def fit(options: argparse.Namespace, folder: Path, recipe: Recipe) -> None:
         ):
             Run.build(folder, recipe, base, told, client)
     console.print(f"Training {folder} on {job.memory} by {job.trainers} …")
-    distributed.fit(job)
+    distributed.fit(job, watch=showing.trained)
     with distributed.opened(job) as run:
         console.print(f"All {run.recipe.steps} steps are done.")
         showing.figures(recipe, run.figures or run.evaluate(base or run.base()))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from workers import cli, distributed
 from workers.checkpoints import ABOUT, Checkpoints
 from workers.cluster import ClusterSpec, down, up
 from workers.distributed import Job, fit
+from workers.learner import Step
+from workers.metrics import RECENT, Live
 from workers.networks.factual import FactualRecipe
 from workers.networks.hmn import HMNRecipe
 from workers.recipe import Recipe
@@ -209,7 +213,7 @@ def test_what_cannot_be_trained_is_refused_before_a_trainer_starts(
 
 @pytest.mark.parametrize("name", ["HMN", "FACTUAL"])
 def test_a_network_learns_on_four_shards_what_it_learns_alone(
-    spec: ClusterSpec, tmp_path: Path, name: str
+    spec: ClusterSpec, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last here: the run of before has no memories any more. The key-value network's is
     above, where some of those that train it are killed."""
@@ -222,6 +226,8 @@ def test_a_network_learns_on_four_shards_what_it_learns_alone(
     where = ["--cluster", spec.address.partition(":")[2], "--trainers", "2", "--out", str(out)]
     fit = ["fit", "--network", recipe.network, "--recipe", f"{__name__}:{name}"]
     assert cli.main([*fit, *where]) == 0
+    # What the trainers took was shown, and how well it went.
+    assert re.search(rf"{recipe.steps}/{recipe.steps} .*loss .* questions/s", _told(capsys))
     got = [each["hits_1"] for each in json.loads((out / "figures.json").read_text())]
     base = small.base(150)
     Run.build(alone, recipe, base, lambda *told: None)
@@ -231,6 +237,38 @@ def test_a_network_learns_on_four_shards_what_it_learns_alone(
         expected = [each.hits_1 for each in run.evaluate(base)]
     assert min(expected) > 0.8
     assert got == pytest.approx(expected, abs=0.01)
+
+
+def _told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was told, on one line."""
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_who_looks_on_is_told_the_newest_steps_of_trainers_elsewhere(tmp_path: Path) -> None:
+    taken = [Step(number, "hashed", 1.0, 0.5, 0.1) for number in range(2 * RECENT)]
+    told: list[Sequence[Step]] = []
+    trainer, looking = Live(tmp_path), Live(tmp_path)
+    with distributed.followed(looking, told.append):
+        trainer.tell(taken)
+        wait_for(lambda: told)
+        assert told == [taken[-RECENT:]]
+        # Not each step is written; the last one is.
+        trainer.tell(taken[:1])
+        assert looking.read() == taken[-RECENT:]
+        # Others go on from the checkpoint before.
+        Live(tmp_path).tell(taken[:3])
+        wait_for(lambda: len(told) == 2)
+        trainer.tell(taken, at_once=True)
+    assert told == [taken[-RECENT:], taken[:3], taken[-RECENT:]]
+    looking.clear()
+    assert looking.read() == []
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_without_ray_the_extra_is_named(
