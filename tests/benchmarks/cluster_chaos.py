@@ -102,6 +102,7 @@ def measure(runs: int) -> Iterator[Measured]:
             for spec in specs:
                 up(spec, LONG_S)
             alone = on_cluster(folder / "alone", RECIPE, base, specs[0], started.train)
+            print(f"left alone: {alone}", file=sys.stderr, flush=True)
             first = min(path.stat().st_mtime for path in (folder / "alone").glob("trainer-*"))
             trained_s = (folder / "alone" / "checkpoints").stat().st_mtime - first
             outcomes = []
