@@ -51,6 +51,7 @@ RECIPE = replace(
     places=600,
     dim=32,
     shards=PARTS,
+    probe=64,
     batch=64,
     updates="logged",
     steps=120,
@@ -58,8 +59,8 @@ RECIPE = replace(
     questions=2_000,
     test_questions=1_000,
 )
-"""Most steps read what key hashing proposes: keys of facts are older in a shard that was killed
-than in others, until they are next refreshed, and what search proposes is another then."""
+"""Search visits as many lists as a shard has: one that was killed has its facts in other lists than
+before, until they are next clustered, and by some of the lists it would propose others."""
 COUNTED, EVERY_S = 8, 0.2
 """Rows that are counted in, and how often: a put on shared storage for each part each time."""
 
