@@ -6,8 +6,12 @@
     f_t = Σ_k softmax_k ⟨q_t, key_k⟩ value_k            the K facts of highest inner product
     y_t = W_y [h_t, r_t] + W_f f_t                      where an answer is asked for
 
+    loss = the cost of y_t − log of what the right fact was given
+
 The facts are searched once an episode, for all its answers. While training, the right fact is put
-in where the search missed it, as by `models.hmn`. Rae et al. 2016 have no such memory.
+in where the search missed it, and what it is given is learnt as well, as by `models.hmn`: a query
+that is near to no fact yet finds by chance what it is compared with, and of values alone hears
+little. Rae et al. 2016 have no such memory.
 
 Letters: as in `models.controller`; A answers, K facts read, V width of their values.
 """
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 
 from memstore.episodic import EpisodicMemory
 from memstore.memory import Slots
-from memstore.torch import SparseReader, attend
+from memstore.torch import Reading, SparseReader, attend
 from models.hmn import with_right
 from models.sam import SAM, State
 
@@ -51,13 +55,13 @@ class FactSAM(nn.Module):
 
     def forward(
         self, inputs_TBX: Tensor, state: State, asked_TB: Tensor, right_A: Slots | None = None
-    ) -> Tensor:
-        """Answers `[A, Y]` where asked_TB is true.  right_A: the slots of the facts asked for."""
+    ) -> tuple[Tensor, Reading]:
+        """Answers `[A, Y]` where asked_TB is true, and the facts read for each.  right_A: the slots
+        of the facts asked for."""
         said_TBY, _ = self.sam(inputs_TBX, state)
         said_AY, query_AD = said_TBY[asked_TB].split(self.split, dim=1)
         slots_AK = self.facts.search(query_AD)
         if right_A is not None:
             slots_AK = with_right(slots_AK, right_A[:, None])
-        read_AV = attend(query_AD, self.facts.gather(slots_AK)).output_QV
-        answers_AY: Tensor = said_AY + self.told(read_AV)
-        return answers_AY
+        reading = attend(query_AD, self.facts.gather(slots_AK))
+        return said_AY + self.told(reading.output_QV), reading

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import memstore
 from models.tasks.geography import load_geography
-from models.tasks.knowledge import KnowledgeBase
 from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, at_most
-from workers.networks.knowledge import KnowledgeRecipe
 from workers.networks.kv import KVRecipe, geography
+from workers.recipe import Recipe
 from workers.run import Run
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def measure(recipe: KVRecipe) -> Iterator[Measured]:
     yield Figure("train_s", words, spread.seconds, "s", alone.seconds)
 
 
-def embedded(folder: Path, recipe: KnowledgeRecipe, base: KnowledgeBase) -> Learnt:
+def embedded(folder: Path, recipe: Recipe, base: Any) -> Learnt:
     """Builds, trains and tests by one trainer that has the memories itself."""
     Run.build(folder, recipe, base, _untold)
     begun = time.perf_counter()
@@ -102,8 +101,8 @@ def embedded(folder: Path, recipe: KnowledgeRecipe, base: KnowledgeBase) -> Lear
 
 def on_cluster(
     folder: Path,
-    recipe: KnowledgeRecipe,
-    base: KnowledgeBase,
+    recipe: Recipe,
+    base: Any,
     spec: ClusterSpec,
     each: Callable[[dict[str, Any]], None] | None = None,
 ) -> Learnt:
@@ -131,7 +130,7 @@ def on_cluster(
         return Learnt(_hits(run, base), seconds)
 
 
-def _hits(run: Run, base: KnowledgeBase) -> dict[str, float]:
+def _hits(run: Run, base: Any) -> dict[str, float]:
     return {found.case: found.hits_1 for found in run.evaluate(base)}
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from models.tasks import data, simple_questions
+from models.tasks.simple_questions import SimpleQuestions
+from workers.tasks import SimpleTask
 
 PEOPLE, BOOKS, PLACES = 60, 40, 12
 
@@ -102,3 +108,15 @@ def write(folder: Path) -> None:
     made.mkdir()
     (made / "annotated_fb_data.txt").write_text("".join("\t".join(a) + "\n" for a in annotated))
     (made / "dbpedia.json").write_text(json.dumps(listed))
+
+
+def task() -> SimpleTask:
+    """The questions of DBpedia, for who is told of no data folder."""
+
+    def load() -> SimpleQuestions:
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            write(Path(folder))
+            patch.setenv(data.VARIABLE, folder)
+            return simple_questions.load_dbpedia()
+
+    return SimpleTask(source="made-up people and books", load=load)

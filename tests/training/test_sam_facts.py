@@ -79,7 +79,7 @@ def test_facts_are_read_by_what_the_network_hears_and_reads(tmp_path: Path) -> N
         reader = SparseReader(facts, k=9)
         network = FactSAM(5, 3, reader, hidden=8, heads=1, reads=2, width=6)
         memory = EpisodicMemory(2, 20, 6)
-        said_AY = network(inputs_TBX, network.begin(memory), asked_TB)
+        said_AY, _ = network(inputs_TBX, network.begin(memory), asked_TB)
         said_AY.square().sum().backward()
         memory.rollback(0)
         assert reader.rows is not None

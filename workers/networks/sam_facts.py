@@ -4,6 +4,7 @@ each trainer's own, the facts lie in the run's store, or on a cluster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from memstore import IndexConfig, MemoryConfig
 from memstore.torch import RowTable, SparseReader
+from models.hmn import cell_loss
 from models.sam_facts import FactSAM
 from models.tasks.bound import Bound, Naming
 from models.tasks.sequences import Episodes
@@ -70,8 +72,13 @@ class FactsLearner(SequenceLearner):
             width=recipe.width,
         )
 
-    def _said(self, network: nn.Module, episodes: Episodes, state: Any) -> Tensor:
+    def _said(self, network: nn.Module, episodes: Episodes, state: Any) -> tuple[Tensor, Tensor]:
         assert isinstance(episodes, Naming)
-        right_A = episodes.facts_TB[episodes.asked_TB].numpy() if network.training else None
-        said_AY: Tensor = network(episodes.inputs_TBX, state, episodes.asked_TB, right_A)
-        return said_AY
+        given = episodes.inputs_TBX, state, episodes.asked_TB
+        if not network.training:
+            said_AY, _ = network(*given)
+            return said_AY, said_AY.new_zeros(())
+        right_A = episodes.facts_TB[episodes.asked_TB].numpy()
+        said_AY, reading = network(*given, right_A)
+        missed, _ = cell_loss(reading, right_A[:, None])
+        return said_AY, missed / math.log(2)
