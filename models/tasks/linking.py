@@ -169,8 +169,9 @@ class AliasIndex:
             raise _unreadable(folder, f"changed or cut bytes in {', '.join(torn)}")
         try:
             trie = marisa_trie.Trie().mmap(str(folder / TRIE))
+            # As plain arrays: a slice of a `memmap` takes several times as long.
             offsets, candidates, weights = (
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
                 for name in ARRAYS
             )
         except (RuntimeError, ValueError) as error:

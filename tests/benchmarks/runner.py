@@ -35,7 +35,7 @@ PACKAGE = "tests.benchmarks"
 HELPERS = (
     *("__main__", "alone", "bare", "data", "echo", "link", "on_ray", "parted", "plots", "runner"),
     *("scaling_model", "stepping"),
-    *("served", "started", "sweeps"),
+    *("served", "started", "sweeps", "synthetic"),
 )
 """Modules of the package that are no benchmark."""
 OURS = ("memstore", "models", "workers", "tests")
