@@ -50,6 +50,7 @@ from memstore.openings import Openings
 from memstore.place import Place
 from memstore.placement import WHOLE, Part, check_cluster, check_made, draw_made
 from memstore.shard.log import Fsync
+from memstore.trim import give_back
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -469,6 +470,8 @@ class Store:
             if not self._closed:
                 logger.warning("the checkpoint of %s failed: %s", self.path, error)
             return min(2 * pause_s, LONGEST_PAUSE_S)
+        # Here, where memory was taken anyway, and as often as there is something to do.
+        give_back()
         return LOOK_S
 
     def empty(

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from memstore.errors import InvalidArgument
 from memstore.placement import Part
+from memstore.rpc.garbage import Survivors
 from memstore.rpc.health import serves
 from memstore.rpc.limits import Limits
 from memstore.rpc.quotas import Quota
@@ -184,6 +185,7 @@ def serve(options: argparse.Namespace) -> int:
         store_options |= {"part": Part.parsed(options.part), "cluster": _cluster(options)}
     with (
         _signals() as ended,
+        _long_lived(),
         Store(options.path, **store_options) as store,
         Server(store, options.listen, **server_options) as server,
     ):
@@ -197,6 +199,16 @@ def serve(options: argparse.Namespace) -> int:
         ended.wait()
         server.close(GRACE_S)
     return 0
+
+
+@contextlib.contextmanager
+def _long_lived() -> Iterator[None]:
+    survivors = Survivors()
+    survivors.start()
+    try:
+        yield
+    finally:
+        survivors.stop()
 
 
 @contextlib.contextmanager

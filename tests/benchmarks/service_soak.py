@@ -2,7 +2,8 @@
 
 The load is a process of its own. How calls are mixed, and how capacity is found, is said in
 `tests.faults.soaking`; calls begin at times drawn at random, and are timed from then, so that one
-that waits behind another counts. Every change is logged. `make test-long` does ten minutes of it.
+that waits behind another counts. What else ran on the cores meanwhile is told beside. Every change
+is logged. `make test-long` does ten minutes of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.runner import Figure, Measured, at_least, at_most
@@ -42,6 +45,8 @@ def measure(plan: Plan) -> Iterator[Measured]:
     yield at_most(0, Figure("service_soak_errors", calls, len(seen.errors), "errors"))
     if seen.errors:
         return
+    for line in seen.slowest():
+        print(line, file=sys.stderr)
     yield at_least(0.95, Figure("service_soak_done", calls, _done(done, seen.late), "share"))
     for verb in VERBS:
         first, middle, last = seen.percentiles(verb, 99)
@@ -50,11 +55,18 @@ def measure(plan: Plan) -> Iterator[Measured]:
         words = f"{words}; the middle third {1e3 * middle:.1f} ms; peer: the first third"
         figure = Figure("service_soak_p99", words, 1e3 * last, "ms", 1e3 * first)
         yield at_most(STABLE, figure)
+    shares = [float(np.mean(part)) for part in np.array_split(seen.others, 3)]
+    words = f"{case}; of the cores, by others, in each third {_told(shares)}"
+    yield Figure("service_soak_others", words, float(np.mean(seen.others)), "share")
     words = f"{case}; the last tenth over the first, beyond the rows' own {seen.tables[-1]:,} bytes"
     yield at_most(GROWTH, Figure("service_soak_memory", words, seen.growth(), "ratio"))
     words = f"{case}; {seen.checkpoints} checkpoints, one after {plan.log_bytes / 1e6:,.0f} MB"
     longest = Figure("service_soak_log", words, max(seen.log) / 1e6, "MB")
     yield at_most(plan.log_bound / 1e6, longest)
+
+
+def _told(shares: list[float]) -> str:
+    return ", ".join(f"{share:.1%}" for share in shares)
 
 
 def _done(done: int, late: int) -> float:

@@ -3,13 +3,17 @@
 First callers that wait for each answer find how many calls a second it can do; then calls begin at
 times drawn at random, `SHARE` as many, whether those before are answered or not. Half search 16
 queries; a quarter read 256 rows, and a sixth step as many; the others append 16 rows, or erase the
-16 that were appended first.
+16 that were appended first. Those that change rows have callers of their own: reads are told to
+wait for none of them.
+
+What others take of the cores meanwhile is told: calls wait for that as well.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -30,11 +34,15 @@ from tests.benchmarks.peers.client import ROOT
 WIDTH, K = 128, 10
 SEARCHED, READ, ADDED = 16, 256, 16
 VERBS = {"search": 0.5, "gather": 0.25, "update": 0.17, "append": 0.04, "erase": 0.04}
+READS = ("search", "gather")
 CALLERS, WORKERS = 8, 32
-"""That look for the capacity; that make the calls which begin at their own times."""
+"""That look for the capacity; that make the calls which begin at their own times, so many for reads
+and so many for the others."""
 
 SHARE = 0.8
 LOOK_S = 0.5
+APART_S = 5.0
+"""What ended within so long of another is told as one."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,19 @@ class Plan:
 
 @dataclass
 class Seen:
-    """What a soak saw after it was warm, and what went wrong at any time.
+    """What a soak saw after it was warm, and what went wrong at any time.  begun: when that was.
 
     took: by verb, (when a call was to begin, seconds until it was answered).  late: calls whose
     time had not come to begin when it ended.  resident, tables: by look, bytes of the server's
-    memory, and of them those of rows: slots that were given out keep their place.  log: by look,
-    bytes on disk.  checkpoints: that were made, at any time.
+    own memory, no pages of files, and of them those of rows.  log: by look,
+    bytes on disk.  checkpoints: that were made, at any time.  others: by look, the share of the
+    cores that this process may use which neither it nor the server used, nor left idle.  looked,
+    made, jobs: by look, seconds since it was warm, the checkpoints so far, and how long each kind
+    of job of the index took so far.
     """
 
     capacity: float = 0.0
+    begun: float = 0.0
     offered: float = 0.0
     took: dict[str, list[tuple[float, float]]] = field(
         default_factory=lambda: {verb: [] for verb in VERBS}
@@ -79,11 +91,43 @@ class Seen:
     tables: list[int] = field(default_factory=list)
     log: list[int] = field(default_factory=list)
     checkpoints: int = 0
+    others: list[float] = field(default_factory=list)
+    looked: list[float] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
+    jobs: list[dict[str, float]] = field(default_factory=list)
 
     def percentiles(self, verb: str, percent: float, parts: int = 3) -> list[float]:
         """Of the seconds that calls took, in each part of the time."""
         times = np.array(sorted(self.took[verb]))
         return [float(np.percentile(part[:, 1], percent)) for part in np.array_split(times, parts)]
+
+    def slowest(self, count: int = 10) -> Iterator[str]:
+        """Says what went on while the calls waited that took longest, in so many places."""
+        calls = [(took, at, verb) for verb in VERBS for at, took in self.took[verb]]
+        told: list[float] = []
+        for took, at, verb in sorted(calls, reverse=True):
+            end = at + took
+            if any(abs(end - other) < APART_S for other in told):
+                continue
+            told.append(end)
+            looks = np.flatnonzero(
+                (np.array(self.looked) > at - 1) & (np.array(self.looked) < end + 1)
+            )
+            if len(looks):
+                first, last = int(looks[0]), int(looks[-1])
+                share = float(np.mean(self.others[first : last + 1]))
+                jobs = {
+                    kind: round(seconds - self.jobs[first][kind], 2)
+                    for kind, seconds in self.jobs[last].items()
+                    if seconds > self.jobs[first][kind]
+                }
+                made = self.made[last] - self.made[first]
+                yield (
+                    f"at {at:,.1f} s a {verb} took {took:.3f} s: others had {share:.0%} of the "
+                    f"cores, {made} checkpoints ended, jobs took {jobs} s"
+                )
+            if len(told) == count:
+                return
 
     def growth(self) -> float:
         """Resident memory beyond rows in the last tenth of the time, over that in the first."""
@@ -111,6 +155,7 @@ def soak(folder: Path, plan: Plan) -> Seen:
             seen.capacity = load.capacity(plan.capacity_s)
             seen.offered = SHARE * seen.capacity
             load.open_loop(seen.offered, plan.warm_s, None)
+            seen.begun = time.monotonic()
             look.measured.set()
             load.open_loop(seen.offered, plan.seconds, seen.took)
     return seen
@@ -163,11 +208,15 @@ class _Load:
         rng = np.random.default_rng(7)
         times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds) + 1))
         verbs = rng.choice(list(VERBS), len(times), p=list(VERBS.values()))
-        calls = iter([*zip(times.tolist(), verbs.tolist(), strict=True)])
+        read = np.isin(verbs, READS)
+        kinds = [
+            iter([*zip(times[of].tolist(), verbs[of].tolist(), strict=True)])
+            for of in (read, ~read)
+        ]
         taking, begun = threading.Lock(), time.monotonic()
 
         def work(number: int) -> None:
-            own = np.random.default_rng(number)
+            own, calls = np.random.default_rng(number), kinds[number % len(kinds)]
             while not self._seen.errors:
                 with taking:
                     at, verb = next(calls, (seconds, ""))
@@ -181,7 +230,7 @@ class _Load:
                 if took is not None:
                     took[verb].append((at, time.monotonic() - begun - at))
 
-        self._together(WORKERS, work)
+        self._together(len(kinds) * WORKERS, work)
 
     def _together(self, callers: int, work: Callable[[int], None]) -> None:
         def guarded(number: int) -> None:
@@ -211,15 +260,23 @@ class _Look:
         def look() -> None:
             manifest = self._folder / "memstore.json"
             last = manifest.stat().st_mtime_ns
+            cores = Cores(self._pid)
             while not ended.wait(LOOK_S):
                 changed = manifest.stat().st_mtime_ns
                 self._seen.checkpoints += changed != last
                 last = changed
                 self._seen.log.append(_log_bytes(self._folder))
+                others = cores.others()
                 if self.measured.is_set():
+                    self._seen.others.append(others)
+                    self._seen.looked.append(time.monotonic() - self._seen.begun)
+                    self._seen.made.append(self._seen.checkpoints)
                     shards = self._memory.describe().shards
                     self._seen.tables.append(sum(shard.row_bytes for shard in shards))
                     self._seen.resident.append(_resident(self._pid))
+                    self._seen.jobs.append(
+                        {job.kind: job.seconds for shard in shards for job in shard.jobs}
+                    )
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -228,6 +285,36 @@ class _Look:
         finally:
             ended.set()
             thread.join()
+
+
+class Cores:
+    """What becomes of the cores that this process may use, since one last asked."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last = self._now()
+
+    def others(self) -> float:
+        """The share that others used: neither this process nor the other, nor nobody."""
+        now, last = self._now(), self._last
+        self._last = now
+        whole, idle, own = (a - b for a, b in zip(now, last, strict=True))
+        return max(0.0, whole - idle - own) / max(whole, 1)
+
+    def _now(self) -> tuple[int, int, int]:
+        """Ticks of these cores, of them idle ones, and those of both processes on any."""
+        whole = idle = own = 0
+        names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            name, *ticks = line.split()
+            if name in names:
+                whole += sum(map(int, ticks[:8]))  # those of guests are in them already
+                idle += int(ticks[3]) + int(ticks[4])
+        for pid in (os.getpid(), self._pid):
+            with contextlib.suppress(FileNotFoundError):  # The server may have ended.
+                ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                own += int(ticks[11]) + int(ticks[12])
+        return whole, idle, own
 
 
 @contextlib.contextmanager
@@ -257,5 +344,6 @@ def _log_bytes(folder: Path) -> int:
 
 
 def _resident(pid: int) -> int:
+    """Of its own memory: pages of files, as of libraries, the system takes away and reads again."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(1_024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return next(1_024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
