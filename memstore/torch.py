@@ -172,12 +172,12 @@ class Reading:
     output_QV: Tensor
 
 
-def attend(query_QD: Tensor, candidates: Candidates) -> Reading:
-    """Reads by content: p_k = softmax_k ⟨q, key_k⟩ and o = Σ_k p_k · value_k.
+def attend(query_QD: Tensor, candidates: Candidates, prior_QK: Tensor | float = 0.0) -> Reading:
+    """Reads by content: p_k = softmax_k (⟨q, key_k⟩ + prior_k) and o = Σ_k p_k · value_k.
 
     A query without candidates reads zeros.
     """
-    scores_QK = torch.einsum("qd,qkd->qk", query_QD, candidates.keys_QKD)
+    scores_QK = torch.einsum("qd,qkd->qk", query_QD, candidates.keys_QKD) + prior_QK
     scores_QK = scores_QK.masked_fill(~candidates.mask_QK, torch.finfo(scores_QK.dtype).min)
     weights_QK = torch.softmax(scores_QK, dim=1) * candidates.mask_QK
     output_QV = torch.einsum("qk,qkv->qv", weights_QK, candidates.values_QKV)

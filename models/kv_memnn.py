@@ -23,7 +23,12 @@ their own.
 
 Where facts several away are proposed, hop j reads those that are j away: what the paper has of each
 question once, key hashing, is then had once a hop, and the facts of the entity itself, whose row is
-in every query, are not read again.
+in every query, are not read again. With `follow` a fact counts by what led to it as well:
+
+    p_hi    = softmax_i(q_j · A Φ_K(k_hi) + log(ε + Σ_{i': the subject of i ∈ v_i'} p_{j-1,i'}))
+
+since a query that holds the mean of the n objects read has each of them by an n-th part alone. And
+`models.hop_loss` tells each hop what leads on.
 
 Slots need not be facts: `models.document_reader` reads sentences and windows of documents.
 
@@ -83,6 +88,7 @@ class KVMemNN(nn.Module):
     """Reads a memory of facts in H hops. Its own weights are the H matrices R_j, D × D; all else
     lives in the memories of `words`, `entities`, `answers` and the reader's slots.
 
+    rerank: ranks answers by what was read too.  follow: as above, from the second hop on.
     answers: B, a row an entity; None has B = A.
     """
 
@@ -94,10 +100,11 @@ class KVMemNN(nn.Module):
         *,
         hops: int = 2,
         rerank: bool = False,
+        follow: bool = False,
         answers: RowTable | None = None,
     ) -> None:
         super().__init__()
-        self.words, self.entities, self.reader = words, entities, reader
+        self.words, self.entities, self.reader, self.follow = words, entities, reader, follow
         self.answers = entities if answers is None else answers
         width = entities.memory.config.dim
         # R_j begins as the identity: a hop that has learnt nothing yet adds what it read.
@@ -108,9 +115,14 @@ class KVMemNN(nn.Module):
         query_QD = self.encode(asked)
         slots_QK = self.reader.search(query_QD) if asked.slots_QK is None else asked.slots_QK
         candidates = self.reader.gather(slots_QK)
-        readings = []
+        readings: list[Reading] = []
         for away, hop in enumerate(self.hops, 1):
-            readings.append(attend(query_QD, _so_far(candidates, asked.away_QK, away)))
+            prior_QK: Tensor | float = 0.0
+            if self.follow and readings:
+                read_QK = self._read(readings[-1], self._subjects(slots_QK))
+                prior_QK = torch.log(LEAST + read_QK)
+            there = _so_far(candidates, asked.away_QK, away)
+            readings.append(attend(query_QD, there, prior_QK))
             query_QD = (query_QD + readings[-1].output_QV) @ hop.T
         return Answered(query_QD, readings)
 
@@ -122,25 +134,37 @@ class KVMemNN(nn.Module):
         """Scores candidate answers, entity slots `[Q, C]`; −inf at `NO_SLOT`."""
         scores_QC = torch.einsum("qd,qcd->qc", answered.query_QD, self.answers(answers_QC))
         if self.trust is not None:
-            scores_QC = scores_QC + self.trust * torch.log(LEAST + self._read(answered, answers_QC))
+            scores_QC = scores_QC + self.trust * torch.log(
+                LEAST + self._read(answered.hops[-1], answers_QC)
+            )
         return scores_QC.masked_fill(torch.from_numpy(answers_QC == NO_SLOT), -torch.inf)
 
-    def _read(self, answered: Answered, answers_QC: Slots) -> Tensor:
-        """What the last reading gave the facts that answers are objects of, `[Q, C]`."""
-        last = answered.hops[-1]
-        slots_QK, width = last.candidates.slots_QK, last.candidates.slots_QK.shape[1]
+    def _subjects(self, slots_QK: Slots) -> Slots:
+        """The subjects of facts, `NO_SLOT` where there is none."""
+        there_QK = slots_QK != NO_SLOT
+        records = self.reader.memory.gather(
+            slots_QK[there_QK], vectors=False, columns=["subject"]
+        ).records
+        assert records is not None
+        subject_QK = np.full(slots_QK.shape, NO_SLOT)
+        subject_QK[there_QK] = records["subject"].to_numpy()
+        return subject_QK
+
+    def _read(self, reading: Reading, entities_QC: Slots) -> Tensor:
+        """What a reading gave the facts that entities are objects of, `[Q, C]`."""
+        slots_QK, width = reading.candidates.slots_QK, reading.candidates.slots_QK.shape[1]
         object_E, counts_QK = objects(self.reader.memory, slots_QK, self.reader.list_limit)
         fact_E = np.repeat(np.arange(slots_QK.size), counts_QK.ravel())
         # A pair of a question and an object is one number.
-        span = max(int(object_E.max(initial=0)), int(answers_QC.max(initial=0))) + 1
+        span = max(int(object_E.max(initial=0)), int(entities_QC.max(initial=0))) + 1
         question_E = fact_E // max(width, 1)
         pairs_U, pair_E = np.unique(question_E * span + object_E, return_inverse=True)
-        weights_E = last.weights_QK.reshape(-1)[torch.from_numpy(fact_E)]
+        weights_E = reading.weights_QK.reshape(-1)[torch.from_numpy(fact_E)]
         read_U = weights_E.new_zeros(len(pairs_U) + 1)
         read_U = read_U.index_add(0, torch.from_numpy(pair_E), weights_E)
-        wanted_QC = np.arange(len(answers_QC))[:, None] * span + answers_QC
+        wanted_QC = np.arange(len(entities_QC))[:, None] * span + entities_QC
         at_QC = np.searchsorted(pairs_U, wanted_QC)
-        there_QC = np.isin(wanted_QC, pairs_U) & (answers_QC != NO_SLOT)
+        there_QC = np.isin(wanted_QC, pairs_U) & (entities_QC != NO_SLOT)
         return read_U[torch.from_numpy(np.where(there_QC, at_QC, len(pairs_U)))]
 
 

@@ -55,12 +55,13 @@ def test_sentences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert 0.1 < found.hits_1 <= 1.0
 
 
+@pytest.mark.parametrize("settings", [("apart=true",), ("follow=true", "hop_loss=true")])
 def test_answers_two_facts_away_are_read_by_two_hops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
     chained.write(tmp_path / "data")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "data"))
-    with fitted(tmp_path / "run", "metaqa-2hop", "apart=true") as run:
+    with fitted(tmp_path / "run", "metaqa-2hop", *settings) as run:
         (found,) = run.evaluate(run.base())
     assert found.candidate_recall is not None
     assert found.candidate_recall > 0.95
@@ -74,6 +75,8 @@ def test_answers_two_facts_away_are_read_by_two_hops(
         ({"reads": "sentences", "title": True}, "centre and title are of windows"),
         ({"reads": "windows", "window": 6}, "a window has a centre: got 6"),
         ({"reads": "windows", "away": 2}, "several facts away"),
+        ({"follow": True}, "nothing leads to"),
+        ({"hop_loss": True}, "nothing leads to"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, said: str) -> None:

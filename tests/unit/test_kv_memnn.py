@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import memstore
 from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, SearchOptions
 from memstore.torch import RowOptimizer, RowTable, SparseReader
 from models.asked import Asked
-from models.kv_memnn import KVMemNN, answer_loss
-from tests.unit.few_facts import dense_facts, few, waiting
+from models.hop_loss import hops_loss
+from models.kv_memnn import LEAST, KVMemNN, answer_loss
+from tests.unit.few_facts import FACTS, Few, dense_facts, few, waiting
 
 D, ENTITIES, RELATIONS, WORDS = 8, 6, 3, 5
 
@@ -273,34 +275,100 @@ def test_answers_may_have_rows_of_their_own(tmp_path: Path) -> None:
             np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)
 
 
-def test_a_hop_reads_the_facts_that_are_so_far_away(tmp_path: Path) -> None:
-    """Forward and gradients, against the dense equations over the facts of each distance."""
-    slots = np.array([[0, 1, 4, 5, NO_SLOT], [4, 7, 2, NO_SLOT, NO_SLOT]])
-    away = np.array([[1, 1, 2, 2, NO_SLOT], [1, 2, 2, NO_SLOT, NO_SLOT]])
-    asked = Asked(np.array([[0, 3], [2, NO_SLOT]]), np.array([0, 3]), slots, away)
+SLOTS = np.array([[0, 1, 4, 5, 6], [4, 7, 2, NO_SLOT, NO_SLOT]])
+AWAY = np.array([[1, 1, 2, 2, 2], [1, 2, 2, NO_SLOT, NO_SLOT]])
+FAR = Asked(np.array([[0, 3], [2, NO_SLOT]]), np.array([0, 3]), SLOTS, AWAY)
+
+
+class Dense:
+    """The equations over the facts of each distance, question by question: last queries, and what
+    each hop gave its facts."""
+
+    def __init__(self, facts: Few, network: KVMemNN, *, follow: bool) -> None:
+        self.rows = facts.dense()
+        keys_ND, values_ND = dense_facts(self.rows)
+        self.queries, self.weights = list[Tensor](), list[list[dict[int, Tensor]]]()
+        for q, (bag, entity) in enumerate(zip(FAR.words_QW, FAR.entity_Q, strict=True)):
+            query = self.rows["words"][bag[bag != NO_SLOT]].sum(0) + self.rows["entities"][entity]
+            given = list[dict[int, Tensor]]()
+            for distance, hop in enumerate(network.hops, 1):
+                at = SLOTS[q][AWAY[q] == distance].tolist()
+                scores = keys_ND[at] @ query
+                if follow and given:
+                    led = [
+                        sum(p for i, p in given[-1].items() if FACTS[k][0] in FACTS[i][2])
+                        for k in at
+                    ]
+                    scores = scores + torch.stack([torch.as_tensor(x + LEAST) for x in led]).log()
+                p = torch.softmax(scores, 0)
+                given.append(dict(zip(at, p, strict=True)))
+                query = hop.detach() @ (query + p @ values_ND[at])
+            self.queries.append(query)
+            self.weights.append(given)
+
+    def check(self, facts: Few) -> None:
+        """The gradients that wait are those of the rows here."""
+        for table in facts.tables:
+            grad = self.rows[table.memory.name].grad
+            assert grad is not None
+            np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)
+
+
+def reading(facts: Few, *, follow: bool) -> KVMemNN:
+    reader = SparseReader(facts.facts, k=8, parts=[facts.entities, facts.relations])
+    return KVMemNN(facts.words, facts.entities, reader, hops=2, follow=follow).double()
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_hop_reads_the_facts_that_are_so_far_away(tmp_path: Path, follow: bool) -> None:
+    """Forward and gradients; `follow`: by what led to them as well."""
     answers = np.array([[6, 5, NO_SLOT], [2, 6, 0]])
     with memstore.open(tmp_path / "store") as store:
         facts = few(store, index="none")
-        reader = SparseReader(facts.facts, k=8, parts=[facts.entities, facts.relations])
-        network = KVMemNN(facts.words, facts.entities, reader, hops=2).double()
-        loss, _ = answer_loss(network, answered := network(asked), answers)
+        network = reading(facts, follow=follow)
+        loss, _ = answer_loss(network, answered := network(FAR), answers)
         loss.backward()
-        assert answered.read_QK.tolist() == np.where(away == 2, slots, NO_SLOT).tolist()
+        assert answered.read_QK.tolist() == np.where(AWAY == 2, SLOTS, NO_SLOT).tolist()
 
-        dense = facts.dense()
-        keys_ND, values_ND = dense_facts(dense)
+        dense = Dense(facts, network, follow=follow)
         total = torch.zeros(()).double()
-        for q, (bag, entity) in enumerate(zip(asked.words_QW, asked.entity_Q, strict=True)):
-            query = dense["words"][bag[bag != NO_SLOT]].sum(0) + dense["entities"][entity]
-            for distance, hop in enumerate(network.hops, 1):
-                at = slots[q][away[q] == distance]
-                p = torch.softmax(keys_ND[at] @ query, 0)
-                query = hop.detach() @ (query + p @ values_ND[at])
-            scores = dense["entities"][answers[q][answers[q] != NO_SLOT]] @ query
+        for query, choices in zip(dense.queries, answers, strict=True):
+            scores = dense.rows["entities"][choices[choices != NO_SLOT]] @ query
             total = total + torch.logsumexp(scores, 0) - scores[0]
         (total / 2).backward()
         torch.testing.assert_close(loss, total / 2)
-        for table in facts.tables:
-            grad = dense[table.memory.name].grad
-            assert grad is not None
-            np.testing.assert_allclose(waiting(table), grad.numpy(), atol=1e-12)
+        dense.check(facts)
+
+
+def test_each_hop_is_told_what_leads_on(tmp_path: Path) -> None:
+    right = [{6, 1}, {4}]
+    right_QA = np.array([[6, 1], [4, NO_SLOT]])
+    with memstore.open(tmp_path / "store") as store:
+        facts = few(store, index="none")
+        network = reading(facts, follow=True)
+        loss = hops_loss(facts.facts, network(FAR), AWAY, right_QA, 8)
+        loss.backward()
+
+        def near(q: int, fact: int, distance: int) -> float:
+            objects = FACTS[fact][2]
+            best = float(np.mean([o in right[q] for o in objects]))
+            behind = SLOTS[q][AWAY[q] == distance + 1].tolist()
+            for relation in range(3):
+                led = [k for o in objects for k in behind if FACTS[k][:2] == (o, relation)]
+                if led:
+                    best = max(best, float(np.mean([near(q, k, distance + 1) for k in led])))
+            return best
+
+        dense = Dense(facts, network, follow=True)
+        total = torch.zeros(()).double()
+        met = 0
+        for q, hops in enumerate(dense.weights):
+            for distance, given in enumerate(hops, 1):
+                led = {k: near(q, k, distance) for k in given}
+                met += len({round(x, 6) for x in led.values()})
+                if any(led.values()):
+                    total = total - torch.stack([p * led[k] for k, p in given.items()]).sum().log()
+        (total / 2).backward()
+        assert met > 4  # Facts of a hop are not all as near.
+        torch.testing.assert_close(loss, total / 2)
+        dense.check(facts)

@@ -91,6 +91,11 @@ class KnowledgeRecipe(Recipe):
         """How the rows of answers begin, where these are not those of the entities."""
         return None
 
+    @property
+    def right_limit(self) -> int:
+        """Right answers of a question that training knows, the first so many."""
+        return self.list_limit
+
     def searched(self, step: int) -> bool:
         """Whether a step reads what search proposes."""
         return step >= self.hashed_steps and step % 3 != 0
@@ -276,7 +281,7 @@ class KnowledgeLearner:
         # A network cannot learn a relation from a question about something else.
         answered_Q = np.array([len(question.answers) > 0 for question in asked])
         linked = np.flatnonzero((read.entity_Q == subject_Q) & (subject_Q >= 0) & answered_Q)
-        limit = self.recipe.list_limit
+        limit = self.recipe.right_limit
         right = answers.lists([asked[i].answers[:limit] for i in linked])
         paths = answers.lists([np.array(asked[i].relations) for i in linked])
         return Taught(read.take(linked), right, paths)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from memstore import NO_SLOT
 from memstore.errors import InvalidArgument
 from models.asked import Asked
+from models.hop_loss import hops_loss
 from models.kv_memnn import Answered, KVMemNN, answer_loss
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.memories import Apart, Progress
@@ -25,10 +26,15 @@ from workers.networks import documents, knowledge
 from workers.networks.documents import INITIAL, DocumentKnowledge, DocumentRecipe
 from workers.networks.knowledge import Knowledge, KnowledgeLearner
 
+MANY = 256
+"""Right answers that training knows of a question, where they are several facts away."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KVRecipe(DocumentRecipe):
     """hops: readings.  rerank: ranks answers by what their facts were given too.
+    follow: a hop reads facts by what led to them too.  hop_loss: each hop learns by which of its
+        facts lead on to a right answer, of answers `away` facts away.
     apart: answers have rows of their own, which begin as those of the entities.
     away: facts from the entity to an answer. Beyond 1 key hashing proposes the facts of the objects
         too, and nothing is searched for.
@@ -39,11 +45,19 @@ class KVRecipe(DocumentRecipe):
     steps: int = 600
     hops: int = 2
     rerank: bool = False
+    follow: bool = False
+    hop_loss: bool = False
     apart: bool = False
     away: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.follow or self.hop_loss) and self.away == 1:
+            raise InvalidArgument(
+                "nothing leads to the facts of the entity itself",
+                got=f"follow={self.follow}, hop_loss={self.hop_loss}, away=1",
+                expected="away ≥ 2",
+            )
         if self.away > 1 and self.reads != "facts":
             raise InvalidArgument(
                 "answers are several facts away", got=f"reads={self.reads}", expected="facts"
@@ -52,6 +66,11 @@ class KVRecipe(DocumentRecipe):
     @property
     def reach(self) -> int:
         return self.away
+
+    @property
+    def right_limit(self) -> int:
+        # Those of several facts: what is left out would be taught as wrong.
+        return self.list_limit if self.away == 1 else max(self.list_limit, MANY)
 
     @property
     def searches(self) -> bool:
@@ -69,19 +88,26 @@ class KVRecipe(DocumentRecipe):
         return super().answers or ("copied" if self.apart else None)
 
 
+class FarKnowledge(Knowledge):
+    """Where answers are several facts away, some of the right ones are met by no hop."""
+
+    reachable = True
+
+
 class KVAnswering:
     """Trains and tests the network."""
 
     def __init__(self, known: Knowledge) -> None:
         recipe = known.recipe
         assert isinstance(recipe, KVRecipe)
-        self.known = known
+        self.known, self.hop_loss = known, recipe.hop_loss
         self.module = KVMemNN(
             known.words,
             known.entities,
             known.facts,
             hops=recipe.hops,
             rerank=recipe.rerank,
+            follow=recipe.follow,
             answers=known.answers,
         )
         self.dense = torch.optim.Adam(self.module.parameters(), lr=recipe.dense_lr)
@@ -94,7 +120,14 @@ class KVAnswering:
     def loss(self, parallel: nn.Module, lesson: Lesson) -> tuple[Tensor, float]:
         answered: Answered = parallel(lesson.asked)
         sampled_QC = self.known.sampled(lesson, answered.read_QK)
-        return answer_loss(self.module, answered, sampled_QC)
+        loss, hits = answer_loss(self.module, answered, sampled_QC)
+        if self.hop_loss:
+            away_QK = lesson.asked.away_QK
+            assert away_QK is not None
+            reader, right_QA = self.module.reader, lesson.right_QA[lesson.own]
+            told = hops_loss(reader.memory, answered, away_QK, right_QA, reader.list_limit)
+            loss = loss + told
+        return loss, hits
 
     def answer(self, asked: Asked) -> Answers:
         before = self.known.facts.scored
@@ -152,8 +185,9 @@ def metaqa(hops: int) -> KVRecipe:
         away=hops,
         key_limit=256 if hops == 2 else 768,
         list_limit=16,
-        # What many facts have, a language or a genre, would outweigh what one has.
-        rerank=hops == 2,
+        rerank=True,
+        follow=True,
+        hop_loss=True,
         negatives=48 if hops == 2 else 128,
         row_lr=0.2,
         questions=20_000,
@@ -192,7 +226,9 @@ def build(
 
 
 def open_(recipe: KVRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
-    known = Knowledge if recipe.reads == "facts" else DocumentKnowledge
+    known = Knowledge if recipe.away == 1 else FarKnowledge
+    if recipe.reads != "facts":
+        known = DocumentKnowledge
     opened = known(recipe, holder, folder, group)
     return KnowledgeLearner(opened, KVAnswering, searches=recipe.searches)
 
