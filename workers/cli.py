@@ -8,6 +8,7 @@ memtrain evaluate DIR             held-out wordings and entities
 memtrain ask "which currency do they use in Kyoto?"      --plot FILE.png draws the hops
 memtrain ingest FILE … --into DIR       memories of the facts in files
 memtrain synthesize --out DIR     files of made-up facts that look like Freebase's, of any size
+memtrain export taxonomy --out FILE      a file of the facts of an installed package, to ingest
 memtrain ask --facts DIR "who directed Kismet?"      from these alone
 memtrain cluster up | status | down     a memory on Ray
 memtrain refresh ray:NAMESPACE/NAME     encode anew what drifted, at a share of the time
@@ -32,6 +33,7 @@ from models.tasks.knowledge import TaskDataError
 from workers import (
     checkpoints,
     cluster_cli,
+    export_cli,
     facts,
     folders,
     ingest_cli,
@@ -322,6 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster_cli.add_commands(commands)
     ingest_cli.add_commands(commands)
     synthesize_cli.add_commands(commands)
+    export_cli.add_commands(commands)
     refresh_cli.add_command(commands)
     return parser
 
