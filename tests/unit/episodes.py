@@ -1,4 +1,5 @@
-"""A plain episodic memory, the oracle of the real one: it copies everything at each step."""
+"""A plain episodic memory, the oracle of the real one: it copies everything at each step; and how
+gradients are held against those of a dense twin."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from memstore.memory import Array
 
@@ -66,3 +68,14 @@ class PlainMemory:
         if cosine:
             scores_N /= np.sqrt((rows_ND**2).sum(1) + 1e-6) * np.sqrt((query_D**2).sum() + 1e-6)
         return np.where(self.written_N, scores_N, -np.inf)
+
+
+def same_gradients(network: nn.Module, twin: nn.Module) -> None:
+    """Asserts that the weights of a network got the gradients that its twin's got in float64, all
+    of which have one."""
+    for ours, theirs in zip(network.parameters(), twin.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        largest = float(theirs.grad.abs().max())
+        assert largest > 0
+        np.testing.assert_allclose(ours.grad, theirs.grad, rtol=2e-3, atol=2e-4 * largest)
