@@ -24,8 +24,7 @@ CHUNK_ROWS = 16_384
 own. What is not written yet of a chunk takes no memory."""
 
 STEP = 512
-"""Products are taken of a multiple of so many places of a chunk. Matrix units are told anew how to
-multiply for each number of rows, once, in the time of dozens of products."""
+"""Products are taken of a multiple of so many places of a chunk: `near` would fill up others."""
 
 IDLE = 4_096
 """Places that may be idle however few rows are fresh."""

@@ -30,6 +30,14 @@ LEAST_ROWS = 256
 FEW_QUERIES = 64
 """So many are rounded in some microseconds."""
 
+SHAPES_ROWS, SHAPES_QUERIES = 512, 16
+"""The fewest rows and queries that are multiplied as bfloat16. For each pair of counts, matrix
+units are told anew how to multiply, which takes two thirds of a millisecond and 0.7 MB for good:
+so rows are cut into powers of two of this, up to `MOST_ROWS`, and queries filled up to one of few
+counts."""
+
+MOST_ROWS = 16_384
+
 ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16: a number and what it is rounded to differ by at most this share."""
 
@@ -124,16 +132,45 @@ def products(parts: Sequence[Array], queries_QD: Array) -> Array:
                 np.matmul(part_RD, queries_QD.T, out=place_RQ)
     else:
         queries_QD = np.ascontiguousarray(queries_QD, np.float32)
-        bits_QD = np.empty(queries_QD.shape, np.int16)
-        (rounded_few if len(queries_QD) <= FEW_QUERIES else rounded)(queries_QD, bits_QD)
-        import torch
-
-        queries_DQ = _tensor(bits_QD).t()
+        bits_QD = np.zeros((filled_up(count), queries_QD.shape[1]), np.int16)
+        (rounded_few if count <= FEW_QUERIES else rounded)(queries_QD, bits_QD)
+        filled = len(bits_QD) > count
+        if filled:
+            near_RQ = np.empty((len(near_RQ), len(bits_QD)), np.int16)
+            places = [near_RQ[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
         with _openmp().limit(limits=1):
             for part_RD, place_RQ in zip(parts, places, strict=True):
-                if len(part_RD):
-                    torch.mm(_tensor(part_RD), queries_DQ, out=_tensor(place_RQ))
+                _multiply(part_RD, bits_QD, place_RQ)
+        if filled:
+            near_RQ = np.ascontiguousarray(near_RQ[:, :count])
     return near_RQ
+
+
+def filled_up(queries: int) -> int:
+    """The next of the counts of queries that are multiplied: 16, 32, 48, 64, 96, 128, 192, 256,
+    320, 384, …"""
+    step = SHAPES_QUERIES if queries <= 64 else 32 if queries <= 128 else 64
+    return -(-queries // step) * step
+
+
+def _multiply(part_RD: Array, bits_QD: Array, place_RQ: Array) -> None:
+    """Products of rows and queries laid out as bfloat16, in pieces of few lengths."""
+    import torch
+
+    queries_DQ = _tensor(bits_QD).t()
+    whole = len(part_RD) - len(part_RD) % SHAPES_ROWS
+    start = 0
+    while start < whole:
+        size = min(MOST_ROWS, 1 << (whole - start).bit_length() - 1)
+        piece = slice(start, start + size)
+        torch.mm(_tensor(part_RD[piece]), queries_DQ, out=_tensor(place_RQ[piece]))
+        start += size
+    rest = len(part_RD) - whole
+    if rest:
+        rest_RD = np.zeros((SHAPES_ROWS, part_RD.shape[1]), np.int16)
+        rest_RD[:rest] = part_RD[whole:]
+        near_RQ = torch.mm(_tensor(rest_RD), queries_DQ)
+        place_RQ[whole:] = near_RQ[:rest].view(torch.int16).numpy()
 
 
 def bound(queries_QD: Array, longest: float, lost: float | None) -> Array:

@@ -55,19 +55,47 @@ def test_rounding_to_bfloat16_is_that_of_torch(seed: int, scale: float) -> None:
     seed=seeds,
     width=st.sampled_from([1, 16, 37, 300]),
     scale=st.sampled_from([1e-20, 1.0, 1e9]),
+    rows=st.sampled_from([near.LEAST_ROWS, near.SHAPES_ROWS, near.SHAPES_ROWS + 48]),
+    queries=st.sampled_from([2, 3, 16, 65]),
 )
-def test_products_of_bfloat16_keep_their_bound(seed: int, width: int, scale: float) -> None:
+def test_products_of_bfloat16_keep_their_bound(
+    seed: int, width: int, scale: float, rows: int, queries: int
+) -> None:
     rng = np.random.default_rng(seed)
-    keys = rng.normal(size=(near.LEAST_ROWS, width)) * rng.lognormal(0, 3, (near.LEAST_ROWS, 1))
+    keys = rng.normal(size=(rows, width)) * rng.lognormal(0, 3, (rows, 1))
     keys_ND = (keys * scale).astype(np.float32)
-    queries_QD = rng.normal(size=(3, width)).astype(np.float32)
+    queries_QD = rng.normal(size=(queries, width)).astype(np.float32)
     operand = Operand(keys_ND)
     bits_RQ = operand.products(queries_QD)
     assert bits_RQ.dtype == np.int16
+    assert bits_RQ.shape == (rows, queries)
+    assert bits_RQ.flags.c_contiguous
     products_RQ = torch.from_numpy(bits_RQ).view(torch.bfloat16).float().numpy()
-    assert peaks(bits_RQ).tolist() == products_RQ.reshape(-1, near.GROUP, 3).max(axis=1).tolist()
+    grouped = products_RQ.reshape(-1, near.GROUP, queries)
+    assert peaks(bits_RQ).tolist() == grouped.max(axis=1).tolist()
     away_Q = np.abs(products_RQ.T - inner_products(queries_QD, keys_ND)).max(axis=1)
     assert (away_Q <= operand.slack(queries_QD)).all()
+
+
+@pytest.mark.skipif(near.halving_units() is None, reason="no bfloat16, or no torch")
+def test_however_many_rows_and_queries_few_shapes_are_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each stays in the memory of the process, 0.7 MB of it."""
+    shapes, multiply = set(), torch.mm
+
+    def noted(rows: Any, queries: Any, **how: Any) -> Any:
+        shapes.add((rows.shape[0], queries.shape[1]))
+        return multiply(rows, queries, **how)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    laid_RD, rng = np.ones((20_000, 8), np.int16), np.random.default_rng(0)
+    for _ in range(300):
+        rows, queries = int(rng.integers(1, len(laid_RD))), int(rng.integers(2, 257))
+        near_RQ = near.products([laid_RD[:rows]], np.ones((queries, 8), np.float32))
+        assert near_RQ.shape == (rows, queries)
+    assert {rows for rows, _ in shapes} == {near.SHAPES_ROWS << n for n in range(6)}
+    assert {queries for _, queries in shapes} == {16, 32, 48, 64, 96, 128, 192, 256}
 
 
 @given(rows=st.lists(st.integers(0, 99), max_size=30), size=st.integers(0, 12))
