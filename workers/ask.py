@@ -57,7 +57,7 @@ def ask(
         mention, entity = questions.mentions[q], int(questions.entity_Q[q])
         best = np.argsort(-chances_QC[q], kind="stable")[:3]
         best = best[answers_QC[q, best] != NO_SLOT]
-        names = column(reader.memories.entities, "name", answers_QC[q, best])
+        names = reader.memories.named(answers_QC[q, best])
         replies.append(
             Reply(
                 question=text,
@@ -79,14 +79,14 @@ def ask(
 def describe(reader: QuestionReader, entity: int) -> str:
     """A name that tells entities of equal names apart: "Kyoto (Japan)"."""
     memories = reader.memories
-    name = column(memories.entities, "name", np.array([entity]))[0]
+    [name] = memories.named(np.array([entity]))
     slots = memories.facts.lookup("subject", [entity], 64).slots
     relations = column(memories.facts, "relation", slots)
     country = column(memories.relations, "name", np.array(relations, np.int64))
     if "country" not in country:
         return name
     lists = column(memories.facts, "objects", slots[[country.index("country")]])
-    return f"{name} ({column(memories.entities, 'name', np.array(lists[0][:1]))[0]})"
+    return f"{name} ({memories.named(np.array(lists[0][:1]))[0]})"
 
 
 def facts_read(
@@ -108,9 +108,9 @@ def facts_read(
         objects = record["objects"][:list_limit]
         read.append(
             FactRead(
-                subject=column(memories.entities, "name", np.array([record["subject"]]))[0],
+                subject=memories.named(np.array([record["subject"]]))[0],
                 relation=column(memories.relations, "name", np.array([record["relation"]]))[0],
-                objects=column(memories.entities, "name", np.array(objects)),
+                objects=memories.named(np.array(objects, np.int64)),
                 more=len(record["objects"]) - len(objects),
                 weights=[float(weight) for weight in weights_HK[:, k]],
             )

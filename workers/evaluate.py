@@ -23,6 +23,9 @@ from workers.figures import Confusion, Evaluation
 
 BATCH = 256
 
+SHOWN = 100
+"""Relations that are told one by one; where there are more, no pairs of them are."""
+
 LONGEST = 10_000
 """Objects of a fact that are looked at, to say whether an answer is one of them."""
 
@@ -70,6 +73,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     linked_Q = read.entity_Q == subject_Q
     names = _names(reader)
+    alone_Q = np.array([m is not None and m.ambiguity == 1 for m in read.mentions], bool)
     shown_Q = linked_Q & (top_Q != NO_SLOT) & single_Q
     counts_Q = np.array([len(question.answers) for question in questions])
     hit_Q = rank_Q == 1
@@ -91,6 +95,7 @@ def evaluate(
                 np.mean([m is not None and m.ambiguity > 1 for m in read.mentions])
             ),
             "hits@1 from text to answer": float(hit_Q.mean()),
+            "hits@1 from text to answer, of names of one entity": _mean(hit_Q[alone_Q]),
             "lookups cut by their limit": float(truncated_Q.mean()),
             "right answers behind the list limit": float(
                 np.maximum(counts_Q - list_limit, 0).sum() / counts_Q.sum()
@@ -127,7 +132,7 @@ def _kinds(
     hit_Q: npt.NDArray[np.bool_],
     found_Q: Slots,
 ) -> dict[str, tuple[int, float, float]]:
-    """By path of relations: questions linked, hits@1, candidate recall."""
+    """By path of relations, those most asked: questions linked, hits@1, candidate recall."""
     of: dict[tuple[int, ...], list[int]] = {}
     for q in np.flatnonzero(linked_Q).tolist():
         of.setdefault(questions[q].relations, []).append(q)
@@ -137,11 +142,13 @@ def _kinds(
             _mean(hit_Q[on]),
             _mean(found_Q[on]),
         )
-        for path, on in sorted(of.items())
+        for path, on in sorted(sorted(of.items(), key=lambda kind: -len(kind[1]))[:SHOWN])
     }
 
 
 def _confusion(names: list[str], asked_Q: Slots, read_Q: Slots) -> Confusion | None:
+    if len(names) > SHOWN:
+        return None
     counts_RR = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts_RR, (asked_Q, read_Q), 1)
     return Confusion(names=names, counts=counts_RR.tolist()) if len(asked_Q) else None

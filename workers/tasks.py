@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from memstore.errors import InvalidArgument
 from models.tasks.documents import Article
@@ -15,25 +15,42 @@ from workers import named
 
 
 class Asks(Protocol):
-    """Draws questions about a knowledge base; the same arguments give the same ones."""
+    """Draws questions about a knowledge base; the same arguments give the same ones.
+
+    base: what the task reads.
+    """
 
     def __call__(
-        self, base: KnowledgeBase, /, *, split: Split, count: int, seed: int, popular_share: float
+        self, base: Any, /, *, split: Split, count: int, seed: int, popular_share: float
     ) -> list[Question]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A knowledge base, and questions about it.
+class Knows:
+    """Knowledge, and questions about it.
 
     source: where the knowledge is from, for people. credit: whom to name with what is shown of it,
-    with the licence. base: reads it, cut to the most popular so
-    many where it is told a number. questions: see `Asks`. vocabulary: the ordinary words of the
-    training questions. texts: documents about what a base knows, where there are some.
+    with the licence.
     """
 
     source: str
     credit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesTask(Knows):
+    """Facts and questions are files that a recipe names; the base is never held as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Knows):
+    """A knowledge base that is held, and questions about it.
+
+    base: reads it, cut to the most popular so many where it is told a number. questions: see
+    `Asks`. vocabulary: the ordinary words of the training questions. texts: documents about what a
+    base knows, where there are some.
+    """
+
     base: Callable[[int | None], KnowledgeBase]
     questions: Asks
     vocabulary: Callable[[], Iterable[str]]
@@ -144,6 +161,10 @@ def _films() -> Task:
     )
 
 
+def _freebase() -> FilesTask:
+    return FilesTask(source="facts and questions in the files of a folder, or made like Freebase's")
+
+
 def _naming() -> object:
     from models.tasks.bound import Bound
 
@@ -166,6 +187,7 @@ NAMES: dict[str, Callable[[], object]] = {
     "simple-freebase": _simple_freebase,
     "films": _films,
     "naming": _naming,
+    "freebase": _freebase,
 }
 """By name, what returns the task: it needs what not everybody has installed."""
 

@@ -24,6 +24,22 @@ def objects_of(facts: Memory, slots_QK: Slots, entity_Q: Slots, limit: int) -> S
     return drop_repeats(objects_QC)[0]
 
 
+def facts_of(facts: Memory, subject_Q: Slots, relation_Q: Slots, relations: int) -> Slots:
+    """The fact of each subject and relation, `[Q]`, `NO_SLOT` where there is none.
+
+    relations: how many there are: a subject has no more facts.
+    """
+    slots_QF = facts.lookup("subject", subject_Q, relations).padded()
+    there_QF = slots_QF != NO_SLOT
+    records = facts.gather(slots_QF[there_QF], vectors=False, columns=["relation"]).records
+    assert records is not None
+    relation_QF = np.full(slots_QF.shape, NO_SLOT)
+    relation_QF[there_QF] = records["relation"].to_numpy()
+    right_QF = np.where(relation_QF == relation_Q[:, None], slots_QF, NO_SLOT)
+    found_Q: Slots = right_QF.max(axis=1, initial=NO_SLOT)
+    return found_Q
+
+
 def objects(facts: Memory, slots_QK: Slots, limit: int) -> tuple[Slots, npt.NDArray[np.int64]]:
     """The objects of facts, the first `limit` of each, one behind the other; and how many."""
     there_QK = slots_QK != NO_SLOT

@@ -110,7 +110,7 @@ class QuestionReader:
         the heaviest of equals; `NO_SLOT` if there is none."""
         rare = sorted(set(bag) - self._common)
         entities = self.memories.entities
-        if not rare:
+        if not rare or "words" not in entities.config.lookup:
             return NO_SLOT
         found = entities.lookup("words", rare, RARE)
         kept = np.repeat(~found.truncated_Q, found.counts_Q)
@@ -140,9 +140,7 @@ class QuestionReader:
         """Entities, first those that are spelt so: Horror is a genre, horror a tag."""
         if len(candidates) == 1:
             return candidates
-        records = self.memories.entities.gather(candidates, vectors=False, columns=["name"]).records
-        assert records is not None
-        other = [own != name for own in records["name"].to_pylist()]
+        other = [own != name for own in self.memories.named(candidates)]
         return candidates[np.argsort(other, kind="stable")]
 
 

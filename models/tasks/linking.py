@@ -13,8 +13,9 @@ import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import marisa_trie
@@ -43,6 +44,9 @@ _TOKEN = re.compile(
 )
 _CLUSTER = re.compile(rf"\s+|.[{_JOINING}]*", flags=re.UNICODE | re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
+BLOCK = 65_536
+"""Aliases looked at at a time."""
+
 # Bounds the time of a link; the longest alias of GeoNames has 193 characters.
 _LONGEST = 256
 _LATIN_MARKS = re.compile("[\u0300-\u036f]")
@@ -107,28 +111,26 @@ class AliasIndex:
         An alias with accents is indexed without them as well, unless that form is already an
         alias: "Sao Paulo" finds São Paulo, while "Peru" gains no candidate from "Perú".
         """
-        entity = np.asarray(aliases["entity"].to_numpy())
-        bad = entity[(entity < 0) | (entity >= len(weights))]
-        if len(bad):
-            raise TaskDataError(
-                f"alias entity {bad[0]}", f"0 ≤ entity < {len(weights)}", "pass its own weights"
-            )
-        distinct = aliases["alias"].combine_chunks().dictionary_encode()
-        texts = [normalise(alias) for alias in distinct.dictionary.to_pylist()]
-        trie = marisa_trie.Trie(filter(None, texts))
-        plain = {
-            number: form
-            for number, text in enumerate(texts)
-            if not text.isascii() and (form := unaccented(text)) and form not in trie
-        }
-        trie = marisa_trie.Trie([*filter(None, texts), *plain.values()])
-        alias_of = np.fromiter((trie.get(text, -1) for text in texts), np.int64, len(texts))
-        plain_of = np.full(len(texts), -1, np.int64)
-        plain_of[list(plain)] = [trie[form] for form in plain.values()]
-        code = distinct.indices.to_numpy()
-        alias = np.concatenate([alias_of[code], plain_of[code]])
-        entity = np.concatenate([entity, entity])[alias >= 0]
-        alias = alias[alias >= 0]
+        return cls.streamed(lambda: aliases.to_batches(BLOCK), weights)
+
+    @classmethod
+    def streamed(
+        cls, batches: Callable[[], Iterable[pa.RecordBatch]], weights: Int64s
+    ) -> AliasIndex:
+        """Indexes aliases that are not held, but for 16 bytes each, and a trie of them.
+
+        batches: gives them, as rows of the table of `build`: it is called twice.
+        """
+        own = marisa_trie.Trie(_texts(batches()))
+        plain = marisa_trie.Trie(
+            form for text in own.iterkeys() if (form := unaccented(text)) and form not in own
+        )
+        trie = marisa_trie.Trie(chain(own.iterkeys(), plain.iterkeys())) if len(plain) else own
+        del own
+        parts = [_numbered(batch, trie, plain, len(weights)) for batch in batches()]
+        none = np.empty(0, np.int64)
+        alias, entity = (np.concatenate(of) for of in zip((none, none), *parts, strict=True))
+        del parts
         order = np.lexsort((entity, -weights[entity], alias))
         alias, entity = alias[order], entity[order]
         fresh = np.ones(len(alias), bool)
@@ -244,6 +246,33 @@ class AliasIndex:
             ):
                 if start + len(alias) in ends:
                     yield start, alias, number
+
+
+def _texts(batches: Iterable[pa.RecordBatch]) -> Iterator[str]:
+    for batch in batches:
+        yield from filter(None, map(normalise, batch["alias"].to_pylist()))
+
+
+def _numbered(
+    batch: pa.RecordBatch, trie: marisa_trie.Trie, plain: marisa_trie.Trie, entities: int
+) -> tuple[Int64s, Int64s]:
+    """The numbers of aliases, and of those without their accents, and their entities."""
+    entity = np.asarray(batch["entity"].to_numpy())
+    bad = entity[(entity < 0) | (entity >= entities)]
+    if len(bad):
+        raise TaskDataError(
+            f"alias entity {bad[0]}", f"0 ≤ entity < {entities}", "pass its own weights"
+        )
+    texts = [normalise(alias) for alias in batch["alias"].to_pylist()]
+    forms = [
+        (row, form)
+        for row, text in enumerate(texts)
+        if (form := unaccented(text)) and form in plain
+    ]
+    alias = [trie.get(text, -1) for text in texts] + [trie[form] for _, form in forms]
+    rows = np.array([*range(len(texts)), *(row for row, _ in forms)], np.int64)
+    numbers = np.array(alias, np.int64)
+    return numbers[numbers >= 0], entity[rows][numbers >= 0]
 
 
 def _fold(text: str) -> str:

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from memstore import EncodingConfig, IndexConfig, Memory, MemoryConfig, OptimizerConfig
 from memstore.config import Updates
-from memstore.memory import Array
+from memstore.memory import Array, Slots
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import words
+from models.tasks.titles import Titles
 
 BLOCK = 131_072
 """Facts appended at a time."""
@@ -38,6 +39,7 @@ class KnowledgeMemories:
     """The memories; slot i of `entities`, `relations` and `answers` is number i of the base.
 
     answers: the entities as answers, where these have rows of their own.
+    titles: what people call the entities, where their record `name` is an identifier.
     """
 
     words: Memory
@@ -45,12 +47,28 @@ class KnowledgeMemories:
     relations: Memory
     facts: Memory
     answers: Memory | None = None
+    titles: Titles | None = None
 
     @classmethod
-    def of(cls, store: Holder, *, apart: bool = False) -> KnowledgeMemories:
+    def of(
+        cls, store: Holder, *, apart: bool = False, titles: Titles | None = None
+    ) -> KnowledgeMemories:
         """The memories that `build` filled.  apart: `answers` is one of them."""
-        names = ("words", "entities", "relations", "facts", "answers")
-        return cls(*(store.memory(name) for name in names[: 5 if apart else 4]))
+        return cls(
+            store.memory("words"),
+            store.memory("entities"),
+            store.memory("relations"),
+            store.memory("facts"),
+            store.memory("answers") if apart else None,
+            titles,
+        )
+
+    def named(self, slots_B: Slots) -> list[str]:
+        """What people call entities."""
+        records = self.entities.gather(slots_B, vectors=False, columns=["name"]).records
+        assert records is not None
+        names: list[str] = records["name"].to_pylist()
+        return names if self.titles is None else self.titles.of(slots_B, names)
 
 
 @dataclass(frozen=True)

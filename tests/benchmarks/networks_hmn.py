@@ -107,7 +107,7 @@ def _train(recipe: HMNRecipe, base: KnowledgeBase) -> Trained:
             assert isinstance(learner, KnowledgeLearner)
             answering = learner.answering
             assert isinstance(answering, HMNAnswering)
-            asked = learner.task.questions(
+            asked = learner.known.asks(
                 base, split="test", count=recipe.test_questions, seed=2, popular_share=0.0
             )
             look = _Recall(learner, answering, [question.text for question in asked[:128]])

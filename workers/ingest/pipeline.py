@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from memstore import EncodingConfig, IndexConfig, MemoryConfig, files
+from memstore import EncodingConfig, MemoryConfig, files
 from memstore.errors import InvalidArgument, MemoryExists
 from models.tasks.knowledge import TaskDataError
 from workers import folders
+from workers.checkpoints import Holder
 from workers.ingest import dictionary, grouping, keeping, runs, scheduling
 from workers.ingest.errors import SourceError
 from workers.ingest.plan import LEAST_BYTES, SHARE, Layout, Plan, Reading
@@ -85,6 +86,7 @@ def ingest(
     workers: int = 1,
     reject_share: float = REJECT_SHARE,
     work: Path | None = None,
+    holder: Holder | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Ingests files, or all files of folders, into a store or servers; goes on where it stopped.
@@ -98,6 +100,7 @@ def ingest(
     work: a folder for what is in between, about three times as large as plain sources; on disks
         that all workers see. DIR.ingest unless told. Of a whole ingest the report stays there,
         and the same call then does nothing.
+    holder: what is open already of `into`; the caller closes it.
 
     Raises `SourceError` for what is wrong with a source, `TaskDataError` where the work folder is
     of another call, `MemoryExists` where a memory is there that it did not make.
@@ -116,7 +119,7 @@ def ingest(
     with files.lock(work / "LOCK"):
         begun = time.perf_counter()
         found = Plan.made(sources, into, reading, layout, memory_bytes // workers)
-        plan = _planned(work, found)
+        plan = _planned(work, found, holder)
         if (work / "report.json").exists():
             if not (is_served(into) or Path(into).exists()):
                 raise TaskDataError(
@@ -127,7 +130,7 @@ def ingest(
             return Report(**files.read_json(work / "report.json"))
         scheduler = scheduling.scheduler(workers, memory_bytes)
         try:
-            report = _Ingest(work, plan, scheduler, reject_share, progress).run(begun)
+            report = _Ingest(work, plan, scheduler, reject_share, progress, holder).run(begun)
         finally:
             scheduler.close()
         files.replace_json(work / "report.json", asdict(report))
@@ -144,7 +147,7 @@ def _directory(into: str) -> str:
     return str(Path(into).absolute())
 
 
-def _planned(work: Path, found: Plan) -> Plan:
+def _planned(work: Path, found: Plan, holder: Holder | None) -> Plan:
     """The plan of the work folder; a new one where there is none, or that of another command which
     failed before it loaded anything."""
     failed = work / FAILED
@@ -154,9 +157,9 @@ def _planned(work: Path, found: Plan) -> Plan:
         failed.unlink(missing_ok=True)
         if is_served(plan.into):
             # Also: of `ray:…`, the Ray is known by then whose workers read.
-            target(plan.into, plan.name).close()
+            target(plan.into, plan.name, holder).close()
         return plan
-    where = target(found.into, found.name)
+    where = target(found.into, found.name, holder)
     try:
         taken = sorted(set(where.names()) & set(MEMORIES))
     finally:
@@ -186,7 +189,9 @@ class _Ingest:
         scheduler: scheduling.Scheduler,
         reject_share: float,
         progress: Progress,
+        holder: Holder | None,
     ) -> None:
+        self._holder = holder
         self._work, self._plan, self._scheduler = work, plan, scheduler
         self._reject_share, self._progress = reject_share, progress
         for name in STAGES:
@@ -228,6 +233,8 @@ class _Ingest:
             dim=self._plan.layout.dim,
             seed=self._plan.layout.seed,
             batch=self._batch(),
+            initial=self._plan.layout.initial,
+            spelt=self._plan.layout.spelt,
         )
         return made, rows
 
@@ -317,7 +324,7 @@ class _Ingest:
         return min(max(share // DRAWN, 1), 8) * DRAWN
 
     def _load(self, rows: Rows) -> None:
-        where = target(self._plan.into, self._plan.name)
+        where = target(self._plan.into, self._plan.name, self._holder)
         try:
             for name in MEMORIES:
                 self._fill(where, name, rows)
@@ -373,10 +380,11 @@ def config_of(name: str, layout: Layout) -> MemoryConfig:
         "shards": layout.shards,
         "dtype": layout.dtype,
         "storage": layout.storage,
+        "updates": layout.updates,
     }
     if name == "facts":
         return MemoryConfig(
-            index=IndexConfig(kind=layout.index),  # type: ignore[arg-type]
+            index=layout.lists,
             records={"subject": "int64", "relation": "int64", "objects": "list<int64>"},
             lookup=("subject",),
             encoding=EncodingConfig(

@@ -23,13 +23,14 @@ from typing import Any, Literal, get_args
 from memstore import IndexConfig, MemoryConfig, files
 from memstore.errors import InvalidArgument
 from models.tasks.knowledge import TaskDataError
+from models.tasks.memories import Initial
 from workers.ingest import columnar, lines
 from workers.ingest.errors import SourceError
 
 Format = Literal["auto", "parquet", "arrow", "nt", "tsv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-VERSION = 2
+VERSION = 3
 
 ENDS = {
     "parquet": "parquet", "pq": "parquet",
@@ -82,22 +83,40 @@ class Reading:
 class Layout:
     """What the memories are: width, shards, index of the facts, and so on, as in `MemoryConfig`.
 
-    seed: of the rows before training.  window: rows that are loaded as one, all or none.
+    probe, maintenance: of that index, as in `IndexConfig`.  seed: of the rows before training.
+    initial: what these are.  spelt: those of relations are the words of their names together, so
+    that words say at once which relation is meant.  window: rows that are loaded as one, all or
+    none.
     """
 
     dim: int = 64
     shards: int = 1
     index: str = "clustered"
+    probe: int | None = None
+    maintenance: str = "background"
+    updates: str = "checkpointed"
     dtype: str = "float32"
     storage: str = "memory"
     seed: int = 0
+    initial: Initial = Initial()
+    spelt: bool = False
     window: int = 1 << 20
+
+    @property
+    def lists(self) -> IndexConfig:
+        """The index of the facts."""
+        return IndexConfig(
+            kind=self.index,  # type: ignore[arg-type]
+            probe=self.probe,
+            maintenance=self.maintenance,  # type: ignore[arg-type]
+        )
 
     def __post_init__(self) -> None:
         MemoryConfig(
             dim=self.dim,
             shards=self.shards,
-            index=IndexConfig(kind=self.index),  # type: ignore[arg-type]
+            index=self.lists,
+            updates=self.updates,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
             storage=self.storage,  # type: ignore[arg-type]
         )
@@ -173,7 +192,8 @@ class Plan:
                 f"{work} of another version", f"version {VERSION}", "remove it and begin anew"
             )
         body["reading"] = Reading(**body["reading"])
-        body["layout"] = Layout(**body["layout"])
+        layout = body["layout"]
+        body["layout"] = Layout(**layout | {"initial": Initial(**layout["initial"])})
         body["sources"] = tuple(Source(**each) for each in body["sources"])
         body["pieces"] = tuple(Piece(**each) for each in body["pieces"])
         return cls(**body)

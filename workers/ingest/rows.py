@@ -42,12 +42,16 @@ class Rows:
         dim: int,
         seed: int,
         batch: int,
+        initial: Initial = Initial(),
+        spelt: bool = False,
     ) -> None:
         """firsts: by kind, the number of the first name of each range of names, and the count of
-        all.  groups: how many fact rows each range has.  batch: most rows given at a time."""
+        all.  groups: how many fact rows each range has.  batch: most rows given at a time.
+        initial, spelt: as of a `Layout`."""
         self._work, self._firsts, self._batch = work, firsts, batch
         self._groups = np.cumsum([0, *groups])
-        self._dim, self._seed, self._initial = dim, seed, Initial()
+        self._dim, self._seed, self._initial = dim, seed, initial
+        self._spelt = spelt
         self._split = dim - round(dim * self._initial.relation_share)
         self.count = {kind: int(each[-1]) for kind, each in firsts.items()}
         self.count["facts"] = int(self._groups[-1])
@@ -117,7 +121,21 @@ class Rows:
             self._work, "relations", self._firsts["relations"], first, last
         )
         keys_BD = self._about(first, last, 2, self._initial.relation)
+        if self._spelt:
+            keys_BD = self._of_words(names.to_pylist(), keys_BD)
         return keys_BD, pa.table({"name": names})
+
+    def _of_words(self, names: list[str], drawn_BD: Array) -> Array:
+        """The directions of the words of names together, as long as what was drawn; that where a
+        name has none."""
+        words_WD = self._about(0, len(self._words), 3, 1.0)
+        at = np.searchsorted(self._words, [word for name in names for word in words(name)])
+        owner = np.repeat(np.arange(len(names)), [len(words(name)) for name in names])
+        keys_BD = np.zeros_like(drawn_BD)
+        np.add.at(keys_BD, owner, words_WD[at])
+        lengths_B1 = np.linalg.norm(keys_BD, axis=1, keepdims=True)
+        keys_BD *= self._initial.relation / np.maximum(lengths_B1, 1e-6)
+        return np.where(lengths_B1 > 1e-6, keys_BD, drawn_BD)
 
     def _rows_of_words(self, first: int, last: int) -> Batch:
         keys_BD = self._about(first, last, 3, self._initial.word)

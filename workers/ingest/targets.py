@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import memstore
-from memstore import MemoryConfig, RequestId
+from memstore import MemoryConfig, RequestId, Store
 from memstore.errors import MemoryInUse, MemstoreError, Overloaded
 from memstore.memory import Description
+from workers.checkpoints import Holder
 from workers.ingest.rows import Batch
+
+if TYPE_CHECKING:
+    from memstore.rpc.client import Client
 
 MOST_WAITS = 120
 """How often in a row a store is waited for that is behind, or away: some minutes or more."""
@@ -54,10 +58,10 @@ class Target(Protocol):
 
 
 class Embedded:
-    """A store in a directory."""
+    """A store in a directory.  own: whether it ends with what is loaded."""
 
-    def __init__(self, path: str) -> None:
-        self._store = memstore.open(path)
+    def __init__(self, store: Store, *, own: bool = True) -> None:
+        self._store, self._own = store, own
 
     def names(self) -> list[str]:
         return self._store.list()
@@ -81,15 +85,16 @@ class Embedded:
                 patiently(lambda k=keys_BD, r=records: memory.append(k, None, r))  # type: ignore[misc]
 
     def close(self) -> None:
-        self._store.close()
+        if self._own:
+            self._store.close()
 
 
 class Served:
-    """The memories of servers, one or several."""
+    """The memories of servers, one or several.  own: as of `Embedded`."""
 
-    def __init__(self, address: str, client: str) -> None:
-        """client: the name under which windows are numbered, the same whenever it goes on."""
-        self._client, self._name = memstore.connect(address), client
+    def __init__(self, client: Client, name: str, *, own: bool = True) -> None:
+        """name: under which windows are numbered, the same whenever it goes on."""
+        self._client, self._name, self._own = client, name, own
         self._settled = set[str]()
 
     def names(self) -> list[str]:
@@ -124,7 +129,8 @@ class Served:
         patiently(load, MemoryInUse)
 
     def close(self) -> None:
-        self._client.close()
+        if self._own:
+            self._client.close()
 
 
 def _rows(found: Description) -> int | None:
@@ -148,9 +154,18 @@ def patiently(call: Callable[[], Any], *also: type[MemstoreError]) -> Any:
             time.sleep(min(max(wanted_s, LEAST_WAIT_S), LONGEST_WAIT_S))
 
 
-def target(into: str, client: str) -> Target:
-    """Opens where the rows go: a directory, or servers."""
-    return Served(into, client) if is_served(into) else Embedded(into)
+def target(into: str, name: str, holder: Holder | None = None) -> Target:
+    """Opens where the rows go: a directory, or servers; or takes what is open already.
+
+    name: of what loads, as of `Served`.
+    """
+    if isinstance(holder, Store):
+        return Embedded(holder, own=False)
+    if holder is not None:
+        return Served(holder, name, own=False)
+    return (
+        Served(memstore.connect(into), name) if is_served(into) else Embedded(memstore.open(into))
+    )
 
 
 def is_served(into: str) -> bool:

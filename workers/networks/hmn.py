@@ -113,17 +113,8 @@ class HMNAnswering:
 
     def _right(self, subject_Q: Slots, relation_Q: Slots) -> Slots:
         """The facts asked for, `[Q, 1]`."""
-        limit = self.known.memories.relations.describe().next_slot
-        slots_QF = self.memory.lookup("subject", subject_Q, limit).padded()
-        there_QF = slots_QF != NO_SLOT
-        records = self.memory.gather(
-            slots_QF[there_QF], vectors=False, columns=["relation"]
-        ).records
-        assert records is not None
-        relation_QF = np.full(slots_QF.shape, NO_SLOT)
-        relation_QF[there_QF] = records["relation"].to_numpy()
-        right_QF = np.where(relation_QF == relation_Q[:, None], slots_QF, NO_SLOT)
-        return right_QF.max(axis=1, initial=NO_SLOT)[:, None]
+        relations = self.known.memories.relations.describe().next_slot
+        return answers.facts_of(self.memory, subject_Q, relation_Q, relations)[:, None]
 
     def answer(self, asked: Asked) -> Answers:
         """The objects of the cells read, each by the weights of those that have it."""

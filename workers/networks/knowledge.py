@@ -25,6 +25,7 @@ from models.tasks.asking import QuestionReader, Questions
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.linking import AliasIndex
 from models.tasks.memories import Apart, Initial, Progress
+from models.tasks.titles import Titles
 from workers.answering import Answering, Lesson
 from workers.ask import Reply, ask
 from workers.checkpoints import Holder
@@ -32,11 +33,10 @@ from workers.evaluate import evaluate
 from workers.figures import Evaluation
 from workers.group import Group
 from workers.learner import Drawn, Step
+from workers.networks import ingested
+from workers.networks.ingested import ALIASES, TITLES, FactFiles, Filed
 from workers.recipe import Recipe
-from workers.tasks import Task, task_of
-
-ALIASES = "aliases"
-"""The folder of the dictionary of names, in the run folder."""
+from workers.tasks import Asks, Knows, Task, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class KnowledgeRecipe(Recipe):
         so that those never asked about in training stay comparable. Both fall to 0 by the last
         step.
     questions, test_questions: drawn to learn from, and to test on.
+    source: of a task whose facts are files, the folder of these. None makes so many facts, like
+        those of FB2M or FB5M; all of them where `facts` is None.
     """
 
     places: int | None = None
@@ -74,6 +76,9 @@ class KnowledgeRecipe(Recipe):
     entity_lr: float = 0.02
     questions: int = 40_000
     test_questions: int = 4_000
+    source: str | None = None
+    facts: int | None = None
+    like: str = "FB5M"
 
     LEAST: ClassVar = {**Recipe.LEAST, "hashed_steps": 0, "row_lr": 0, "entity_lr": 0}
 
@@ -106,14 +111,15 @@ class KnowledgeRecipe(Recipe):
         return after >= 0 and after % self.refresh_steps == 0
 
 
-def read(recipe: KnowledgeRecipe) -> KnowledgeBase:
-    """Reads the knowledge base of the recipe's task."""
-    return task_of(recipe.task, Task).base(recipe.places)
+def read(recipe: KnowledgeRecipe) -> KnowledgeBase | FactFiles:
+    """Reads the knowledge base of the recipe's task, or says from which files it is built."""
+    task = task_of(recipe.task, Knows)
+    return task.base(recipe.places) if isinstance(task, Task) else FactFiles.of(recipe)
 
 
 def build(
     recipe: KnowledgeRecipe,
-    base: KnowledgeBase,
+    base: KnowledgeBase | FactFiles,
     holder: Holder,
     folder: Path,
     told: Progress,
@@ -125,6 +131,9 @@ def build(
 
     indexed: whether facts are searched for, and not looked up alone.
     """
+    if isinstance(base, FactFiles):
+        ingested.build(recipe, base, holder, folder, told, initial=initial, indexed=indexed)
+        return
     # A seed gives the same run only where the index is kept by the calls themselves.
     lists = IndexConfig(probe=recipe.probe, maintenance="inline")
     memories.build(
@@ -169,7 +178,12 @@ class Knowledge:
     def __init__(
         self, recipe: KnowledgeRecipe, holder: Holder, folder: Path, group: Group = Group()
     ) -> None:
-        found = memories.KnowledgeMemories.of(holder, apart=recipe.answers is not None)
+        task = task_of(recipe.task, Knows)
+        titles = None if isinstance(task, Task) else Titles(folder / TITLES)
+        found = memories.KnowledgeMemories.of(
+            holder, apart=recipe.answers is not None, titles=titles
+        )
+        self.asks: Asks = task.questions if isinstance(task, Task) else Filed(found, folder)
         aliases = AliasIndex.load(folder / ALIASES)
         questions = QuestionReader(found, aliases, by=self.by, reach=recipe.reach)
         self._set(recipe, questions, group)
@@ -180,6 +194,7 @@ class Knowledge:
     ) -> Knowledge:
         """Of memories that are open."""
         made = cls.__new__(cls)
+        made.asks = task_of(recipe.task, Task).questions
         made._set(recipe, questions, group)
         return made
 
@@ -241,7 +256,6 @@ class KnowledgeLearner:
     ) -> None:
         self.limits = (known.recipe.key_limit, None) if searches else (known.recipe.key_limit,)
         self.known, self.recipe, self.group = known, known.recipe, known.group
-        self.task = task_of(self.recipe.task, Task)
         self.answering = make(known)
         self.memories, self.questions = known.memories, known.questions
         self.own = known.group.share(self.recipe.batch)
@@ -267,9 +281,9 @@ class KnowledgeLearner:
         facts, entities = self.memories.facts.describe(), self.memories.entities.describe()
         return f"{facts.rows:,} facts, {entities.rows:,} entities, width {facts.config.dim}"
 
-    def data(self, base: KnowledgeBase) -> Taught:
+    def data(self, base: KnowledgeBase | FactFiles) -> Taught:
         """The questions whose entity is linked rightly, and that the base answers."""
-        asked = self.task.questions(
+        asked = self.known.asks(
             base,
             split="train",
             count=self.recipe.questions,
@@ -322,10 +336,10 @@ class KnowledgeLearner:
     def go_on(self, position: Mapping[str, Any]) -> None:
         self.known.facts.searches = position["searches"]
 
-    def evaluate(self, base: KnowledgeBase) -> list[Evaluation]:
+    def evaluate(self, base: KnowledgeBase | FactFiles) -> list[Evaluation]:
         """Held-out wordings of held-out entities, both ways of proposing facts."""
         self.module.eval()
-        asked = self.task.questions(
+        asked = self.known.asks(
             base,
             split="test",
             count=self.recipe.test_questions,

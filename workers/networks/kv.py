@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from memstore.errors import InvalidArgument
 from models.asked import Asked
 from models.hop_loss import hops_loss
 from models.kv_memnn import Answered, KVMemNN, answer_loss
-from models.tasks.knowledge import KnowledgeBase
 from models.tasks.memories import Apart, Progress
 from workers.answering import Answers, Lesson
 from workers.checkpoints import Holder
@@ -214,9 +214,12 @@ def films(reads: str = "facts", *, centre: bool = False, title: bool = False) ->
     )
 
 
-def build(
-    recipe: KVRecipe, base: KnowledgeBase, holder: Holder, folder: Path, told: Progress
-) -> None:
+def freebase() -> KVRecipe:
+    """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
+    return KVRecipe(task="freebase", hops=1, rerank=True, questions=100_000)
+
+
+def build(recipe: KVRecipe, base: Any, holder: Holder, folder: Path, told: Progress) -> None:
     if recipe.reads != "facts":
         documents.build(recipe, base, holder, folder, told)
     elif recipe.searches:
@@ -242,6 +245,7 @@ NETWORK = Network(
         "metaqa-2hop": partial(metaqa, 2),
         "metaqa-3hop": partial(metaqa, 3),
         "films": films,
+        "freebase": freebase,
         "films-sentences": partial(films, "sentences"),
         "films-windows": partial(films, "windows"),
         "films-windows-centre": partial(films, "windows", centre=True),

@@ -31,7 +31,7 @@ from workers.evaluate import bytes_of
 from workers.figures import Evaluation, Published
 from workers.group import Group
 from workers.learner import Drawn, Network, Step
-from workers.networks.knowledge import ALIASES
+from workers.networks.ingested import ALIASES
 from workers.recipe import Recipe
 from workers.tasks import SimpleTask, task_of
 
