@@ -42,7 +42,17 @@ def measured_alone(module: str, *arguments: object) -> Iterator[Measured]:
 
 
 def tell(all_measured: Iterable[Measured]) -> None:
-    """Writes what was measured to standard output, a JSON line each."""
-    for measured in all_measured:
-        fields = dataclasses.asdict(measured)
-        print(json.dumps([type(measured).__name__, fields], default=float), flush=True)
+    """Writes what was measured to standard output, a JSON line each; whatever else is written there
+    meanwhile, by a library or a child, goes to standard error."""
+    sys.stdout.flush()
+    told = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(told, "w") as out:
+        try:
+            for measured in all_measured:
+                fields = dataclasses.asdict(measured)
+                line = json.dumps([type(measured).__name__, fields], default=float)
+                print(line, file=out, flush=True)
+        finally:
+            sys.stdout.flush()
+            os.dup2(told, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +162,21 @@ def test_recall_counts_scores_and_not_rows() -> None:
     assert truth.recall(np.array([[0, -1]])) == 0.5
 
 
-def test_what_is_measured_alone_comes_back_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_measured_alone_comes_back_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     sent: list[Measured] = [
         Figure("rate", "64 rows", 30.0, "rows/s", peer=10.0),
         Missing("hnswlib", "no peers"),
         Curve("Search", "memstore", "recall", "rate", [[0.5, 1.0]]),  # type: ignore[list-item]
     ]
-    tell(sent)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [KINDS[kind](**fields) for kind, fields in lines] == sent
+
+    def measured() -> Iterator[Measured]:
+        os.write(1, b"a library has its say\n")
+        yield from sent
+
+    tell(measured())
+    os.write(1, b"and again")
+    told = capfd.readouterr()
+    *lines, after = told.out.splitlines()
+    assert [KINDS[kind](**fields) for kind, fields in map(json.loads, lines)] == sent
+    assert told.err == "a library has its say\n"
+    assert after == "and again"
