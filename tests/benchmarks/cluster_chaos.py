@@ -2,7 +2,7 @@
 
 Two trainers and two parts of a memory on storage that their two nodes share; a task of made-up
 places, small enough that a run is mostly the start of its processes. In each run one thing is
-killed, at a moment drawn at random while it trains: a shard's process or a trainer's by `kill -9`,
+killed, behind a step drawn at random: a shard's process or a trainer's by `kill -9`,
 a node with all that runs on it, in whose place another is added. hits@1 is set beside a run that
 was left alone: updates are logged, so that nothing that was learnt is lost with a shard. Beside
 them a client counts in a memory of its own, of logged updates too, on parts that are killed with
@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -38,6 +38,7 @@ from tests.benchmarks.cluster_train import CPUS, LONG_S, POINTS, Learnt, on_clus
 from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, at_least, at_most
 from tests.training import small
+from workers.metrics import Live
 
 if TYPE_CHECKING:
     from workers.cluster import ClusterSpec
@@ -64,8 +65,8 @@ before, until they are next clustered, and by some of the lists it would propose
 COUNTED, EVERY_S = 8, 0.2
 """Rows that are counted in, and how often: a put on shared storage for each part each time."""
 
-EARLIEST, LATEST = 0.05, 0.6
-"""Of the time that an undisturbed run trains, when something is killed."""
+EARLIEST, LATEST = 0.05, 0.8
+"""Of the steps, behind which something is killed."""
 
 
 def run(quick: bool) -> Iterator[Measured]:
@@ -104,8 +105,6 @@ def measure(runs: int) -> Iterator[Measured]:
                 up(spec, LONG_S)
             alone = on_cluster(folder / "alone", RECIPE, base, specs[0], started.train)
             print(f"left alone: {alone}", file=sys.stderr, flush=True)
-            first = min(path.stat().st_mtime for path in (folder / "alone").glob("trainer-*"))
-            trained_s = (folder / "alone" / "checkpoints").stat().st_mtime - first
             outcomes = []
             with (
                 memstore.connect(specs[1].address, deadline_s=LONG_S) as client,
@@ -115,9 +114,9 @@ def measure(runs: int) -> Iterator[Measured]:
                     kind, rng = KINDS[number % len(KINDS)], random.Random(number)
                     home = folder / f"run-{number}"
                     counting = Counting(client, f"counts-{number}")
-                    after_s = rng.uniform(EARLIEST, LATEST) * trained_s
+                    step = int(rng.uniform(EARLIEST, LATEST) * RECIPE.steps)
                     run = pool.submit(on_cluster, home, RECIPE, base, specs[0], started.train)
-                    if not disturbed(kind, after_s, rng, home, specs, cluster, run):
+                    if not disturbed(kind, step, rng, home, specs, cluster, run):
                         kind = "nothing"
                     try:
                         learnt = run.result()
@@ -186,23 +185,23 @@ class Counting:
 
 def disturbed(
     kind: str,
-    after_s: float,
+    step: int,
     rng: random.Random,
     home: Path,
     specs: list[ClusterSpec],
     cluster: Any,
     training: Future[Learnt],
 ) -> bool:
-    """Kills one thing, so long after the first trainer of a run has begun; False where that was
-    over before. In the main thread, which alone may start nodes."""
-    while not (trainers := _trainers(home)):
+    """Kills one thing once a run has taken a step; False where it was over before that was told.
+    In the main thread, which alone may start nodes."""
+    live = Live(home)
+    while not (told := live.read()) or told[-1].number < step:
         if training.done():
             return False
         time.sleep(0.1)
-    wait([training], after_s)
-    if training.done():
-        return False
     if kind == "trainer":
+        if not (trainers := _trainers(home)):
+            return False
         os.kill(rng.choice(trainers), signal.SIGKILL)
     elif kind == "shard":
         part = rng.randrange(PARTS)
