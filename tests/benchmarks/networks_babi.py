@@ -19,7 +19,7 @@ from models.tasks import babi
 from models.tasks.babi import Babi
 from tests.benchmarks.runner import Curve, Figure, Measured
 from workers.networks import sam
-from workers.networks.sam import FAILED
+from workers.networks.sequences import FAILED, SequenceRecipe
 from workers.run import Run
 
 PUBLISHED = {"sam": (0.041, 2), "sdnc": (0.029, 1)}
@@ -51,7 +51,7 @@ def _guessed(base: Babi) -> Iterator[Figure]:
     yield Figure("failed_tasks", case, float(sum(error > base.failed for error in errors)), "tasks")
 
 
-def _trained(recipe: sam.SequenceRecipe, base: Babi) -> Iterator[Measured]:
+def _trained(recipe: SequenceRecipe, base: Babi) -> Iterator[Measured]:
     case = f"{recipe.model}, {recipe.steps:,} steps of {recipe.batch} stories"
     error, failed = PUBLISHED[recipe.model]
     with tempfile.TemporaryDirectory() as scratch:

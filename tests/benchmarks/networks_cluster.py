@@ -27,7 +27,7 @@ from tests.benchmarks.on_ray import NAMESPACE, nodes
 from tests.benchmarks.runner import Figure, Measured, Missing, at_most
 from workers import networks
 from workers.networks import factual, hmn, sam, simple
-from workers.networks.sam import SequenceRecipe
+from workers.networks.sequences import SequenceRecipe
 from workers.recipe import Recipe
 
 POINTS = 1.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most
 from workers.networks import sam
-from workers.networks.sam import SequenceRecipe
+from workers.networks.sequences import SequenceRecipe
 from workers.run import Run
 
 PAIRS, MINUTES, WRONG = 100, 60, 0.05

@@ -19,7 +19,7 @@ from memstore.rpc.server import Server
 from memstore.torch import SparseReader
 from models.sam_facts import FactSAM
 from models.tasks.bound import Bound
-from workers.networks.sam import SequenceRecipe
+from workers.networks.sequences import SequenceRecipe
 from workers.run import Run
 
 OWN = "tests.training.test_sam_facts"

@@ -10,7 +10,7 @@ import pytest
 from memstore.errors import InvalidArgument
 from models.tasks.sequences import Copy
 from workers.cli import main
-from workers.networks.sam import SequenceRecipe
+from workers.networks.sequences import SequenceRecipe
 from workers.recipes import recipe_of
 from workers.run import Run
 

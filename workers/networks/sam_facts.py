@@ -18,7 +18,7 @@ from models.tasks.bound import Bound, Naming
 from models.tasks.sequences import Episodes
 from workers.checkpoints import Holder
 from workers.group import Group
-from workers.networks.sam import SequenceLearner, SequenceRecipe
+from workers.networks.sequences import SequenceLearner, SequenceRecipe
 
 FACTS = "facts"
 
