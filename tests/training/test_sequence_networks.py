@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from memstore.errors import InvalidArgument
 from models.tasks.sequences import Copy
 from workers.cli import main
-from workers.networks.sequences import SequenceRecipe
+from workers.group import Group
+from workers.networks.sequences import SequenceLearner, SequenceRecipe
 from workers.recipes import recipe_of
 from workers.run import Run
 
@@ -42,6 +44,16 @@ def recipe() -> SequenceRecipe:
 def curve(folder: Path) -> list[tuple[int, float, int]]:
     with Run(folder) as run:
         return [(step.number, step.loss, step.level) for step in run.steps]
+
+
+def test_the_learning_rate_falls_to_0_by_the_last_step() -> None:
+    cooling = replace(recipe(), steps=10, cooldown=0.5)
+    learner = SequenceLearner(cooling, Group())
+    rates = []
+    for step in range(10):
+        learner.prepare(step)
+        rates.append(learner.dense.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.02] * 6 + [0.016, 0.012, 0.008, 0.004])
 
 
 def test_a_copy_is_learnt_and_levels_rise(
