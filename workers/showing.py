@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from models.tasks.memories import Progress as Told
 from workers import facts, networks, tasks
@@ -72,9 +72,10 @@ def trained(recipe: Recipe, done: int) -> Iterator[Callable[[Sequence[Step]], No
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        # As wide as the others leave it.
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console) as progress:

@@ -26,7 +26,7 @@ from tests.training import small, test_sam_facts
 pytest.importorskip("ray", reason="Ray is not installed: the extra cluster")
 
 from tests.cluster import counted
-from workers import cli, distributed, networks
+from workers import cli, distributed, metrics, networks
 from workers.checkpoints import ABOUT, Checkpoints
 from workers.cluster import ClusterSpec, down, up
 from workers.distributed import Job, fit
@@ -254,7 +254,10 @@ def _told(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_who_looks_on_is_told_the_newest_steps_of_trainers_elsewhere(tmp_path: Path) -> None:
+def test_who_looks_on_is_told_the_newest_steps_of_trainers_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "LIVE_S", LONG_S)
     taken = [Step(number, "hashed", 1.0, 0.5, 0.1) for number in range(2 * RECENT)]
     told: list[Sequence[Step]] = []
     trainer, looking = Live(tmp_path), Live(tmp_path)

@@ -14,7 +14,7 @@ from tests.faults.soaking import Plan, soak
 PLAN = (
     Plan(rows=200_000, capacity_s=20, warm_s=120, seconds=480, log_bytes=1 << 28)
     if LONG
-    else Plan(rows=5_000, capacity_s=2, warm_s=1, seconds=3, log_bytes=1 << 18)
+    else Plan(rows=5_000, capacity_s=2, warm_s=1, seconds=5, log_bytes=1 << 24)
 )
 
 

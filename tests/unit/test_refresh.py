@@ -173,7 +173,8 @@ def test_it_rests_by_its_share(source: Any, share: float) -> None:
     worker = Refresher(source, share=share)
     done = worker.run(stop)
     assert done.batches > 5
-    assert done.worked_s > done.cpu_s >= 0
+    # Two clocks.
+    assert 0 <= done.cpu_s < done.worked_s + 0.01
     assert sum(stop.waited) == pytest.approx(done.worked_s * (1 - share) / share)
     assert done.share == pytest.approx(share)
 

@@ -89,10 +89,11 @@ def test_released_rows_are_zero_and_take_no_memory(width: int) -> None:
     view[:] = 1
     before = grown.resident_bytes
     grown.release(1_000, 8_000)
+    # Before they are read: pages of zeros that were read are there.
+    assert grown.resident_bytes <= before - 7_000 * width + 2 * PAGE
     assert not view[1_000:8_000].any()
     assert view[:1_000].all()
     assert view[8_000:].all()
-    assert grown.resident_bytes <= before - 7_000 * width + 2 * PAGE
     view[5_000] = 1
     assert view[1_000:8_000].sum() == width
 
