@@ -1,6 +1,8 @@
 """memstore: a vector store that you can backpropagate through."""
 
 from memstore.config import EncodingConfig, IndexConfig, MemoryConfig, OptimizerConfig, UsageConfig
+from memstore.durable.restoring import restore
+from memstore.durable.snapshot import Snapshot
 from memstore.errors import MemstoreError
 from memstore.filters import And, Compare, Filter, In, Not, Or, field
 from memstore.memory import (
@@ -16,10 +18,8 @@ from memstore.memory import (
     SearchOptions,
     SearchResult,
 )
-from memstore.restoring import restore
 from memstore.rpc.tls import ClientTls
 from memstore.service import connect, connect_async
-from memstore.snapshot import Snapshot
 from memstore.store import Store, open  # noqa: A004
 
 __all__ = [

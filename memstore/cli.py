@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memstore import manifest
 from memstore.bar import Bar
+from memstore.durable import manifest
+from memstore.durable.restoring import restore
+from memstore.durable.verify import describe, verify
 from memstore.errors import InvalidArgument, MemstoreError, NotAStore, Unsupported
 from memstore.extras import install
 from memstore.placement import WHOLE, Part
-from memstore.restoring import restore
 from memstore.store import Store
-from memstore.verify import describe, verify
 
 try:
     from memstore.rpc import cli as rpc

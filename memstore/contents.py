@@ -18,21 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from memstore import belonging, files, manifest, routing
-from memstore.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
+from memstore import files, routing
 from memstore.config import MemoryConfig
 from memstore.disk import Disk
+from memstore.durable import belonging, manifest
+from memstore.durable.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
+from memstore.durable.manifests import Manifests
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, MemstoreError, StoreClosed, UnknownMemory
-from memstore.held import HeldMemory
-from memstore.held_encoded import HeldEncodedMemory
-from memstore.holding import Gate
-from memstore.manifests import Manifests
 from memstore.placement import WHOLE, holders
 from memstore.shard import segments
 from memstore.shard.journal import Journal
 from memstore.shard.log import Fsync, Log
+from memstore.spread.held import HeldMemory
+from memstore.spread.held_encoded import HeldEncodedMemory
+from memstore.spread.holding import Gate
 
 logger = logging.getLogger(__name__)
 

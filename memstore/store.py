@@ -24,14 +24,18 @@ from typing import Any, Self, get_args
 
 from pyarrow import fs
 
-from memstore import belonging, checks, manifest
-from memstore import snapshot as snapshots
-from memstore.checkpoints import base_of
+from memstore import checks
 from memstore.config import MemoryConfig
 from memstore.contents import Contents
-from memstore.cuts import Cuts
 from memstore.deadline import Deadline
 from memstore.disk import DISK, Disk
+from memstore.durable import belonging, manifest
+from memstore.durable import snapshot as snapshots
+from memstore.durable.checkpoints import base_of
+from memstore.durable.cuts import Cuts
+from memstore.durable.manifests import Manifests
+from memstore.durable.openings import Openings
+from memstore.durable.place import Place
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import (
@@ -44,10 +48,7 @@ from memstore.errors import (
     Unsupported,
 )
 from memstore.index import devices
-from memstore.manifests import Manifests
 from memstore.memory import Memory
-from memstore.openings import Openings
-from memstore.place import Place
 from memstore.placement import WHOLE, Part, check_cluster, check_made, draw_made
 from memstore.shard.log import Fsync
 from memstore.trim import give_back

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memstore.episodic import Asked, Read
-from memstore.episodic_links import MODES, LinkedMemory
+from memstore.episodic.linked import MODES, LinkedMemory
 from models.controller import Controller, access, access_size
 
 

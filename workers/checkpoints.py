@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from memstore import checks, files, snapshot
+from memstore import checks, files
 from memstore.disk import DISK
+from memstore.durable import snapshot
+from memstore.durable.place import Place
+from memstore.durable.restoring import restore_into
 from memstore.errors import (
     CorruptFile,
     InvalidArgument,
@@ -33,8 +36,6 @@ from memstore.errors import (
     UnknownMemory,
     UnsupportedVersion,
 )
-from memstore.place import Place
-from memstore.restoring import restore_into
 from memstore.store import Store
 
 if TYPE_CHECKING:

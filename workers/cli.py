@@ -26,7 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memstore import MemstoreError, checks, files, manifest
+from memstore import MemstoreError, checks, files
+from memstore.durable import manifest
 from memstore.errors import InvalidArgument
 from models.tasks.data import DataMissing
 from models.tasks.knowledge import TaskDataError

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from memstore.config import MemoryConfig
+from memstore.durable.snapshot import Snapshot
 from memstore.errors import InvalidArgument
 from memstore.rpc import codec
 from memstore.rpc.calls import LONG_DEADLINE_S, Request, nothing
 from memstore.rpc.topology import Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN_SERVICE, MEMORY_SERVICE
-from memstore.snapshot import Snapshot
 
 T = TypeVar("T")
 

@@ -55,8 +55,8 @@ from memstore.rpc.remote import RemoteMemory
 from memstore.rpc.target import Target
 from memstore.rpc.topology import Topology
 from memstore.rpc.ways import Pair, Way, Ways
-from memstore.spread import SpreadMemory
-from memstore.spread_encoded import AskingMemory
+from memstore.spread.encoded import AskingMemory
+from memstore.spread.memory import SpreadMemory
 
 LOOK_S = 2.0
 """For a server to say which the others are."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from memstore import checks
-from memstore.checkpoints import base_of
+from memstore.durable.checkpoints import base_of
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, UnknownSlot

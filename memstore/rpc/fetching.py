@@ -11,12 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from memstore.durable.restoring import restore_into, snapshot_names
 from memstore.errors import MemstoreError
-from memstore.fan import Fan, all_of
 from memstore.placement import Part
-from memstore.restoring import restore_into, snapshot_names
 from memstore.rpc.parts import to_part
 from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.spread.fan import Fan, all_of
 from memstore.store import Store
 
 UNMAKE_S = 2.0

@@ -21,9 +21,10 @@ from math import inf
 from typing import Any
 
 from memstore import files
-from memstore import snapshot as snapshots
-from memstore.checkpoints import base_of
 from memstore.deadline import Deadline
+from memstore.durable import snapshot as snapshots
+from memstore.durable.checkpoints import base_of
+from memstore.durable.place import Place
 from memstore.errors import (
     InvalidArgument,
     Overloaded,
@@ -31,13 +32,12 @@ from memstore.errors import (
     StoreError,
     UnknownMemory,
 )
-from memstore.fan import Fan, all_of
-from memstore.held import HeldMemory
-from memstore.holding import LONGEST_S, MARGIN_S, Key, State, Told
-from memstore.place import Place
 from memstore.placement import Part
 from memstore.rpc.calls import LONG_DEADLINE_S
 from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.spread.fan import Fan, all_of
+from memstore.spread.held import HeldMemory
+from memstore.spread.holding import LONGEST_S, MARGIN_S, Key, State, Told
 from memstore.store import Store, check_name
 
 LEASE_S, STEP_S = 15.0, 5.0

@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 from memstore.changing import LOADER
-from memstore.checkpoints import base_of
 from memstore.deadline import Deadline
+from memstore.durable.checkpoints import base_of
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, Overloaded

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from memstore.changes import Outline
-from memstore.checkpoints import base_of
 from memstore.deadline import Deadline
+from memstore.durable.checkpoints import base_of
 from memstore.errors import (
     InvalidArgument,
     RequestTooOld,
@@ -20,8 +20,6 @@ from memstore.errors import (
     UnknownMemory,
     Unsupported,
 )
-from memstore.held import Given, HeldMemory
-from memstore.held_encoded import HeldEncodedMemory
 from memstore.placement import Part, check_made
 from memstore.rpc import codec, fetching, joint
 from memstore.rpc.asked_changes import change_of, check_rows, request_of, slots_of
@@ -30,6 +28,8 @@ from memstore.rpc.spread_export import still_rows
 from memstore.rpc.sums import summed
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import VERBS, Role
+from memstore.spread.held import Given, HeldMemory
+from memstore.spread.held_encoded import HeldEncodedMemory
 from memstore.store import Store
 
 

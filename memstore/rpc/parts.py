@@ -22,9 +22,7 @@ from memstore.errors import (
     ShardUnavailable,
     Unreachable,
 )
-from memstore.fan import Fan, SearchAll
 from memstore.filters import Filter
-from memstore.held import Given, HeldMemory, LeastUsed
 from memstore.memory import (
     Applied,
     Array,
@@ -44,6 +42,8 @@ from memstore.rpc.calls import Request, itself
 from memstore.rpc.requests import MemoryRequests
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import SPREAD_SERVICE
+from memstore.spread.fan import Fan, SearchAll
+from memstore.spread.held import Given, HeldMemory, LeastUsed
 
 T = TypeVar("T")
 

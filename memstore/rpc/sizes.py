@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from memstore.checkpoints import base_of
 from memstore.dtypes import counting, storage
+from memstore.durable.checkpoints import base_of
 from memstore.errors import TooLong
 from memstore.memory import Memory
 from memstore.reading import LEAST_MAX_K

@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import checks
-from memstore.checkpoints import base_of
 from memstore.config import MemoryConfig
+from memstore.durable.checkpoints import base_of
 from memstore.errors import InvalidArgument, MemstoreError, TooLong, UnknownSlot
-from memstore.fan import Fan, all_of
 from memstore.memory import Slots
 from memstore.placement import Part, holders, homes
 from memstore.rpc import codec, columns
 from memstore.rpc.exporting import BATCH_BYTES, FIRST_ROWS, MOST_ROWS
 from memstore.rpc.parts import to_part
 from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.spread.fan import Fan, all_of
 from memstore.store import Store
 
 CHECKED = 1 << 16

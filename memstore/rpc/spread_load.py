@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from memstore.changing import LOADER
-from memstore.checkpoints import base_of
 from memstore.deadline import Deadline
+from memstore.durable.checkpoints import base_of
 from memstore.errors import (
     InvalidArgument,
     MemoryInUse,
@@ -32,7 +32,6 @@ from memstore.errors import (
     UnknownMemory,
     Unsupported,
 )
-from memstore.held import HeldMemory
 from memstore.memory import NO_SLOT, RequestId
 from memstore.placement import check_made
 from memstore.rpc import codec, columns
@@ -40,6 +39,7 @@ from memstore.rpc.calls import LONG_DEADLINE_S
 from memstore.rpc.joint import Joint
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.shard.requests import digesting
+from memstore.spread.held import HeldMemory
 from memstore.store import Store
 
 CHUNK = 1 << 16

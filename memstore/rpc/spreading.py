@@ -17,15 +17,13 @@ from typing import Any, cast
 
 from memstore.config import MemoryConfig
 from memstore.deadline import Deadline
+from memstore.durable.snapshot import Snapshot
 from memstore.errors import (
     InvalidArgument,
     MemoryExists,
     ShardElsewhere,
     UnknownMemory,
 )
-from memstore.fan import Fan, MemoryPart
-from memstore.held import HeldMemory
-from memstore.held_encoded import HeldEncodedMemory
 from memstore.memory import Refreshed, RequestId, Slots
 from memstore.placement import Part, check_made, holders
 from memstore.rpc import administration, codec, fetching, joint, splice
@@ -44,9 +42,11 @@ from memstore.rpc.topology import Route, Topology
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.rpc.verbs import ADMIN, SPREAD_SERVICE, VERBS
 from memstore.rpc.ways import Ways
-from memstore.snapshot import Snapshot
-from memstore.spread import SpreadMemory
-from memstore.spread_encoded import EncodedPart, SpreadEncodedMemory
+from memstore.spread.encoded import EncodedPart, SpreadEncodedMemory
+from memstore.spread.fan import Fan, MemoryPart
+from memstore.spread.held import HeldMemory
+from memstore.spread.held_encoded import HeldEncodedMemory
+from memstore.spread.memory import SpreadMemory
 from memstore.store import Store
 
 PATIENCE_S = 1.0

@@ -9,11 +9,11 @@ import numpy as np
 from memstore import checks
 from memstore.dtypes import storage
 from memstore.errors import InvalidArgument, WrongShape
-from memstore.held_encoded import Begun, Drifted, HeldEncodedMemory
 from memstore.memory import Array, Slots
 from memstore.rpc import codec, splice
 from memstore.rpc.parts import RemotePart
 from memstore.rpc.v1 import memory_pb2 as pb
+from memstore.spread.held_encoded import Begun, Drifted, HeldEncodedMemory
 
 
 class RemoteSums:

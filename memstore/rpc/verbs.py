@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
+from memstore.durable.restoring import restore_into
 from memstore.memory import Applied, Memory
 from memstore.placement import check_made
-from memstore.restoring import restore_into
 from memstore.rpc import codec
 from memstore.rpc.v1 import memory_pb2 as pb
 from memstore.store import Store

@@ -11,8 +11,8 @@ import pytest
 
 import memstore
 from memstore import SearchOptions, files
+from memstore.durable.manifest import FORMAT
 from memstore.errors import CorruptFile, NotAStore, StorageFull, UnsupportedVersion
-from memstore.manifest import FORMAT
 from memstore.shard import blocks
 from tests.adversarial.damage import DAMAGES, DATA, INDEX, apply, contents, found, plain
 from tests.adversarial.stores import EXACT, MANIFEST, fill, fingerprints, keys, records, values

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import IndexConfig, MemoryConfig, manifest
+from memstore import IndexConfig, MemoryConfig
 from memstore.cli import main
+from memstore.durable import manifest
+from memstore.durable.manifest import NAME as MANIFEST
+from memstore.durable.verify import describe, verify
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import NotAStore, ReadOnly, StoreLocked
 from memstore.index.segment import Segment
-from memstore.manifest import NAME as MANIFEST
-from memstore.verify import describe, verify
 from tests.adversarial.damage import DAMAGES, DATA, INDEX, apply, contents, found
 from tests.adversarial.stores import fill, records
 from tests.congruence.oracle import fingerprint

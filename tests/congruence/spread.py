@@ -8,11 +8,11 @@ from typing import Any
 
 import memstore
 from memstore import Memory, MemoryConfig, Store
-from memstore.held import HeldMemory
 from memstore.placement import Part
 from memstore.rpc.limits import Limits
 from memstore.rpc.server import Server
 from memstore.rpc.topology import Topology
+from memstore.spread.held import HeldMemory
 from tests.congruence.served import DEADLINE_S, driven
 
 SERVERS = 4

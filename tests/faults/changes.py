@@ -11,7 +11,7 @@ import numpy as np
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, RequestId, SearchOptions
-from memstore.checkpoints import base_of
+from memstore.durable.checkpoints import base_of
 from memstore.memory import Array, Memory
 
 WIDTH, VALUES, AT_A_TIME = 8, 3, 16

@@ -17,13 +17,13 @@ import pytest
 import memstore
 from memstore import IndexConfig, MemoryConfig, files
 from memstore import store as store_module
-from memstore.checkpoints import base_of
+from memstore.durable.checkpoints import base_of
+from memstore.durable.verify import verify
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import LogFailed, StorageFull
 from memstore.index import saving
 from memstore.shard import blocks
 from memstore.shard.log import Log
-from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
 from tests.faults.changes import (
     Script,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore.verify import verify
+from memstore.durable.verify import verify
 from tests.faults.changes import Script, change, config, died, expected, told
 
 CHANGES = 60

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore.verify import verify
+from memstore.durable.verify import verify
 from tests.conftest import LONG
 from tests.faults.changes import Script, change, config, state
 from tests.faults.killed import AGAIN

@@ -11,8 +11,8 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store
+from memstore.durable.verify import verify
 from memstore.errors import DeadlineExceeded, DiskFailed, MemoryInUse, UnknownMemory, Unsupported
-from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
 from tests.faults.changes import died
 from tests.faults.lives import together
@@ -80,7 +80,7 @@ def test_what_was_not_loaded_whole_is_not_there(
     elif ends == "by an error":
         assert not loading.__exit__(ValueError, ValueError("bad rows"), None)
     else:
-        monkeypatch.setattr(memstore.manifest, "write", no_disk)
+        monkeypatch.setattr(memstore.durable.manifest, "write", no_disk)
         with pytest.raises(DiskFailed):
             loading.__exit__(None, None, None)
         monkeypatch.undo()

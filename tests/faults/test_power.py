@@ -17,6 +17,7 @@ import pytest
 
 import memstore
 from memstore import IndexConfig, MemoryConfig
+from memstore.durable.verify import verify
 from memstore.errors import (
     CorruptFile,
     DiskFailed,
@@ -26,7 +27,6 @@ from memstore.errors import (
     StorageFull,
 )
 from memstore.store import Store
-from memstore.verify import verify
 from tests.conftest import LONG
 from tests.faults.changes import Script, change, config, died, state
 from tests.faults.disk import MirroredDisk, PowerLost

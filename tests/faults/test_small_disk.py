@@ -15,9 +15,9 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig, Store
+from memstore.durable.verify import verify
 from memstore.errors import SnapshotFailed, StorageFull
 from memstore.memory import Memory
-from memstore.verify import verify
 
 WIDTH, ROWS = 64, 4_096
 SMALL_MB = 6

@@ -15,7 +15,10 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store, files, snapshot
+from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, Store, files
+from memstore.durable import snapshot
+from memstore.durable.place import Place
+from memstore.durable.verify import verify
 from memstore.errors import (
     CorruptFile,
     DiskFailed,
@@ -28,8 +31,6 @@ from memstore.errors import (
     UnsupportedVersion,
 )
 from memstore.memory import Memory
-from memstore.place import Place
-from memstore.verify import verify
 from tests.faults.changes import (
     CLIENT,
     Script,
@@ -236,7 +237,9 @@ def test_nobody_stops_while_a_snapshot_is_copied(
     copier.join()
     after = state(memory)
     store.checkpoint()
-    named = memstore.manifest.files_of(memstore.manifest.read(tmp_path / "store" / "memstore.json"))
+    named = memstore.durable.manifest.files_of(
+        memstore.durable.manifest.read(tmp_path / "store" / "memstore.json")
+    )
     there = {p for p in (tmp_path / "store" / "memories").rglob("*") if p.is_file()}
     assert there == {tmp_path / "store" / name for name in named}
     store.close()
@@ -493,7 +496,7 @@ def test_files_of_what_may_be_found_stay(
     store = made(tmp_path / "store")
     memory, script = store.memory("m"), Script().skip(CHANGES)
     store.mark("old")
-    write = memstore.manifest.write
+    write = memstore.durable.manifest.write
     fails: list[str] = []
 
     def failing(path: Path, *rest: Any) -> None:
@@ -503,7 +506,7 @@ def test_files_of_what_may_be_found_stay(
         if how != "well":
             raise OSError(5, "the disk is gone")
 
-    monkeypatch.setattr(memstore.manifest, "write", failing)
+    monkeypatch.setattr(memstore.durable.manifest, "write", failing)
     for fails_now in (["behind", "well" if back else "before"], ["before", "before"]):
         change(memory, script)
         fails[:] = fails_now

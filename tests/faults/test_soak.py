@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import memstore
-from memstore.verify import verify
+from memstore.durable.verify import verify
 from tests.conftest import LONG
 from tests.faults.soaking import Plan, soak
 

@@ -16,6 +16,7 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig, RequestId, SearchOptions, Store
+from memstore.durable.openings import KEPT, Openings
 from memstore.errors import (
     DeadlineExceeded,
     ForeignPart,
@@ -24,7 +25,6 @@ from memstore.errors import (
     WrongPart,
 )
 from memstore.memory import Array
-from memstore.openings import KEPT, Openings
 from memstore.placement import Part
 from memstore.rpc import attempts, membership
 from memstore.rpc.client import Client
@@ -350,7 +350,7 @@ def test_a_part_that_is_opened_again_is_the_part(
 
 def test_a_part_without_an_id_of_a_cluster_gets_one_as_it_is(tmp_path: Path) -> None:
     """As one that was made before there were any."""
-    from memstore import manifest
+    from memstore.durable import manifest
 
     for number in range(COUNT):
         with memstore.open(tmp_path / str(number), part=Part(number, COUNT)) as store:

@@ -188,7 +188,7 @@ def test_a_call_under_way_ends_with_the_memory_that_it_was_for(
     servers: Servers, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its parts' preparing and applying, the memory is dropped and made anew."""
-    from memstore.spread import SpreadMemory
+    from memstore.spread.memory import SpreadMemory
 
     memory = client.create("m", CONFIG)
     memory.append(rows(12, 7))

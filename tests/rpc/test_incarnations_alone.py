@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, SearchOptions, Store, files, manifest
+from memstore import EncodingConfig, MemoryConfig, SearchOptions, Store, files
+from memstore.durable import manifest
+from memstore.durable.restoring import restore_into
 from memstore.errors import UnknownMemory
 from memstore.memory import Array, Memory
 from memstore.placement import Part
-from memstore.restoring import restore_into
 from memstore.rpc import bulk
 from memstore.rpc.administration import StoreRequests
 from memstore.rpc.client import Client

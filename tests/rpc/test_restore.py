@@ -9,10 +9,10 @@ import pytest
 
 import memstore
 from memstore import EncodingConfig, MemoryConfig, SearchOptions
+from memstore.durable.verify import verify
 from memstore.errors import CorruptFile, MemoryExists, NotAllowed, NotAStore
 from memstore.rpc.security import Tokens, add_token
 from memstore.rpc.server import Server
-from memstore.verify import verify
 from tests.congruence.oracle import fingerprint
 
 WIDTH = 8

@@ -23,7 +23,6 @@ from memstore.errors import (
     UnknownSlot,
     Unsupported,
 )
-from memstore.held import Given
 from memstore.memory import Array
 from memstore.placement import Part
 from memstore.retries import Asked
@@ -31,7 +30,8 @@ from memstore.rpc.client import Client
 from memstore.rpc.server import Server
 from memstore.rpc.sums import RemoteSums
 from memstore.rpc.topology import Topology
-from memstore.spread_encoded import SpreadEncodedMemory
+from memstore.spread.encoded import SpreadEncodedMemory
+from memstore.spread.held import Given
 from tests.congruence.spread import Servers
 
 WIDTH = 3

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, Memory, MemoryConfig, RequestId, SearchOptions, restoring
+from memstore import EncodingConfig, Memory, MemoryConfig, RequestId, SearchOptions
 from memstore.cli import main
+from memstore.durable import restoring
+from memstore.durable.verify import verify
 from memstore.errors import InvalidArgument, MemoryExists, NotAStore, StorageFull
 from memstore.memory import Array
 from memstore.placement import Part
 from memstore.rpc import fetching
-from memstore.verify import verify
 from tests.congruence.oracle import live_slots
 from tests.congruence.spread import Servers
 

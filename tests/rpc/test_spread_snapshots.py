@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions, holding
-from memstore.cuts import CUT
+from memstore import EncodingConfig, MemoryConfig, RequestId, SearchOptions
 from memstore.deadline import Deadline
+from memstore.durable.cuts import CUT
+from memstore.durable.verify import verify
 from memstore.errors import (
     CorruptFile,
     DeadlineExceeded,
@@ -28,12 +29,12 @@ from memstore.errors import (
     Unreachable,
     Unsupported,
 )
-from memstore.holding import Key
 from memstore.memory import Array
 from memstore.rpc import joint, own_part
 from memstore.rpc.client import Client
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.verify import verify
+from memstore.spread import holding
+from memstore.spread.holding import Key
 from tests.conftest import LONG
 from tests.congruence import histories
 from tests.congruence.spread import Servers
@@ -215,7 +216,7 @@ def test_restored_beside_others_into_a_store_that_is_open(
     client.snapshot(str(tmp_path / "snapshots"))
     with memstore.open(tmp_path / "own") as store:
         store.create("own", MemoryConfig(dim=WIDTH))
-        assert memstore.restoring.restore_into(store, tmp_path / "snapshots") == ["m"]
+        assert memstore.durable.restoring.restore_into(store, tmp_path / "snapshots") == ["m"]
         assert store.memory("m").lookup("n", [1], 20).slots.tolist() == [*range(10)]
 
 
@@ -272,7 +273,7 @@ def test_what_is_prepared_everywhere_or_done_somewhere_is_waited_for(
         client.mark("prepared-in-one")
         other = memstore.changes.Outline("write", change.slots_B[1:], True, parts=(0, 1))
         held[1].prepare(other, asked, Deadline(20))
-        given = memstore.held.Given(2)
+        given = memstore.spread.held.Given(2)
         held[0].apply(change.taken(np.array([0])), given, asked, Deadline(20))
         with ThreadPoolExecutor(2) as pool:
             marking = pool.submit(client.mark, "half-done")
@@ -306,7 +307,7 @@ def half_done(servers: Servers, memory: Any, slots: list[int]) -> None:
     for i in (0, 1):
         outline = memstore.changes.Outline("erase", change.slots_B[i : i + 1], parts=(0, 1))
         held[i].prepare(outline, asked, Deadline(1))
-    held[0].apply(change.taken(np.array([0])), memstore.held.Given(2), asked, Deadline(1))
+    held[0].apply(change.taken(np.array([0])), memstore.spread.held.Given(2), asked, Deadline(1))
 
 
 def test_what_stays_half_done_keeps_a_cut_from_being_made(

@@ -11,12 +11,12 @@ import pytest
 
 import memstore
 from memstore import IndexConfig, Memory, MemoryConfig, SearchOptions
-from memstore.checkpoints import base_of
+from memstore.durable.checkpoints import base_of
+from memstore.durable.verify import verify
 from memstore.shard.blocks import BLOCK_ROWS
 from memstore.shard.rows import RowTable
 from memstore.shard.shard import Shard
 from memstore.store import Store
-from memstore.verify import verify
 
 D, ROWS = 64, 6 * BLOCK_ROWS
 GONE = 4 * BLOCK_ROWS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memstore import episodic
 from memstore.episodic import Asked, EpisodicMemory
+from memstore.episodic import memory as episodic
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
 from memstore.kernels.permute import permute
 from memstore.memory import Array

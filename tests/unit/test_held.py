@@ -12,6 +12,7 @@ import memstore
 from memstore import MemoryConfig, RequestId, SearchOptions
 from memstore.changes import Change
 from memstore.deadline import NO_DEADLINE
+from memstore.durable.verify import describe, verify
 from memstore.errors import (
     InvalidArgument,
     Overloaded,
@@ -20,12 +21,11 @@ from memstore.errors import (
     Unsupported,
     WrongPart,
 )
-from memstore.held import Given, HeldMemory
 from memstore.memory import Slots
 from memstore.placement import Part, homes
 from memstore.retries import Asked
 from memstore.routing import joined_lookups, joined_results
-from memstore.verify import describe, verify
+from memstore.spread.held import Given, HeldMemory
 from tests.faults.changes import died
 
 CONFIG = MemoryConfig(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memstore.episodic_links import LinkedMemory
+from memstore.episodic import LinkedMemory
 from memstore.errors import InvalidArgument, WrongShape
 from models.sdnc import SDNC
 from tests.unit.episodes import same_gradients

@@ -10,8 +10,8 @@ import pytest
 
 import memstore
 from memstore import RequestId
+from memstore.durable.verify import verify
 from memstore.errors import RequestConflict, WrongPart
-from memstore.verify import verify
 from tests.vectors.make import FOLDER, NAME, PART, PART_NAME, told
 
 VECTORS = sorted(FOLDER.glob("format-*.zip"))

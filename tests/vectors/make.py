@@ -19,12 +19,12 @@ import numpy as np
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, RequestId, SearchOptions, Store
 from memstore.deadline import NO_DEADLINE
-from memstore.held import Given
-from memstore.manifest import FORMAT, PART_FORMAT
+from memstore.durable.manifest import FORMAT, PART_FORMAT
 from memstore.memory import Memory
 from memstore.placement import Part
 from memstore.retries import Asked
 from memstore.shard import log_format
+from memstore.spread.held import Given
 
 FOLDER = Path(__file__).parent
 NAME = f"format-{FORMAT}-log-{log_format.VERSION}.zip"

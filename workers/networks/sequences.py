@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from memstore import MemoryConfig
-from memstore.episodic import EpisodicMemory
-from memstore.episodic_links import LinkedMemory
+from memstore.episodic import EpisodicMemory, LinkedMemory
 from memstore.torch import RowTable
 from models.controller import Controller
 from models.dam import DAM

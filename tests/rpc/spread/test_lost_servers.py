@@ -81,7 +81,7 @@ def test_what_was_half_done_is_done_whole_when_it_is_asked_again(
     tmp_path: Path, servers: Servers, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut at each of the parts of each mutation, by a part that fails once."""
-    from memstore.held import HeldMemory
+    from memstore.spread.held import HeldMemory
 
     memory = client.create("m", CONFIG)
     store = memstore.open(tmp_path / "embedded")
@@ -127,7 +127,7 @@ def test_what_was_half_done_is_done_whole_when_it_is_asked_again(
 def test_a_mutation_that_stays_half_done_says_so(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memstore.held import HeldMemory
+    from memstore.spread.held import HeldMemory
 
     apply = HeldMemory.apply
 

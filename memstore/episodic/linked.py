@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore import checks
-from memstore.episodic import Asked, EpisodicMemory, Read
-from memstore.episodic_room import no_links, roomy_links
+from memstore.episodic.memory import Asked, EpisodicMemory, Read
+from memstore.episodic.room import no_links, roomy_links
 from memstore.errors import InvalidArgument
 from memstore.kernels.episode_linked import MODES, Shares, access_linked, retreat_linked
 from memstore.kernels.episode_links import linked, mark_links, undo_links

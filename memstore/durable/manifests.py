@@ -13,11 +13,12 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from memstore import files, manifest
-from memstore.checkpoints import Entry
+from memstore import files
 from memstore.disk import Disk
+from memstore.durable import manifest
+from memstore.durable.checkpoints import Entry
+from memstore.durable.openings import Openings
 from memstore.errors import CorruptFile, InvalidArgument, UnsupportedVersion
-from memstore.openings import Openings
 from memstore.placement import WHOLE, Part
 
 logger = logging.getLogger(__name__)

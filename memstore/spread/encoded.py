@@ -22,8 +22,6 @@ from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import storage
 from memstore.encoded import WHOLE_SHARE, worst
 from memstore.errors import MemoryInUse, MemstoreError, UnknownSlot, Unreachable
-from memstore.fan import all_of, insisted
-from memstore.held_encoded import PAGE, Begun, Drifted
 from memstore.kernels.half import narrow
 from memstore.memory import (
     MOST,
@@ -38,7 +36,9 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.retries import Asked
-from memstore.spread import SpreadMemory
+from memstore.spread.fan import all_of, insisted
+from memstore.spread.held_encoded import PAGE, Begun, Drifted
+from memstore.spread.memory import SpreadMemory
 from memstore.sums import SummedMemory
 
 SUM_BYTES = 1 << 22

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memstore import files, manifest
+from memstore import files
+from memstore.durable import manifest
+from memstore.durable.place import Place, bytes_of
 from memstore.errors import NotAStore, UnsupportedVersion
-from memstore.place import Place, bytes_of
 
 FORMAT, JOINT_FORMAT = 1, 2
 """Of a snapshot of one store, and of one of several parts."""

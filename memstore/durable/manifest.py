@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from memstore import checkpoints, files
+from memstore import files
 from memstore.disk import DISK, Disk
+from memstore.durable import checkpoints
 from memstore.errors import UnsupportedVersion
 from memstore.placement import WHOLE, Part
 

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import files, routing
-from memstore.checkpoints import Entry, config_of, shards_of
 from memstore.config import MemoryConfig
 from memstore.dtypes import storage
+from memstore.durable.checkpoints import Entry, config_of, shards_of
 from memstore.memory import Array, Rows, Slots
 from memstore.placement import Part
 from memstore.shard import blocks

@@ -9,8 +9,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from memstore import files, manifest
-from memstore.checkpoints import base_of, shards_of
+from memstore import files
+from memstore.durable import manifest
+from memstore.durable.checkpoints import base_of, shards_of
 from memstore.errors import CorruptFile
 from memstore.index.segment import Segment
 from memstore.kernels.half import wide

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from memstore import belonging, checks, files, joining, manifest, resharding, snapshot
-from memstore.checkpoints import MemoryCheckpoints, config_of, shards_of
+from memstore import checks, files
 from memstore.config import MOST_SHARDS
 from memstore.disk import DISK
+from memstore.durable import belonging, joining, manifest, resharding, snapshot
+from memstore.durable.checkpoints import MemoryCheckpoints, config_of, shards_of
+from memstore.durable.place import Place, not_as_it_was
+from memstore.durable.resharding import encoded
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
-from memstore.place import Place, not_as_it_was
 from memstore.placement import FIRST_TURN, WHOLE, Part, draw_made, holders
-from memstore.resharding import encoded
 from memstore.store import Store
 
 RESTORING = "restoring"

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from memstore.durable.joining import given_out, own_travels
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
-from memstore.held import HeldMemory
-from memstore.held_encoded import HeldEncodedMemory
 from memstore.index import saving
-from memstore.joining import given_out, own_travels
 from memstore.memory import Array
 from memstore.placement import FIRST_TURN, WHOLE, Part
 from memstore.retries import settled
 from memstore.shard.shard import Shard
 from memstore.shard.usage import NEVER
+from memstore.spread.held import HeldMemory
+from memstore.spread.held_encoded import HeldEncodedMemory
 from memstore.store import Store
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore import checks
-from memstore.episodic_room import (
+from memstore.episodic.room import (
     Filled,
     no_fresh,
     no_journal,
@@ -35,7 +35,7 @@ from memstore.episodic_room import (
     roomy_leaves,
     unused,
 )
-from memstore.episodic_tree import no_tree, sealed_tree
+from memstore.episodic.tree import no_tree, sealed_tree
 from memstore.errors import InvalidArgument, NotFinite, UnknownSlot, WrongShape, WrongType
 from memstore.kernels import episode_access, episode_back
 from memstore.kernels.episode import Words

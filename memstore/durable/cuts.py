@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from memstore import manifest
-from memstore import snapshot as snapshots
 from memstore.deadline import Deadline
+from memstore.durable import manifest
+from memstore.durable import snapshot as snapshots
+from memstore.durable.manifests import Manifests
+from memstore.durable.place import Place
+from memstore.durable.stills import Still
 from memstore.errors import InvalidArgument, Overloaded, UnknownMemory
-from memstore.holding import Gate
-from memstore.manifests import Manifests
-from memstore.place import Place
-from memstore.stills import Still
+from memstore.spread.holding import Gate
 
 TAKE_S = 5.0
 """For a moment to be taken: mutations that are being made are waited for."""

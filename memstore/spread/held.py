@@ -18,10 +18,10 @@ from memstore.changing import LOADER
 from memstore.deadline import Deadline
 from memstore.embedded import EmbeddedMemory
 from memstore.errors import InvalidArgument, MemoryInUse, Overloaded, ShardElsewhere, Unsupported
-from memstore.holding import Gate, Key
 from memstore.memory import NO_SLOT, Applied, Array, Description, SearchOptions, SearchResult, Slots
 from memstore.retries import Asked, Reply
 from memstore.shard.requests import Request
+from memstore.spread.holding import Gate, Key
 
 GIVEN_OUT = "\0slots of "
 """Before the name of a client: its window of the slots that it was given, apart from its others."""

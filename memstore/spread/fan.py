@@ -10,8 +10,6 @@ from typing import Any, Protocol
 from memstore.changes import Change, Outline
 from memstore.deadline import Deadline
 from memstore.errors import HalfDone, Held, MemstoreError, ShardUnavailable, Unreachable
-from memstore.held import Given, LeastUsed
-from memstore.holding import PAUSE_S
 from memstore.memory import (
     Applied,
     Array,
@@ -23,6 +21,8 @@ from memstore.memory import (
     SlotsLike,
 )
 from memstore.retries import Asked
+from memstore.spread.held import Given, LeastUsed
+from memstore.spread.holding import PAUSE_S
 from memstore.widening import Candidates
 
 HELD_S = 30.0

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import checks, routing, widening
-from memstore.candidates import SpreadCandidates
 from memstore.changes import Change, Changes
 from memstore.changing import too_few
 from memstore.config import MemoryConfig
@@ -33,8 +32,6 @@ from memstore.errors import (
     Unreachable,
     Unsupported,
 )
-from memstore.fan import Fan, MemoryPart, SearchAll, all_of, done_by, insisted, lost_by
-from memstore.held import Given, LeastUsed
 from memstore.memory import (
     MOST,
     NO_SLOT,
@@ -56,6 +53,9 @@ from memstore.memory import (
 from memstore.placement import homes
 from memstore.reading import LEAST_MAX_K
 from memstore.retries import Asked
+from memstore.spread.candidates import SpreadCandidates
+from memstore.spread.fan import Fan, MemoryPart, SearchAll, all_of, done_by, insisted, lost_by
+from memstore.spread.held import Given, LeastUsed
 
 NOTHING = np.empty(0, np.int64)
 

@@ -11,10 +11,11 @@ import secrets
 from pathlib import Path
 from typing import IO, Any
 
-from memstore import files, manifest
+from memstore import files
 from memstore.disk import Disk
+from memstore.durable import manifest
+from memstore.durable.manifests import Manifests
 from memstore.errors import NotAStore, WrongPart
-from memstore.manifests import Manifests
 from memstore.placement import WHOLE, Part
 
 CLOSED = "CLOSED"

@@ -12,16 +12,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from memstore import files, manifest, snapshot
-from memstore.checkpoints import Entry, config_of, shards_of
+from memstore import files
+from memstore.durable import manifest, snapshot
+from memstore.durable.checkpoints import Entry, config_of, shards_of
 from memstore.encoded import fitted
 from memstore.errors import CorruptFile
-from memstore.held import GIVEN_OUT
 from memstore.memory import NO_SLOT, Array
 from memstore.placement import WHOLE, Part, holders, homes
 from memstore.retries import Reply
 from memstore.shard import checkpoint
 from memstore.shard.requests import Request, RequestWindows
+from memstore.spread.held import GIVEN_OUT
 
 JOINED = "encoded-00000000.npz"
 GIVEN = "requests-00000000.npz"

@@ -16,9 +16,9 @@ import numpy as np
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory, fitted
 from memstore.errors import UnknownSlot, Unsupported
-from memstore.held import HeldMemory
 from memstore.memory import Array, Description, Refreshed, Slots
 from memstore.meter import metered
+from memstore.spread.held import HeldMemory
 
 PAGE = 1 << 18
 """Rows of one answer."""
