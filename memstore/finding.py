@@ -1,8 +1,8 @@
 """Finding: servers that an address names without saying where they are, as `ray:memstore/facts`.
 
 Who can look them up says so by an entry point of the group `memstore.connect`, under the name of
-what is before the colon: a function that takes the address and returns `Found`. Nothing of it is
-imported before such an address is used.
+what is before the colon: a function that takes the address and the seconds that it has, and returns
+`Found`. Nothing of it is imported before such an address is used.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ class Found:
     authority: str | None = None
 
 
-def finder(address: str) -> Callable[[], Found] | None:
+def finder(address: str) -> Callable[[float], Found] | None:
     """Who looks up an address, each time anew; None where it says itself where the servers are.
+
+    It takes the seconds that it has, and raises `Unreachable` once they are over.
 
     Raises `InvalidArgument` where nobody can.
     """
@@ -36,7 +38,7 @@ def finder(address: str) -> Callable[[], Found] | None:
     if "/" not in rest:
         return None
     for entry in entry_points(group=GROUP, name=scheme):
-        find: Callable[[str], Found] = entry.load()
+        find: Callable[[str, float], Found] = entry.load()
         return partial(find, address)
     known = sorted({entry.name for entry in entry_points(group=GROUP)})
     raise InvalidArgument(

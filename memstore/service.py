@@ -31,11 +31,13 @@ def connect(
     runs them (extra `cluster`): it tells where they are, and the token and TLS unless told here.
 
     token: as `memstore token` gave it.  tls: True trusts the authorities of the system; None is no
-    TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none.
+    TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none, and of
+    asking Ray where the servers are, once this process is connected to it.
     message_bytes: the most that a message may have, in either direction.  fan_out: False asks the
     servers named alone, and has them ask the others.
 
-    Raises `InvalidArgument`, and `ImportError` without the extra `rpc`.
+    Raises `InvalidArgument`, `Unreachable` where Ray does not tell where the servers are, and
+    `ImportError` without the extra `rpc`.
     """
     from memstore.rpc.client import Client
 
@@ -77,10 +79,10 @@ def _servers(
 
     look, addresses = finder(str(address)), str(address).split(",")
     if look is not None:
-        found = look()
+        found = look(deadline_s)
         token = found.token if token is None else token
         if tls is None and found.authority is not None:
             tls = ClientTls(found.authority.encode())
         addresses = [*found.servers]
     targets = [Target(each, token, tls, deadline_s, message_bytes) for each in addresses]
-    return targets, None if look is None else lambda: look().servers
+    return targets, None if look is None else lambda: look(deadline_s).servers

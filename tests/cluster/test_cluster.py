@@ -116,7 +116,7 @@ def test_parts_lie_apart_and_say_to_which_node_they_are_pinned(spec: ClusterSpec
 
 
 def test_nobody_is_let_in_who_was_not_given_a_token(spec: ClusterSpec) -> None:
-    found = find(spec.address)
+    found = find(spec.address, LONG_S)
     assert found.authority is not None
     tls = ClientTls(found.authority.encode())
     with (
@@ -202,6 +202,19 @@ def test_the_registry_is_not_missed_and_knows_all_when_it_is_back(
     after = settled(spec)
     terms = [part.term for part in before.parts]
     assert [part.term for part in after.parts] == [terms[0], terms[1] + 1]
+
+
+def test_a_registry_that_hangs_is_asked_no_longer_than_the_deadline(
+    spec: ClusterSpec, client: Any
+) -> None:
+    [lock] = spec.home("registry").glob("**/LOCK")
+    with (
+        stopped(int(lock.read_text())),
+        pytest.raises(Unreachable, match="an actor did not answer"),
+    ):
+        memstore.connect(spec.address, deadline_s=1.0)
+    with memstore.connect(spec.address, deadline_s=LONG_S) as other:
+        assert other.list() == client.list()
 
 
 def test_servers_that_all_went_elsewhere_are_asked_for(

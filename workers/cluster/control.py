@@ -61,7 +61,9 @@ def ask(call: Any, timeout_s: float = CALL_S) -> Any:
     except (RayActorError, RaySystemError) as error:
         raise Unreachable("an actor is not there", got=_last_line(error)) from error
     except GetTimeoutError as error:
-        raise Unreachable("an actor did not answer", expected=f"within {timeout_s:g} s") from error
+        raise Unreachable(
+            "an actor did not answer", expected=f"within {timeout_s:.3g} s"
+        ) from error
 
 
 def _unmade(error: ActorDiedError) -> MemstoreError | None:

@@ -12,6 +12,7 @@ import time
 import ray
 from ray.exceptions import RayError
 
+from memstore.deadline import Deadline
 from memstore.errors import InvalidArgument, Unreachable
 from memstore.finding import Found
 from workers.cluster import control
@@ -21,12 +22,15 @@ from workers.cluster.spec import NAME
 FORM = re.compile(
     rf"ray:(?P<client>//[^/\s]+:\d+/)?(?P<namespace>{NAME.pattern})/(?P<name>{NAME.pattern})"
 )
-FIND_S, PAUSE_S = 30.0, 0.2
-"""How long a registry that is being started again is asked, and how often."""
+PAUSE_S = 0.2
+"""How often a registry that is being started again is asked."""
 
 
-def find(address: str) -> Found:
+def find(address: str, deadline_s: float) -> Found:
     """Asks the registry of a cluster, and connects to Ray where this process has not yet.
+
+    deadline_s: how long a registry that is being started again, or hangs, is asked at most. To
+    connect takes what Ray takes for it.
 
     Raises `InvalidArgument` where it is no such address, `Unreachable` where there is no Ray, or no
     such cluster, or none of its parts was ever served.
@@ -40,13 +44,15 @@ def find(address: str) -> Found:
         )
     _connect_ray(form["client"])
     registry = control.registry(form["name"], form["namespace"])
-    ends = time.monotonic() + FIND_S
+    until = Deadline(deadline_s)
     while True:
         try:
-            access: Access = control.ask(registry.access.remote())
+            access: Access = control.ask(
+                registry.access.remote(), min(until.left_s, control.CALL_S)
+            )
             break
         except Unreachable:
-            if time.monotonic() > ends:
+            if until.left_s <= PAUSE_S:
                 raise
             time.sleep(PAUSE_S)
     if not access.servers:
