@@ -32,10 +32,11 @@ QUERIES = 256
 K = 10
 """Results whose recall is measured."""
 
-TRIAL_ROWS, TRIAL_ROUNDS = 16, 3
-"""Sample rows a cluster and rounds of k-means of one trial: an eighth of what training takes. With
-4 rows a cluster chance chose: of two tunings of the same rows one searched at a fifth of the speed
-of the other."""
+TRIAL_ROWS, TRIAL_ROUNDS, MANY_ROUNDS = 16, 10, 3
+"""Sample rows a cluster and rounds of k-means of one trial, and rounds of one of more clusters than
+`MOST_CLUSTERS`. With 4 rows a cluster chance chose: of two tunings of the same rows one searched at
+a fifth of the speed of the other. With 3 rounds it did at a million rows, where α = 1, which needs
+more of them than the others, then seemed up to four times as costly as it is once trained."""
 
 JITTER = 0.5
 """Length of the noise, over that of the row, that makes a query of a row."""
@@ -65,8 +66,11 @@ MOST_CLUSTERS = 4_096
 ROW_COST, LIST_COST = 3.0, 10.0
 
 # A walk among 100,000 rows scores about so many of them times 1 − log(1 − recall): 560 at .95, 890
-# at .9955; among more rows, more by the ratio of the logarithms. One costs so many products.
+# at .9955; among more rows, more by the ratio of the logarithms. One costs so many products while
+# the rows stay in the caches, and this power of what they outgrow them by: a walk that finds .98
+# took 30 us among 100,000 rows, 43 among 300,000 and 57 among a million.
 WALK_ROWS, WALK_COST = 140.0, 8.0
+CACHED_ROWS, OUTGROWN = 100_000, 0.2
 
 
 class Recent:
@@ -172,7 +176,8 @@ def choose(
     def cost(reduction: Reduction, clusters: int, sample_RD: Array) -> float:
         half = len(sample_RD) // 2
         mapped_RE = reduction.rows(sample_RD)
-        centroids_CE = k_means(mapped_RE[:half], clusters, TRIAL_ROUNDS, seed, None)
+        rounds = TRIAL_ROUNDS if clusters <= MOST_CLUSTERS else MANY_ROUNDS
+        centroids_CE = k_means(mapped_RE[:half], clusters, rounds, seed, None)
         assign = assigner(centroids_CE, seed)
         counts_C = np.bincount(assign(mapped_RE[half:]), minlength=clusters)
         size_C = counts_C * (len(rows_R) / (len(sample_RD) - half))
@@ -245,7 +250,8 @@ def visit_cost(codebook: Codebook, segment: Segment, queries_QD: Array, probe: i
 def walk_cost(rows: int, target: float) -> float:
     """What a query costs that walks a graph over so many rows to reach the target."""
     met = WALK_ROWS * (1.0 - np.log(max(1.0 - target, 0.001)))
-    return float(WALK_COST * met * np.log(rows) / np.log(100_000))
+    each = WALK_COST * max(rows / CACHED_ROWS, 1.0) ** OUTGROWN
+    return float(each * met * np.log(rows) / np.log(CACHED_ROWS))
 
 
 def measure(
