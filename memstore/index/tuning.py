@@ -68,9 +68,9 @@ ROW_COST, LIST_COST = 3.0, 10.0
 # A walk among 100,000 rows scores about so many of them times 1 − log(1 − recall): 560 at .95, 890
 # at .9955; among more rows, more by the ratio of the logarithms. One costs so many products while
 # the rows stay in the caches, and this power of what they outgrow them by: a walk that finds .98
-# took 30 us among 100,000 rows, 43 among 300,000 and 57 among a million.
+# took 30 us among 100,000 rows, 43 among 300,000 and 66 among a million.
 WALK_ROWS, WALK_COST = 140.0, 8.0
-CACHED_ROWS, OUTGROWN = 100_000, 0.2
+CACHED_ROWS, OUTGROWN = 100_000, 0.25
 
 
 class Recent:
