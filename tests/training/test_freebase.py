@@ -67,6 +67,33 @@ def test_facts_in_files_are_learnt_and_asked(
     assert "www.freebase.com/m/" not in told
 
 
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [
+        ("hmn", ("steps=60", "hashed_steps=0", "refresh_steps=20")),
+        ("factual", ("steps=120",)),
+    ],
+)
+def test_other_networks_learn_facts_in_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: str, more: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "run"
+    fit = ["fit", "--network", network, "--recipe", "freebase", *settings(*more)]
+    assert main([*fit, "--out", str(folder)]) == 0
+    with Run(folder) as run:
+        figures = run.evaluate(run.base())
+        learner = run.learner
+        assert isinstance(learner, KnowledgeLearner)
+        [asked] = learner.known.asks(None, split="test", count=1, seed=0, popular_share=0.0)
+    print([(found.case, found.hits_1, found.candidate_recall) for found in figures])
+    # A memory that nothing searches in has no index.
+    assert len(figures) == (1 if network == "factual" else 2)
+    assert min(found.hits_1 for found in figures) > 0.7
+    capsys.readouterr()
+    assert main(["ask", asked.text, "--out", str(folder)]) == 0
+    assert "about " in capsys.readouterr().out
+
+
 def write(source: Path) -> str:
     """Writes files of eight people without those of questions, which it returns."""
     source.mkdir()

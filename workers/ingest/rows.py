@@ -19,6 +19,7 @@ from memstore.memory import Array
 from models.tasks.linking import words
 from models.tasks.memories import Initial, around, commons, unit
 from workers.ingest import dictionary, keeping
+from workers.ingest.spelling import spelt
 
 DRAWN = 8_192
 """Rows drawn at a time, each time by a generator of their own."""
@@ -129,10 +130,9 @@ class Rows:
         """The directions of the words of names together, as long as what was drawn; that where a
         name has none."""
         words_WD = self._about(0, len(self._words), 3, 1.0)
-        at = np.searchsorted(self._words, [word for name in names for word in words(name)])
-        owner = np.repeat(np.arange(len(names)), [len(words(name)) for name in names])
+        spoken, owner, counts = spelt(names)
         keys_BD = np.zeros_like(drawn_BD)
-        np.add.at(keys_BD, owner, words_WD[at])
+        np.add.at(keys_BD, owner, counts[:, None] * words_WD[np.searchsorted(self._words, spoken)])
         lengths_B1 = np.linalg.norm(keys_BD, axis=1, keepdims=True)
         keys_BD *= self._initial.relation / np.maximum(lengths_B1, 1e-6)
         return np.where(lengths_B1 > 1e-6, keys_BD, drawn_BD)

@@ -133,6 +133,13 @@ def metaqa(hops: int) -> FactualRecipe:
     )
 
 
+def freebase() -> FactualRecipe:
+    """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
+    return FactualRecipe(
+        task="freebase", layers=1, row_lr=0.05, questions=100_000, test_questions=4_000
+    )
+
+
 def open_(recipe: FactualRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
     known = Knowledge(recipe, holder, folder, group)
     return KnowledgeLearner(known, FactualAnswering, searches=False)
@@ -140,7 +147,10 @@ def open_(recipe: FactualRecipe, holder: Holder, folder: Path, group: Group) -> 
 
 NETWORK = Network(
     recipe=FactualRecipe,
-    recipes={f"metaqa-{hops}hop": partial(metaqa, hops) for hops in (2, 3, 1)},
+    recipes={
+        **{f"metaqa-{hops}hop": partial(metaqa, hops) for hops in (2, 3, 1)},
+        "freebase": freebase,
+    },
     read=knowledge.read,
     build=partial(knowledge.build, initial=INITIAL, indexed=False),
     open=open_,

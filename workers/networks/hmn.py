@@ -166,6 +166,11 @@ def taxonomy() -> HMNRecipe:
     return HMNRecipe(task="taxonomy", places=115_000)
 
 
+def freebase() -> HMNRecipe:
+    """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
+    return HMNRecipe(task="freebase", row_lr=0.05, questions=100_000)
+
+
 def open_(recipe: HMNRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
     return KnowledgeLearner(Knowledge(recipe, holder, folder, group), HMNAnswering)
 
@@ -176,6 +181,7 @@ NETWORK = Network(
         "geography": geography,
         "geography-quick": lambda: geography(quick=True),
         "taxonomy": taxonomy,
+        "freebase": freebase,
     },
     read=knowledge.read,
     build=knowledge.build,

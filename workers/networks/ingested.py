@@ -40,7 +40,7 @@ FILES: dict[Split, str] = {"train": published.TRAIN, "test": published.TEST}
 BLOCK = 65_536
 """Entities, or questions, at a time."""
 
-WORD = 1.0
+WORD = 3.0
 """Norm of the rows of words before training: those of many relations are hardly ever learnt from,
 and are to count beside those that are."""
 

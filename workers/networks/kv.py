@@ -216,7 +216,9 @@ def films(reads: str = "facts", *, centre: bool = False, title: bool = False) ->
 
 def freebase() -> KVRecipe:
     """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
-    return KVRecipe(task="freebase", hops=1, rerank=True, questions=100_000)
+    return KVRecipe(
+        task="freebase", hops=1, rerank=True, row_lr=0.05, dense_lr=0.01, questions=100_000
+    )
 
 
 def build(recipe: KVRecipe, base: Any, holder: Holder, folder: Path, told: Progress) -> None:
