@@ -2,27 +2,39 @@
 
 The facts are ingested and their index is tuned, as for a network: queries are keys of facts drawn
 by chance, with noise of a third of their length. Recall is the share of the 32 found whose score is
-no less than the true 32nd.
+no less than the true 32nd. How the true ones lie is told as well: what the scores of the 6th, the
+32nd and the 1,000th are of that of the first.
 
     python -m tests.benchmarks.scale_search 100000 1000000      # other numbers of facts
+    python -m tests.benchmarks.scale_search 100000 --gathered 0.6       # entities less gathered
+    python -m tests.benchmarks.scale_search --run runs/freebase         # what a network asks
+
+Of a run that was trained, queries are those of its held-out questions, which visit as many lists as
+its recipe says, and told is also which share of all facts of the entity meant is found.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 import memstore
 from memstore import SearchOptions
-from memstore.memory import Array, Memory, SearchResult
+from memstore.memory import Array, Memory, SearchResult, Slots
+from models.tasks.memories import Initial
 from tests.benchmarks.runner import Figure, at_least, at_most
 from tests.benchmarks.synthetic import FULL, case_of, stored
 from workers.ingest import Layout
+from workers.ingest.plan import GATHERED
+from workers.run import Run
 
 K, BATCH = 32, 64
 NOISE = 0.33
@@ -33,6 +45,8 @@ WANTED = SearchOptions(recall_target=0.98)
 """Recall is tuned for ten rows; of 32 somewhat less is found."""
 
 DIM = 64
+SHOWN, FARTHEST = (6, 32, 1_000), 1_000
+HELD_OUT, MOST_OWN = 4_000, 500
 LEAST_RECALL, LEAST_RATE, MOST_SCORED = 0.95, 2_500, 0.001
 
 
@@ -41,31 +55,93 @@ def run(quick: bool) -> Iterator[Figure]:
     yield from measure(100_000 if quick else FULL, targets=not quick)
 
 
-def measure(facts: int, *, targets: bool) -> Iterator[Figure]:
-    """Measures so many facts."""
+def measure(
+    facts: int, *, targets: bool, gathered: float = GATHERED, told: str = ""
+) -> Iterator[Figure]:
+    """Measures so many facts.  gathered: of `Initial`.  told: of the case besides."""
+    layout = Layout(dim=DIM, initial=Initial(gathered=gathered))
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".search-") as folder:
-        report = stored(facts, Path(folder), Layout(dim=DIM))
+        report = stored(facts, Path(folder), layout)
         with memstore.open(Path(folder) / "store") as store:
-            yield from _measured(store.memory("facts"), case_of(report, DIM), targets=targets)
+            memory, rng = store.memory("facts"), np.random.default_rng(0)
+            case = f"{case_of(report, DIM)}{told}"
+            ask = partial(_queries, rng, memory)
+            yield from _measured(memory, case, ask, WANTED, targets=targets)
 
 
-def _measured(memory: Memory, case: str, *, targets: bool) -> Iterator[Figure]:
-    rng = np.random.default_rng(0)
+def of_run(folder: Path) -> Iterator[Figure]:
+    """Measures the facts of a run of a key-value network, asked what it asks of them."""
+    with Run(folder) as run:
+        learner: Any = run.learner
+        memory: Memory = learner.memories.facts
+        queries_QD, subject_Q = _held_out(learner)
+        memory.refresh()
+        taken = 0
+
+        def ask(count: int) -> Array:
+            nonlocal taken
+            at = np.arange(taken, taken + count) % len(queries_QD)
+            taken += count
+            return queries_QD[at]
+
+        rows = memory.describe().rows
+        case = f"{rows:,} rows of {DIM}, trained {run.trainer.done:,} steps, held-out questions"
+        visited = SearchOptions(probe=learner.recipe.probe)
+        case = f"{case}, {visited.probe} lists"
+        yield from _measured(memory, case, ask, visited, targets=False)
+        own = memory.lookup("subject", subject_Q[:JUDGED].tolist(), MOST_OWN)
+        found = np.concatenate(
+            [each.slots_QK for each in _ask(memory, queries_QD[:JUDGED], visited)]
+        )
+        facts = np.split(own.slots, own.offsets[1:-1])
+        shares = [np.isin(each[:K], row).mean() for each, row in zip(facts, found, strict=True)]
+        yield Figure("own", f"{case}, facts of the entity found", float(np.mean(shares)), "share")
+
+
+def _held_out(learner: Any) -> tuple[Array, Slots]:
+    """The queries of held-out questions that are linked rightly, and what entities are meant."""
+    asked = learner.known.asks(None, split="test", count=HELD_OUT, seed=2, popular_share=0.0)
+    read = learner.questions.read([question.text for question in asked])
+    subject_Q = np.array([question.subject for question in asked])
+    linked = np.flatnonzero(read.entity_Q == subject_Q)
+    learner.module.eval()
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(linked), BATCH):
+            questions = learner.questions.ask(read, linked[first : first + BATCH], None)
+            parts.append(learner.module.encode(questions).numpy())
+    return np.concatenate(parts), subject_Q[linked]
+
+
+def _measured(
+    memory: Memory,
+    case: str,
+    ask: Callable[[int], Array],
+    wanted: SearchOptions,
+    *,
+    targets: bool,
+) -> Iterator[Figure]:
+    """ask: gives so many queries, others each time.  wanted: how it is searched."""
     start = time.perf_counter()
-    _ask(memory, _queries(rng, memory, TUNING))
+    _ask(memory, ask(TUNING))
     memory.reindex()
     yield Figure("tuning_s", f"{case}, clustered anew and tuned", time.perf_counter() - start, "s")
-    judged_QD = _queries(rng, memory, JUDGED)
+    judged_QD = ask(JUDGED)
     start = time.perf_counter()
     exact = _ask(memory, judged_QD, SearchOptions(exact=True))
     exact_rate = JUDGED / (time.perf_counter() - start)
-    found = _ask(memory, judged_QD, WANTED)
+    found = _ask(memory, judged_QD, wanted)
     floor_Q = np.concatenate([part.scores_QK[:, -1] for part in exact])[:, None]
     scores_QK = np.concatenate([part.scores_QK for part in found])
     recall = float((scores_QK >= floor_Q - 1e-6 * np.abs(floor_Q)).mean())
-    asked_QD = _queries(rng, memory, TIMED)
+    far = _ask(memory, judged_QD, SearchOptions(exact=True), FARTHEST)
+    far_QK = np.concatenate([part.scores_QK for part in far])
+    for place in SHOWN:
+        share = float(np.median(far_QK[:, place - 1] / far_QK[:, 0]))
+        yield Figure("score", f"{case}, of the true {place:,}. of that of the first", share, "")
+    asked_QD = ask(TIMED)
     start = time.perf_counter()
-    timed = _ask(memory, asked_QD, WANTED)
+    timed = _ask(memory, asked_QD, wanted)
     rate = TIMED / (time.perf_counter() - start)
     rows = memory.describe().rows
     scored = float(np.concatenate([part.scored_Q for part in timed]).mean()) / rows
@@ -96,15 +172,28 @@ def _queries(rng: np.random.Generator, memory: Memory, count: int) -> Array:
 
 
 def _ask(
-    memory: Memory, queries_QD: Array, options: SearchOptions = SearchOptions()
+    memory: Memory, queries_QD: Array, options: SearchOptions = SearchOptions(), k: int = K
 ) -> list[SearchResult]:
     return [
-        memory.search(queries_QD[first : first + BATCH], K, options)
+        memory.search(queries_QD[first : first + BATCH], k, options)
         for first in range(0, len(queries_QD), BATCH)
     ]
 
 
-if __name__ == "__main__":
-    for number in sys.argv[1:]:
-        for figure in measure(int(number), targets=False):
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("facts", nargs="*", type=int)
+    parser.add_argument("--gathered", type=float, default=GATHERED)
+    parser.add_argument("--run", type=Path)
+    told = parser.parse_args()
+    for number in told.facts:
+        case = f", gathered {told.gathered:g}"
+        for figure in measure(number, targets=False, gathered=told.gathered, told=case):
             print(figure, flush=True)
+    if told.run is not None:
+        for figure in of_run(told.run):
+            print(figure, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -94,6 +94,19 @@ def test_objects_come_as_lists_or_in_one_field(tmp_path: Path) -> None:
     assert records(tmp_path / "a") == records(tmp_path / "b") == wanted
 
 
+def test_entities_begin_near_others_around_the_same_direction(tmp_path: Path) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(3_000))
+    ingest([source], tmp_path / "store", layout=Layout(dim=64, index="none"))
+    with memstore.open(tmp_path / "store") as store:
+        entities = store.memory("entities")
+        keys_ND = entities.gather(np.arange(entities.describe().rows)).keys_BD
+    assert keys_ND is not None
+    rows_ND = keys_ND / np.linalg.norm(keys_ND, axis=1, keepdims=True)
+    # Some ten share each direction; with cosines of 0.6 to it the fifth nearest is at about 0.4.
+    fifth_N = np.sort(rows_ND @ rows_ND.T, axis=1)[:, -6]
+    assert np.median(fifth_N) > 0.5
+
+
 def test_facts_of_some_relations_are_kept(tmp_path: Path) -> None:
     text = "s\t/film/by\to1 o2\ns\t/book/by\to1 o3 o4\nt\t/film/of\to5\nu\t/fil\to1\nbroken\n"
     (tmp_path / "freebase.txt").write_text(text)

@@ -39,6 +39,12 @@ ENDS = {
 }  # fmt: skip
 """By the end of a name, its format."""
 
+GATHERED = 0.8
+"""`Initial.gathered` of entities that may be millions. Among 2 million directions of 48 dimensions
+some are as near to any one as those that share its common direction with cosine 0.6; a search then
+looks for its best by chance all over the base. With 0.8 they are around the same common direction:
+100,000 facts are found to recall@32 of .98 in 2 lists, where it took 128."""
+
 LEAST_BYTES = 32 << 20
 """Of a budget: below it the libraries that read weigh more than what they read."""
 
@@ -84,9 +90,9 @@ class Layout:
     """What the memories are: width, shards, index of the facts, and so on, as in `MemoryConfig`.
 
     probe, maintenance: of that index, as in `IndexConfig`.  seed: of the rows before training.
-    initial: what these are.  spelt: those of relations are the words of their names together, so
-    that words say at once which relation is meant.  window: rows that are loaded as one, all or
-    none.
+    initial: what these are; entities are `GATHERED` unless told.  spelt: those of relations are the
+    words of their names together, so that words say at once which relation is meant.  window: rows
+    that are loaded as one, all or none.
     """
 
     dim: int = 64
@@ -98,7 +104,7 @@ class Layout:
     dtype: str = "float32"
     storage: str = "memory"
     seed: int = 0
-    initial: Initial = Initial()
+    initial: Initial = Initial(gathered=GATHERED)
     spelt: bool = False
     window: int = 1 << 20
 
