@@ -33,6 +33,7 @@ from memstore.rpc.tls import ClientTls, ServerTls
 from memstore.rpc.topology import Topology
 from memstore.shard.log import Fsync
 from memstore.store import LOG_BYTES, Store
+from memstore.trim import keep_little
 
 LIMITS = {
     "message_bytes": "bytes of one message, in either direction",
@@ -203,6 +204,7 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _long_lived() -> Iterator[None]:
+    keep_little()
     survivors = Survivors()
     survivors.start()
     try:

@@ -25,6 +25,7 @@ from memstore.rpc.server import Server
 from memstore.rpc.tls import ServerTls
 from memstore.rpc.topology import Topology
 from memstore.shared.disk import SharedDisk
+from memstore.trim import keep_little
 from workers import folders
 from workers.cluster import control
 from workers.cluster.notes import check_shelf
@@ -49,6 +50,7 @@ class ShardActor:
     """One part of a cluster, from its making to `close`. Ray calls it from several threads."""
 
     def __init__(self, spec: dict[str, Any], number: int) -> None:
+        keep_little()
         self._spec, self._number = ClusterSpec.from_dict(spec), number
         self._part = Part(number, self._spec.parts)
         self._host = ray.util.get_node_ip_address()
