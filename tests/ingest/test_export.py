@@ -19,6 +19,7 @@ from models.tasks.taxonomy import PACKAGE
 from tests.ingest.made import SMALL, expected, records
 from workers import cli
 from workers.ingest import ingest
+from workers.run import Run
 
 
 def base_of(names: list[str], facts: list[tuple[int, int, list[int]]]) -> KnowledgeBase:
@@ -67,4 +68,26 @@ def test_the_taxonomy_is_exported_and_asked(
     assert f"{len(rows):,} rows for a subject and relation" in capsys.readouterr().out
     asked = ["ask", "--facts", str(tmp_path / "store"), "What is the rank of [Mammalia]?"]
     assert cli.main(asked) == 0
+    assert "class" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not importlib.util.find_spec(PACKAGE), reason=f"{PACKAGE} is not installed")
+def test_the_taxonomy_is_exported_and_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "run"
+    export = ["export", "taxonomy", "--limit", "1000", "--out", str(source)]
+    assert cli.main([*export, "--questions", "0"]) == 1
+    assert not source.exists()
+    assert cli.main([*export, "--questions", "4000"]) == 0
+    fit = ["fit", "--recipe", "freebase", f"--set=source={source}", "--out", str(folder)]
+    few = ("steps=80", "hashed_steps=60", "refresh_steps=20", "batch=64", "questions=4000")
+    assert cli.main([*fit, *(f"--set={each}" for each in few)]) == 0
+    with Run(folder) as run:
+        hashed, _ = run.evaluate(run.base())
+    print(hashed.hits_1, hashed.more)
+    assert hashed.questions == 400
+    assert hashed.hits_1 > 0.8
+    capsys.readouterr()
+    assert cli.main(["ask", "What is the rank of Mammalia?", "--out", str(folder)]) == 0
     assert "class" in capsys.readouterr().out

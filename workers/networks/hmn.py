@@ -33,7 +33,6 @@ class HMNRecipe(KnowledgeRecipe):
     """Every step reads what is proposed from the whole memory.
 
     read: who proposes: `clusters`, those of the index, `exact` search, or `all`, the full softmax.
-    spare: cells proposed beside the k, of which those best by what was learnt by now are read.
     union: all questions of a step read what was found for any.  sample_clusters: drawn a question.
     sample_random: cells drawn a step.
     """
@@ -53,7 +52,6 @@ class HMNRecipe(KnowledgeRecipe):
 
     LEAST: ClassVar = {
         **KnowledgeRecipe.LEAST,
-        "spare": 0,
         "sample_clusters": 0,
         "sample_random": 0,
     }
@@ -87,7 +85,6 @@ class HMNAnswering:
             list_limit=known.facts.list_limit,
             spare=recipe.spare,
         )
-        known.facts.spare = recipe.spare
         known.facts.options = replace(
             tested,
             union=recipe.union,

@@ -29,6 +29,7 @@ from models.tasks.synthetic_freebase import PUBLISHED, SyntheticFreebase
 from models.tasks.titles import SCHEMA, Titles
 from workers.checkpoints import Holder
 from workers.ingest import Layout, Reading, ingest
+from workers.ingest.plan import GATHERED
 
 if TYPE_CHECKING:
     from workers.networks.knowledge import KnowledgeRecipe
@@ -108,7 +109,7 @@ def build(
 
     Raises `TaskDataError`, and what `ingest` raises.
     """
-    initial = replace(initial, word=WORD)
+    initial = replace(initial, word=WORD, gathered=GATHERED if indexed else initial.gathered)
     made, work = folder / "source", folder / "ingest"
     for left in (made, work, *(folder / name for name in (ALIASES, TITLES, QUESTIONS))):
         shutil.rmtree(left, ignore_errors=True)

@@ -47,6 +47,7 @@ class KnowledgeRecipe(Recipe):
         as durable as all else, so that a shard that dies loses none; else `checkpointed`.
     places: keep the base to the most popular so many entities; None takes all.
     k: facts that inner product search proposes; probe: lists it visits.
+    spare: facts proposed beside the k, of which those best by what was learnt by now are read.
     key_limit: facts that key hashing proposes at most for an entity.
     list_limit: objects of a fact that its value is the mean of, and that may be answers.
     negatives: answers sampled beside a right one, in a step.
@@ -67,6 +68,7 @@ class KnowledgeRecipe(Recipe):
     updates: str = "checkpointed"
     k: int = 64
     probe: int = 16
+    spare: int = 0
     key_limit: int = 32
     list_limit: int = 4
     negatives: int = 48
@@ -80,7 +82,7 @@ class KnowledgeRecipe(Recipe):
     facts: int | None = None
     like: str = "FB5M"
 
-    LEAST: ClassVar = {**Recipe.LEAST, "hashed_steps": 0, "row_lr": 0, "entity_lr": 0}
+    LEAST: ClassVar = {**Recipe.LEAST, "spare": 0, "hashed_steps": 0, "row_lr": 0, "entity_lr": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,6 +221,7 @@ class Knowledge:
             options=SearchOptions(probe=recipe.probe),
             parts=[self.entities, self.relations],
             list_limit=recipe.list_limit,
+            spare=recipe.spare,
         )
 
     def objects_of(self, slots_QK: Slots, entity_Q: Slots) -> Slots:

@@ -217,7 +217,14 @@ def films(reads: str = "facts", *, centre: bool = False, title: bool = False) ->
 def freebase() -> KVRecipe:
     """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
     return KVRecipe(
-        task="freebase", hops=1, rerank=True, row_lr=0.05, dense_lr=0.01, questions=100_000
+        task="freebase",
+        hops=1,
+        rerank=True,
+        spare=32,
+        key_limit=64,
+        row_lr=0.05,
+        dense_lr=0.01,
+        questions=100_000,
     )
 
 
