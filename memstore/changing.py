@@ -34,7 +34,7 @@ LOADER: ContextVar[object] = ContextVar("LOADER", default=None)
 """Who appends, where one alone may while a memory is loaded."""
 
 Keys = Array | Callable[[pa.Table], Array] | None
-"""Keys, or how they are made of the records that are left to be put."""
+"""Keys, or how what rows have for them is made of the records that are left to be put."""
 
 
 class ChangeableMemory(ReadableMemory):
@@ -435,10 +435,10 @@ class ChangeableMemory(ReadableMemory):
             slots_B, None if made else keys, values_BV, records
         )
         if callable(keys):
-            made_BD, width = keys(records), self._config.dim
-            keys_BD = checks.matrix(
-                "keys", made_BD, width=width, dtype=self._dtype, rows=len(left_B)
-            )
+            keys_BD = keys(records)
+            if self._config.keeps_keys:
+                shape = {"width": self._config.dim, "rows": len(left_B)}
+                keys_BD = checks.matrix("keys", keys_BD, dtype=self._dtype, **shape)
         return left_B, keys_BD, values_BV, records
 
     def _least_used(self, count: int, without: Sequence[int] = ()) -> Slots:

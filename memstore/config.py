@@ -345,10 +345,16 @@ class EncodingConfig(_Config):
         that the column names.
     value: one record column → memory; the value is the mean of the rows that the column names
         (a `list<int64>` column), or the one row (an `int64` column).
+    stored: whether the keys are kept, as they were last encoded. If not, a row keeps in their place
+        which part rows they are sums of, 8 bytes each, and a key is summed, and rounded to the
+        dtype, whenever it is read: it is never stale, though the index is; searching sums every
+        candidate. A part row that was erased counts as zeros. Not with a device, nor over several
+        servers.
     """
 
     key: Mapping[str, str]
     value: Mapping[str, str] = field(default_factory=dict)
+    stored: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", dict(self.key))
@@ -359,6 +365,7 @@ class EncodingConfig(_Config):
             raise InvalidArgument(
                 "an encoding has several value columns", got=list(self.value), expected="at most 1"
             )
+        _one_of("stored", self.stored, (True, False))
 
     @property
     def memories(self) -> frozenset[str]:
@@ -442,12 +449,25 @@ class MemoryConfig(_Config):
         if self.encoding is not None:
             self._check_encoding(self.encoding_config)
 
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if self.keeps_keys and self.encoding is not None:
+            # As it was before there were others: who knows of none reads it.
+            del values["encoding"]["stored"]
+        return values
+
     def _check_encoding(self, encoding: EncodingConfig) -> None:
         if self.value_dim is not None:
             raise InvalidArgument(
                 "an encoded memory keeps no values of its own",
                 got=f"value_dim={self.value_dim}",
                 hint="leave value_dim out; the value is read from its parts",
+            )
+        if not encoding.stored and self.index_config.device != "cpu":
+            raise InvalidArgument(
+                "keys that are not stored are not copied to a device",
+                got=f"device={self.index_config.device!r}",
+                expected='device="cpu", or stored=True',
             )
         for column in encoding.key:
             _one_of(f"key column {column!r}", column, tuple(self.records))
@@ -477,6 +497,11 @@ class MemoryConfig(_Config):
     def encoding_config(self) -> EncodingConfig:
         assert isinstance(self.encoding, EncodingConfig)
         return self.encoding
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether rows have keys, and not only what these are sums of."""
+        return self.encoding is None or self.encoding_config.stored
 
     @property
     def schema(self) -> pa.Schema:

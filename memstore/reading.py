@@ -191,6 +191,17 @@ class ReadableMemory:
             alive_B[at] = shard.alive(rows)
         return alive_B
 
+    def summands(self, slots_B: Slots) -> Array:
+        """Keys of slots, `[B, D]`, as they are now; zeros for what is not there."""
+        keys_BD = np.zeros((len(slots_B), self._config.dim), self._dtype)
+        for shard, at, rows in self._split(slots_B):
+            view = shard.rows.view
+            there_B = view.is_alive(rows)
+            if there_B.all() and len(at) == len(slots_B):
+                return view.keys(rows)
+            keys_BD[at[there_B]] = view.keys(rows[there_B])
+        return keys_BD
+
     def check_known(self, slots_B: Slots) -> None:
         """Raises `UnknownSlot` unless all are there."""
         self._check_open()

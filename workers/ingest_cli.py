@@ -15,7 +15,7 @@ from workers.ingest import Layout, Reading, Report, ingest
 from workers.ingest.pipeline import MEMORY_BYTES, REJECT_SHARE
 from workers.ingest.plan import FORMATS
 
-LAYOUT = ("dim", "shards", "index", "dtype", "storage", "seed")
+LAYOUT = ("dim", "shards", "index", "dtype", "storage", "seed", "stored")
 
 UNITS = {"Reading": ("MB/s", 1e6), "Loading": ("rows/s", 1)}
 """By the first word of a stage, what its rate is told in; others count their tasks."""
@@ -54,6 +54,12 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--index", choices=kinds, default=default.index, help="of the facts")
     sub.add_argument("--dtype", choices=get_args(DType), default=default.dtype, help="of rows")
     sub.add_argument("--storage", choices=get_args(Storage), default=default.storage)
+    sub.add_argument(
+        "--no-keys",
+        dest="stored",
+        action="store_false",
+        help="facts keep no keys; these are summed when they are read (they keep them)",
+    )
     sub.add_argument("--seed", type=int, default=default.seed, help="of rows before training (0)")
 
 

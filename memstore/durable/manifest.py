@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,8 +12,9 @@ from memstore.durable import checkpoints
 from memstore.errors import UnsupportedVersion
 from memstore.placement import WHOLE, Part
 
-FORMAT, PART_FORMAT = 6, 7
-"""Of a store, and of one that holds a part of its memories."""
+FORMAT, PART_FORMAT, SUMS_FORMAT = 6, 7, 8
+"""Of a store, of one that holds a part of its memories, and of one with keys that are not stored.
+"""
 
 NAME = "memstore.json"
 MEMORIES, LOGS, MARKS = "memories", "logs", "marks"
@@ -36,20 +38,23 @@ def part_of(body: Body) -> Part:
     return Part(*body["part"]) if "part" in body else WHOLE
 
 
-def head(part: Part) -> Body:
-    """What says so in its manifest, and the format that goes with it."""
-    if part == WHOLE:
-        return {"format": FORMAT}
-    return {"format": PART_FORMAT, "part": [part.number, part.of]}
+def head(part: Part, memories: Mapping[str, checkpoints.Entry | None]) -> Body:
+    """What says so in its manifest, and the format that goes with it.  memories: their entries."""
+    if part != WHOLE:
+        return {"format": PART_FORMAT, "part": [part.number, part.of]}
+    encodings = [entry["config"]["encoding"] for entry in memories.values() if entry]
+    summed = any(encoding and not encoding.get("stored", True) for encoding in encodings)
+    return {"format": SUMS_FORMAT if summed else FORMAT}
 
 
 def check_format(body: Body, where: str) -> None:
     """Raises `UnsupportedVersion` on another format."""
-    if body.get("format") != (PART_FORMAT if "part" in body else FORMAT):
+    known = (PART_FORMAT,) if "part" in body else (FORMAT, SUMS_FORMAT)
+    if body.get("format") not in known:
         raise UnsupportedVersion(
             f"{where} has another format",
             got=body.get("format"),
-            expected=f"{FORMAT}, or {PART_FORMAT} of a part",
+            expected=f"{FORMAT} or {SUMS_FORMAT}, or {PART_FORMAT} of a part",
             hint="open it with the version of memstore that wrote it, or build it anew",
         )
 

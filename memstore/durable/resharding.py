@@ -43,9 +43,13 @@ def reshard(source: Path, target: Path, counts: Mapping[str, int], part: Part = 
             if isinstance(memory, EncodedMemory):
                 facts[name] = memory
             elif isinstance(memory, EmbeddedMemory):
-                made[name] = plain[name] = _cut(memory, counts[name], after)
+                made[name] = plain[name] = _empty(memory, counts[name], after)
+                _fill(memory, plain[name], after)
         for name, memory in facts.items():
-            made[name] = again = encoded(_cut(memory.base, counts[name], after), plain)
+            base = _empty(memory.base, counts[name], after)
+            # Before it is filled: keys that are not stored are summed by it.
+            made[name] = again = encoded(base, plain)
+            _fill(memory.base, base, after)
             columns = memory.config.encoding_config.key
             travels = {
                 column: own_travels(travel_P, counts[columns[column]], part)
@@ -63,11 +67,15 @@ def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> Enc
     return EncodedMemory(base, {n: memories[n] for n in names})
 
 
-def _cut(before: EmbeddedMemory, count: int, store: Store) -> EmbeddedMemory:
-    """A memory in so many shards, or what a store has of it."""
+def _empty(before: EmbeddedMemory, count: int, store: Store) -> EmbeddedMemory:
+    """A memory in so many shards, or what a store has of it, without rows."""
     config = dataclasses.replace(before.config, shards=count)
-    after = store.empty(before.name, config, before.next_slot, store.path)
-    windows = settled([shard.windows for shard in before.shards], count)
+    return store.empty(before.name, config, before.next_slot, store.path)
+
+
+def _fill(before: EmbeddedMemory, after: EmbeddedMemory, store: Store) -> None:
+    """Fills it with the rows of what it is made of."""
+    windows = settled([shard.windows for shard in before.shards], after.config.shards)
     if store.part != WHOLE:
         windows[0] = given_out(windows[0], windows)
     for shard in after.shards:
@@ -76,9 +84,8 @@ def _cut(before: EmbeddedMemory, count: int, store: Store) -> EmbeddedMemory:
         shard.windows = windows[shard.number]
         live_R = shard.rows.live_rows()
         saving.load(shard.index, store.path, {}, shard.index.version.number, live_R)
-        if config.index_config.sealed and len(live_R):
+        if after.config.index_config.sealed and len(live_R):
             shard.reindex()
-    return after
 
 
 def _rows(before: EmbeddedMemory, shard: Shard) -> None:

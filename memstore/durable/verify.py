@@ -98,12 +98,27 @@ def _broken(shard: Shard) -> Iterator[str]:
             yield from _not_finite(name, array, live_R)
     if (rows.travel_N < 0).any() or not np.isfinite(rows.travel_N).all():
         yield "a row went a way that is negative or endless"
+    if not shard.config.keeps_keys:
+        yield from _misnamed(shard, live_R)
     if shard.config.records:
         known_N = shard.records.where_N[: rows.size]
         if (known_N >= shard.records.lines).any():
             yield "a row names a record that there is not"
     if shard.config.index_config.sealed:
         yield from _misplaced(shard, live_R)
+
+
+def _misnamed(shard: Shard, live_R: Array) -> Iterator[str]:
+    """The first row that is to be a sum of other part rows than its record names."""
+    columns = sorted(shard.config.encoding_config.key)
+    for start in range(0, len(live_R), AT_A_TIME):
+        some = live_R[start : start + AT_A_TIME]
+        records = shard.read_records(some, columns, None)
+        named_BP = np.stack([records[column].to_numpy() for column in columns], axis=1)
+        bad = (named_BP != shard.rows.keys_ND[some]).any(axis=1)
+        if bad.any():
+            yield f"row {some[bad.argmax()]} is a sum of other rows than its record names"
+            return
 
 
 def _not_finite(name: str, array: Array, live_R: Array) -> Iterator[str]:

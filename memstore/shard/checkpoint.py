@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from memstore import files
 from memstore.disk import DISK, Disk
-from memstore.dtypes import storage
+from memstore.dtypes import kept, storage
 from memstore.errors import CorruptFile
 from memstore.index import saving
 from memstore.kernels.half import packed
@@ -250,14 +250,15 @@ class Checkpoints:
 
     def _check_dtypes(self, path: Path) -> None:
         """Keys and values of float16 and bfloat16 stand in files as their bits."""
-        dtype = storage(self._shard.config.dtype)
-        expected = packed(np.empty(0, dtype)).dtype
-        for name in {"keys", "values"} & self._directory.keys():
-            if self._directory[name].dtype != expected:
+        config = self._shard.config
+        dtypes = {"keys": kept(config)[1], "values": storage(config.dtype)}
+        for name, dtype in dtypes.items():
+            expected = packed(np.empty(0, dtype)).dtype
+            if name in self._directory and self._directory[name].dtype != expected:
                 raise CorruptFile(
                     f"the {name} in {path} have another dtype",
                     got=self._directory[name].dtype,
-                    expected=f"{expected}, for rows of {self._shard.config.dtype}",
+                    expected=f"{expected}, for rows of {config.dtype}",
                 )
 
 

@@ -26,11 +26,15 @@ from memstore.kernels.half import packed
 from memstore.kernels.near import peaks
 from memstore.kernels.score import score_rows
 from memstore.kernels.select import best_rows
+from memstore.kernels.sequence import quiet
 from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, Slots
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
 from memstore.shard.rows import RowTable, RowView
+
+SUMMED_ROWS = 65_536
+"""Rows whose keys are summed at a time where all are scored and none is stored."""
 
 ATTEMPTS = 3
 """Times that a search is made while rows are erased so fast that it finds fewer than it was to."""
@@ -80,12 +84,11 @@ class ReadableShard:
         # Each is at least as new as those taken before it: see the top of the file.
         row_version, version, stamp = self.rows.version, self.index.version, self._stamp
         view = self.rows.view
-        keys_ND, marks = view.keys_ND, view.marks
         answer = None if tree is None else self._answer(tree, stamp, view)
         passing = None if answer is None else answer()
         if passing is not None and not every_row:
             every_row = self.index.scans(version, passing, options)
-        elif not every_row and self.config.storage == "memory":
+        elif not every_row and self.config.storage == "memory" and view.sums is None:
             every_row = self.index.scans_all(version, len(queries_QD), options)
             self.index.suffered(version, len(queries_QD), options)
             if every_row:
@@ -95,19 +98,19 @@ class ReadableShard:
             tier_QC = np.full(rows_QC.shape, Proposal.EXACT, np.uint8)
             scored_Q = np.full(len(queries_QD), scored)
         else:
-            if passing is None:
+            if passing is None and view.sums is None:
                 return self._search_tiers(version, queries_QD, view, row_version, k, options)
             rows_QC, tier_QC, scored_Q = self._propose_passing(
                 version, queries_QD, view, k, options, passing
             )
-            few_Q = (rows_QC != NO_SLOT).sum(axis=1) < min(k, passing.count)
-            if few_Q.any():
-                found_QC = exact.propose(queries_QD[few_Q], keys_ND, passing.rows(), k, marks)
-                rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
-                scored_Q[few_Q] += passing.count
-        scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
+            if passing is not None:
+                few_Q = (rows_QC != NO_SLOT).sum(axis=1) < min(k, passing.count)
+                if few_Q.any():
+                    found_QC = _exactly(queries_QD[few_Q], view, passing.rows(), k)
+                    rows_QC, tier_QC = _replaced(rows_QC, tier_QC, few_Q, found_QC)
+                    scored_Q[few_Q] += passing.count
         rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, packed(keys_ND), marks, rows_QC, scores_QC)
+        scores_QC = _scores(queries_QD, view, rows_QC)
         if tree is not None and self._stamp != stamp:
             # After the scores: a writer puts records first, so none stands beside an older one.
             self._refuse(tree, rows_QC)
@@ -136,10 +139,9 @@ class ReadableShard:
 
         Blanks in place the rows that are gone and those whose record fails now.
         """
-        scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
         row_version, view = self.rows.version, self.rows.view
         rows_QC[~view.is_alive(rows_QC)] = NO_SLOT
-        score_rows(queries_QD, packed(view.keys_ND), view.marks, rows_QC, scores_QC)
+        scores_QC = _scores(queries_QD, view, rows_QC)
         if tree is not None:
             # After the scores: a writer puts records first, so none stands beside an older one.
             self._refuse(tree, rows_QC)
@@ -203,7 +205,7 @@ class ReadableShard:
                 return rows_QC, int(live)
         live_R = view.live_rows() if passing is None else passing.rows()
         some_R = None if len(live_R) == len(view.keys_ND) else live_R
-        found_QC = exact.propose(queries_QD[owed_Q], view.keys_ND, some_R, k, view.marks)
+        found_QC = _exactly(queries_QD[owed_Q], view, some_R, k)
         if len(owed_Q) == len(queries_QD):
             return found_QC, len(live_R)
         wide_QC = np.full((len(queries_QD), max(found_QC.shape[1], rows_QC.shape[1])), NO_SLOT)
@@ -218,12 +220,12 @@ class ReadableShard:
         view: RowView,
         k: int,
         options: SearchOptions,
-        passing: Passing,
+        passing: Passing | None,
     ) -> tuple[Slots, Array, npt.NDArray[np.int64]]:
         """Candidates of both tiers among the rows that pass, each once, their tiers, and how many
         rows and centroids each query was compared with."""
-        fresh_F = passing.among(version.fresh_F)
-        fresh_QC = exact.propose(queries_QD, view.keys_ND, fresh_F, k, view.marks)
+        fresh_F = version.fresh_F if passing is None else passing.among(version.fresh_F)
+        fresh_QC = _exactly(queries_QD, view, fresh_F, k)
         sealed = self.index.propose(version, queries_QD, k, options, passing)
         rows_QC = np.concatenate([fresh_QC, sealed.rows_QC], axis=1)
         tier_QC = np.full(rows_QC.shape, Proposal.SEALED, np.uint8)
@@ -292,6 +294,43 @@ class ReadableShard:
 
     def _keys(self, rows_R: Slots) -> Array:
         return self.rows.view.numbers(np.ascontiguousarray(rows_R))
+
+
+def _scores(queries_QD: Array, view: RowView, rows_QC: Slots) -> Array:
+    """The scores of rows as they are now, −inf for `NO_SLOT`."""
+    scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
+    if view.sums is None:
+        score_rows(queries_QD, packed(view.keys_ND), view.marks, rows_QC, scores_QC)
+        return scores_QC
+    rows_U, at_QC = np.unique(rows_QC, return_inverse=True)
+    at_QC = at_QC.reshape(rows_QC.shape)
+    if len(rows_U) and rows_U[0] == NO_SLOT:
+        rows_U, at_QC = rows_U[1:], at_QC - 1
+    keys_UD = view.keys(rows_U)
+    score_rows(queries_QD, packed(keys_UD), quiet(len(keys_UD)), at_QC, scores_QC)
+    return scores_QC
+
+
+def _exactly(queries_QD: Array, view: RowView, rows_R: Slots | None, k: int) -> Slots:
+    """Candidates among rows, rising, or among all: the k best are among them."""
+    if view.sums is None:
+        return exact.propose(queries_QD, view.keys_ND, rows_R, k, view.marks)
+    rows_R = np.arange(len(view.keys_ND)) if rows_R is None else rows_R
+    rows_QK = np.full((len(queries_QD), 0), NO_SLOT, np.int64)
+    scores_QK = np.empty(rows_QK.shape, queries_QD.dtype)
+    for first in range(0, len(rows_R), SUMMED_ROWS):
+        some_B = np.ascontiguousarray(rows_R[first : first + SUMMED_ROWS])
+        keys_BD = view.keys(some_B)
+        found_QC = exact.propose(queries_QD, keys_BD, None, k)
+        found_scores_QC = np.empty(found_QC.shape, queries_QD.dtype)
+        marks = quiet(len(keys_BD))
+        score_rows(queries_QD, packed(keys_BD), marks, found_QC, found_scores_QC)
+        rows_QK, scores_QK = top_k(
+            np.concatenate([rows_QK, np.where(found_QC == NO_SLOT, NO_SLOT, some_B[found_QC])], 1),
+            np.concatenate([scores_QK, found_scores_QC], axis=1),
+            k,
+        )
+    return rows_QK
 
 
 def _replaced(

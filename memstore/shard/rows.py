@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memstore.config import MemoryConfig
-from memstore.dtypes import LOW, storage
+from memstore.dtypes import LOW, kept, storage
 from memstore.kernels import sequence
 from memstore.kernels.blend import blend_rows
 from memstore.kernels.group import distinct
@@ -43,6 +43,10 @@ WRITTEN = ("keys", "values", "alive")
 """What every new row is written to; the others are zero and take no memory until they are used."""
 
 
+Sums = Callable[[Slots], Array]
+"""Gives keys `[B, D]`, of the part rows `[B, P]` that they are sums of, as these are now."""
+
+
 @dataclass(frozen=True)
 class RowView:
     """The rows that there were at one moment, as they are now: arrays that go on being written.
@@ -50,6 +54,8 @@ class RowView:
     Who holds it finds of a row that was there since what it was at last, though it is gone by now.
 
     values_NV has no columns where the key is the value.  marks: the rows' sequence numbers.
+    sums: what makes keys; then keys_ND, int64 `[N, P]`, is what they are made of. None where they
+    are stored.
     """
 
     keys_ND: Array
@@ -57,6 +63,7 @@ class RowView:
     alive_N: npt.NDArray[np.bool_]
     generation_N: npt.NDArray[np.int64]
     marks: Marks
+    sums: Sums | None = None
 
     def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         """Tells which rows are there; a number out of range is not."""
@@ -71,7 +78,8 @@ class RowView:
 
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
-        return copies(self.keys_ND, self.marks, rows_B)
+        kept_BX = copies(self.keys_ND, self.marks, rows_B)
+        return kept_BX if self.sums is None else self.sums(kept_BX)
 
     def numbers(self, rows_B: Slots) -> Array:
         """Copies of keys to count with: of narrow ones as float32."""
@@ -82,7 +90,8 @@ class RowView:
         keys_BD, values_BV, generations_B = take_tenants(
             packed(self.keys_ND), packed(self.values_NV), self.generation_N, self.marks, rows_B
         )
-        return keys_BD.view(self.keys_ND.dtype), values_BV.view(self.keys_ND.dtype), generations_B
+        keys_BD, values_BV = keys_BD.view(self.keys_ND.dtype), values_BV.view(self.values_NV.dtype)
+        return keys_BD if self.sums is None else self.sums(keys_BD), values_BV, generations_B
 
 
 class RowTable:
@@ -101,13 +110,15 @@ class RowTable:
         self.version = 0
         self.live = 0
         self.usage = Usage(config.usage_config)
+        self._sums: Sums | None = None
         self._of: Slots | None = None
         """Which rows of another table these are copies of; None where they are none."""
         self._folder = None
         if config.storage == "mapped":
             self._folder = Path(tempfile.gettempdir()) if folder is None else folder
+        width, dtype = kept(config)
         self._regions = {
-            "keys": self._wide(config.dim),
+            "keys": self._wide(width, dtype=dtype),
             "values": self._wide(config.value_dim or 0),
             "alive": Region((), np.bool_),
             "travel": Region((), np.float64),
@@ -125,6 +136,11 @@ class RowTable:
         """Main memory that the rows take now."""
         regions = (*self._regions.values(), self._marks, *self.usage.regions, *self.usage.heaps)
         return sum(region.resident_bytes for region in regions)
+
+    def sum_keys(self, sums: Sums) -> None:
+        """Says what makes the keys, where they are not stored; before there are rows."""
+        self._sums = sums
+        self._show(self.size)
 
     def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         """Tells which rows are there; a number out of range is not."""
@@ -418,6 +434,7 @@ class RowTable:
             parts["alive"],
             self.usage.generation_N[:size],
             self._marks.view(sequence.blocks(size)),
+            self._sums,
         )
         held = [view for view in self._views if view() is not None]
         self._views = [*held, weakref.ref(self.view)]

@@ -47,6 +47,13 @@ class HeldEncodedMemory(EncodedMemory):
     base: HeldMemory
 
     def __init__(self, base: HeldMemory, memories: Mapping[str, EmbeddedMemory]) -> None:
+        """Raises `Unsupported` where keys are not stored: their parts lie elsewhere."""
+        if not base.config.keeps_keys:
+            raise Unsupported(
+                f"memory {base.name!r} would lie on several servers, and keep no keys",
+                got="EncodingConfig(stored=False)",
+                hint="store the keys, or have one server hold all",
+            )
         super().__init__(base, memories)
         base.epoch = self._epoch = secrets.randbits(48)
         base.drift = self.drift

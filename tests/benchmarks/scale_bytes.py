@@ -2,13 +2,16 @@
 
 The facts are ingested with keys of float16; counted are all files of the closed store, those of
 entities, relations and words and their names among them, in parts; then what a process that opened
-the store and searched holds resident, less what it held before.
+the store and searched holds resident, less what it held before. Twice: with keys that are stored,
+and with none.
 
     python -m tests.benchmarks.scale_bytes 100000 1000000      # other numbers of facts
+    python -m tests.benchmarks.scale_bytes 1000000 --no-keys   # with none alone
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,7 +29,9 @@ from tests.benchmarks.synthetic import FULL, case_of, stored
 from tests.ingest.measured import resident
 from workers.ingest import Layout
 
-MOST_BYTES = 450
+MOST_BYTES, MOST_WITHOUT = 450, 300
+"""A row, and a fact where no keys are stored."""
+
 SHOWN = 8
 """Parts, the largest."""
 
@@ -36,14 +41,15 @@ DIM = 64
 
 def run(quick: bool) -> Iterator[Figure]:
     """Measures FB5M's number of facts, or 100,000."""
-    yield from measure(100_000 if quick else FULL, targets=not quick)
+    for stored_keys in (True, False):
+        yield from measure(100_000 if quick else FULL, targets=not quick, keys=stored_keys)
 
 
-def measure(facts: int, *, targets: bool) -> Iterator[Figure]:
-    """Measures so many facts."""
+def measure(facts: int, *, targets: bool, keys: bool = True) -> Iterator[Figure]:
+    """Measures so many facts.  keys: whether these are stored."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bytes-") as folder:
-        report = stored(facts, Path(folder), Layout(dim=DIM, dtype="float16"))
-        case = f"{case_of(report, DIM)} in float16"
+        report = stored(facts, Path(folder), Layout(dim=DIM, dtype="float16", stored=keys))
+        case = f"{case_of(report, DIM)} in float16{'' if keys else ', no keys stored'}"
         store = Path(folder) / "store"
         with memstore.open(store) as opened:
             opened.memory("facts").reindex()
@@ -52,9 +58,10 @@ def measure(facts: int, *, targets: bool) -> Iterator[Figure]:
             if path.is_file():
                 parts[_part(path.relative_to(store))] += path.stat().st_size
         words, total = f"{case}, all files", parts.total()
-        yield Figure("at_rest", f"{words}, a fact", total / report.given, "bytes")
+        fact = Figure("at_rest", f"{words}, a fact", total / report.given, "bytes")
+        yield at_most(MOST_WITHOUT, fact) if targets and not keys else fact
         at_rest = Figure("at_rest", f"{words}, a row", total / report.facts, "bytes")
-        yield at_most(MOST_BYTES, at_rest) if targets else at_rest
+        yield at_most(MOST_BYTES, at_rest) if targets and keys else at_rest
         largest = Counter(dict(parts.most_common(SHOWN)))
         largest["all else"] = parts.total() - largest.total()
         for part, size in largest.items():
@@ -94,10 +101,18 @@ def serve(path: str) -> int:
         return resident("VmRSS") - before
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("facts", nargs="+", type=int)
+    parser.add_argument("--no-keys", dest="keys", action="store_false")
+    told = parser.parse_args()
+    for number in told.facts:
+        for figure in measure(number, targets=False, keys=told.keys):
+            print(figure, flush=True)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
+    if sys.argv[1:2] == ["serve"]:
         print(json.dumps(serve(sys.argv[2])))
     else:
-        for number in sys.argv[1:]:
-            for figure in measure(int(number), targets=False):
-                print(figure, flush=True)
+        main()

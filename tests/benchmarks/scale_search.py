@@ -7,6 +7,7 @@ no less than the true 32nd. How the true ones lie is told as well: what the scor
 
     python -m tests.benchmarks.scale_search 100000 1000000      # other numbers of facts
     python -m tests.benchmarks.scale_search 100000 --gathered 0.6       # entities less gathered
+    python -m tests.benchmarks.scale_search 100000 --no-keys            # keys are not stored
     python -m tests.benchmarks.scale_search --run runs/freebase         # what a network asks
 
 Of a run that was trained, queries are those of its held-out questions, which visit as many lists as
@@ -56,10 +57,11 @@ def run(quick: bool) -> Iterator[Figure]:
 
 
 def measure(
-    facts: int, *, targets: bool, gathered: float = GATHERED, told: str = ""
+    facts: int, *, targets: bool, gathered: float = GATHERED, keys: bool = True, told: str = ""
 ) -> Iterator[Figure]:
-    """Measures so many facts.  gathered: of `Initial`.  told: of the case besides."""
-    layout = Layout(dim=DIM, initial=Initial(gathered=gathered))
+    """Measures so many facts.  gathered: of `Initial`.  keys: whether these are stored.
+    told: of the case besides."""
+    layout = Layout(dim=DIM, initial=Initial(gathered=gathered), stored=keys)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".search-") as folder:
         report = stored(facts, Path(folder), layout)
         with memstore.open(Path(folder) / "store") as store:
@@ -184,11 +186,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("facts", nargs="*", type=int)
     parser.add_argument("--gathered", type=float, default=GATHERED)
+    parser.add_argument("--no-keys", dest="keys", action="store_false")
     parser.add_argument("--run", type=Path)
     told = parser.parse_args()
     for number in told.facts:
-        case = f", gathered {told.gathered:g}"
-        for figure in measure(number, targets=False, gathered=told.gathered, told=case):
+        case = f", gathered {told.gathered:g}{'' if told.keys else ', no keys stored'}"
+        how = {"gathered": told.gathered, "keys": told.keys}
+        for figure in measure(number, targets=False, told=case, **how):
             print(figure, flush=True)
     if told.run is not None:
         for figure in of_run(told.run):

@@ -218,6 +218,15 @@ class EncodedOracle(Oracle):
             self.rows[slot].key = self.encode(record)[0]
 
 
+class SummedOracle(EncodedOracle):
+    """Keys as they would be encoded now."""
+
+    def keys(self, slots: Sequence[int]) -> Array:
+        columns = self.config.encoding_config.key
+        records = {c: [self.rows[slot].record[c] for slot in slots] for c in columns}
+        return self.encode(records)
+
+
 def _holds(held: object, value: object) -> bool:
     return value in held if isinstance(held, list) else held == value
 

@@ -47,12 +47,22 @@ def test_an_encoded_memory_is_the_oracle() -> None:
     run_state_machine_as_test(EncodedVerbs, settings=RUNS)
 
 
+class SummedVerbs(EncodedVerbs):
+    """Facts that keep no keys."""
+
+    stored = False
+
+
+def test_an_encoded_memory_that_keeps_no_keys_is_the_oracle() -> None:
+    run_state_machine_as_test(SummedVerbs, settings=RUNS)
+
+
 SERVED = [ServedStore, SessionStore, PiecesStore]
 AWAITED = [AsyncServedStore, AsyncSessionStore, AsyncPiecesStore]
 
 
 @pytest.mark.parametrize("store", [*SERVED, *AWAITED])
-@pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs])
+@pytest.mark.parametrize("verbs", [Verbs, EncodedVerbs, SummedVerbs])
 def test_a_served_memory_is_the_oracle(store: type, verbs: type[RuleBasedStateMachine]) -> None:
     served = type(f"{store.__name__}{verbs.__name__}", (verbs,), {"opened": store})
     run_state_machine_as_test(served, settings=FEWER)

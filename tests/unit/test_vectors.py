@@ -12,13 +12,13 @@ import memstore
 from memstore import RequestId
 from memstore.durable.verify import verify
 from memstore.errors import RequestConflict, WrongPart
-from tests.vectors.make import FOLDER, NAME, PART, PART_NAME, told
+from tests.vectors.make import FOLDER, NAME, PART, PART_NAME, SUMS_NAME, told
 
 VECTORS = sorted(FOLDER.glob("format-*.zip"))
 
 
 def test_the_present_format_has_vectors() -> None:
-    assert FOLDER / NAME in VECTORS
+    assert {FOLDER / NAME, FOLDER / SUMS_NAME} <= {*VECTORS}
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)

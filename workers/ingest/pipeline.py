@@ -388,7 +388,9 @@ def config_of(name: str, layout: Layout) -> MemoryConfig:
             records={"subject": "int64", "relation": "int64", "objects": "list<int64>"},
             lookup=("subject",),
             encoding=EncodingConfig(
-                key={"subject": "entities", "relation": "relations"}, value={"objects": "entities"}
+                key={"subject": "entities", "relation": "relations"},
+                value={"objects": "entities"},
+                stored=layout.stored,
             ),
             **same,
         )

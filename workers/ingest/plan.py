@@ -91,8 +91,9 @@ class Layout:
 
     probe, maintenance: of that index, as in `IndexConfig`.  seed: of the rows before training.
     initial: what these are; entities are `GATHERED` unless told.  spelt: those of relations are the
-    words of their names together, so that words say at once which relation is meant.  window: rows
-    that are loaded as one, all or none.
+    words of their names together, so that words say at once which relation is meant.  stored:
+    whether facts keep their keys, as in `EncodingConfig`.  window: rows that are loaded as one, all
+    or none.
     """
 
     dim: int = 64
@@ -106,6 +107,7 @@ class Layout:
     seed: int = 0
     initial: Initial = Initial(gathered=GATHERED)
     spelt: bool = False
+    stored: bool = True
     window: int = 1 << 20
 
     @property
