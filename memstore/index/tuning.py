@@ -66,10 +66,12 @@ MOST_CLUSTERS = 4_096
 ROW_COST, LIST_COST = 3.0, 10.0
 
 # A walk among 100,000 rows scores about so many of them times 1 − log(1 − recall): 560 at .95, 890
-# at .9955; among more rows, more by the ratio of the logarithms. One costs so many products while
-# the rows stay in the caches, and this power of what they outgrow them by: a walk that finds .98
-# took 30 us among 100,000 rows, 43 among 300,000 and 66 among a million.
+# at .9955; among more rows, more by the ratio of the logarithms. One costs so many products.
 WALK_ROWS, WALK_COST = 140.0, 8.0
+
+# Rows cost so while they stay in the caches, and this power of what they outgrow them by: a walk
+# that finds .98 took 30 us among 100,000 rows, 43 among 300,000 and 66 among a million; a row
+# scanned 15 ns among 100,000 and 20 to 25 among a million.
 CACHED_ROWS, OUTGROWN = 100_000, 0.25
 
 
@@ -189,7 +191,7 @@ def choose(
         ranks = np.sort(np.take_along_axis(rank_QC, list_QK, 1).ravel())
         probe = int(ranks[min(int(np.ceil(target * len(ranks))), len(ranks)) - 1]) + 1
         scanned = float(size_C[order_QC[:, :probe]].sum(axis=1).mean())
-        return clusters + ROW_COST * scanned + LIST_COST * probe
+        return clusters + _outgrown(len(rows_R)) * ROW_COST * scanned + LIST_COST * probe
 
     sizes = [first]
     if config.clusters is None:
@@ -244,14 +246,19 @@ def visit_cost(codebook: Codebook, segment: Segment, queries_QD: Array, probe: i
     sizes_C = np.array([segment.lists.get_list_size(c) for c in range(codebook.clusters)])
     lists_QP, _ = clustered.visited(codebook, queries_QD, probe)
     scanned = float(sizes_C[lists_QP].sum(axis=1).mean())
-    return codebook.clusters + ROW_COST * scanned + LIST_COST * probe
+    return codebook.clusters + _outgrown(len(segment)) * ROW_COST * scanned + LIST_COST * probe
 
 
 def walk_cost(rows: int, target: float) -> float:
     """What a query costs that walks a graph over so many rows to reach the target."""
     met = WALK_ROWS * (1.0 - np.log(max(1.0 - target, 0.001)))
-    each = WALK_COST * max(rows / CACHED_ROWS, 1.0) ** OUTGROWN
-    return float(each * met * np.log(rows) / np.log(CACHED_ROWS))
+    more = np.log(rows) / np.log(CACHED_ROWS)
+    return float(_outgrown(rows) * WALK_COST * met * more)
+
+
+def _outgrown(rows: int) -> float:
+    """How much more a row costs among so many than among those that the caches hold."""
+    return float(max(rows / CACHED_ROWS, 1.0) ** OUTGROWN)
 
 
 def measure(
