@@ -66,10 +66,7 @@ class InvertedColumn:
         segments = self._settled()
         limit = min(limit, sum(len(segment.rows) for segment in segments))
         asked_Q = self._to_numpy(values)
-        ranges = [
-            (_place(s.values, asked_Q, np.less), _place(s.values, asked_Q, np.less_equal))
-            for s in segments
-        ]
+        ranges = [_range(s.values, asked_Q) for s in segments]
         if first_Q is not None:
             pairs = zip(segments, ranges, strict=True)
             ranges = [(_lower(s.rows, low, high, first_Q), high) for s, (low, high) in pairs]
@@ -160,6 +157,20 @@ class InvertedColumn:
         return np.array(column.to_numpy(zero_copy_only=False), dtype=self._dtype)
 
 
+def _range(values: Array, asked_Q: Array) -> tuple[Slots, Slots]:
+    """Where in sorted values each that is asked begins, and where it ends."""
+    low_Q = _place(values, asked_Q, np.less)
+    high_Q = low_Q.copy()
+    there = np.flatnonzero(low_Q < len(values))
+    there = there[values[low_Q[there]] == asked_Q[there]]
+    high_Q[there] += 1
+    # Most are there once, as names are: their end is found without searching for it.
+    more = there[high_Q[there] < len(values)]
+    more = more[values[high_Q[more]] == asked_Q[more]]
+    high_Q[more] = _place(values, asked_Q[more], np.less_equal)
+    return low_Q, high_Q
+
+
 def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
     """Where in sorted values each that is asked would go: behind those that are `before` it.
 
@@ -167,6 +178,10 @@ def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
     """
     if values.dtype == np.int64:
         return np.searchsorted(values, asked_Q, "left" if before is np.less else "right")
+    # In their order, so that each step of the search reads values that lie one behind the other:
+    # of a million names more than twice as many are found a second.
+    order_Q = np.argsort(asked_Q, kind="stable")
+    asked_Q = asked_Q[order_Q]
     low_Q, end_Q = np.zeros(len(asked_Q), np.int64), np.full(len(asked_Q), len(values))
     open_Q = np.flatnonzero(low_Q < end_Q)
     while len(open_Q):
@@ -175,7 +190,9 @@ def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
         low_Q[open_Q[less]] = middle[less] + 1
         end_Q[open_Q[~less]] = middle[~less]
         open_Q = open_Q[low_Q[open_Q] < end_Q[open_Q]]
-    return low_Q
+    place_Q = np.empty_like(low_Q)
+    place_Q[order_Q] = low_Q
+    return place_Q
 
 
 def _lower(rows: Slots, low_Q: Slots, high_Q: Slots, first_Q: Slots) -> Slots:
