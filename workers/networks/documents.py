@@ -17,7 +17,8 @@ from models.tasks.knowledge import Int64s, KnowledgeBase
 from models.tasks.memories import BLOCK, Apart, Initial, Progress
 from workers.checkpoints import Holder
 from workers.networks import knowledge
-from workers.networks.knowledge import Knowledge, KnowledgeRecipe
+from workers.networks.knowledge import Knowledge
+from workers.networks.knowledge_recipe import KnowledgeRecipe
 from workers.tasks import Task, task_of
 
 READS = ("facts", "sentences", "windows")

@@ -25,7 +25,8 @@ from workers.figures import Published
 from workers.group import Group
 from workers.learner import Network
 from workers.networks import knowledge
-from workers.networks.knowledge import Knowledge, KnowledgeLearner, KnowledgeRecipe
+from workers.networks.knowledge import Knowledge, KnowledgeLearner
+from workers.networks.knowledge_recipe import KnowledgeRecipe
 
 INITIAL = Initial(entity=0.5, relation=1.0, word=1.0, relation_share=0.5, gathered=0.0)
 """Entities are found by lookup, so that they need not stand out by their length."""

@@ -23,7 +23,8 @@ from workers.checkpoints import Holder
 from workers.group import Group
 from workers.learner import Network
 from workers.networks import knowledge
-from workers.networks.knowledge import Knowledge, KnowledgeLearner, KnowledgeRecipe
+from workers.networks.knowledge import Knowledge, KnowledgeLearner
+from workers.networks.knowledge_recipe import KnowledgeRecipe
 
 READS = ("clusters", "exact", "all")
 

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +29,7 @@ from models.tasks.titles import SCHEMA, Titles
 from workers.checkpoints import Holder
 from workers.ingest import Layout, Reading, ingest
 from workers.ingest.plan import GATHERED
-
-if TYPE_CHECKING:
-    from workers.networks.knowledge import KnowledgeRecipe
+from workers.networks.knowledge_recipe import KnowledgeRecipe
 
 ALIASES, TITLES, QUESTIONS = "aliases", "titles", "questions"
 
