@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from memstore.config import DType, IndexKind, Storage
 from workers.ingest import Layout, Reading, Report, ingest
+from workers.ingest.joining import MOST_PAIRS
 from workers.ingest.pipeline import MEMORY_BYTES, REJECT_SHARE
 from workers.ingest.plan import FORMATS
 
@@ -39,6 +40,12 @@ def add_commands(commands: Any) -> None:
         default=[],
         metavar="PREFIX",
         help="keep the facts whose relation begins so, or with another that is given (all)",
+    )
+    sub.add_argument(
+        "--mediators",
+        default="",
+        metavar="FILE",
+        help="names, one a line, of nodes past which facts are joined, as of Freebase's (none)",
     )
     sub.add_argument("--columns", default="", help="of Parquet and Arrow: subject,relation,object")
     sub.add_argument(
@@ -71,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
         separator=options.separator,
         columns=tuple(filter(None, options.columns.split(","))),
         relations=tuple(options.relations),
+        mediators=options.mediators,
     )
     layout = Layout(**{name: getattr(options, name) for name in LAYOUT})
     columns = (
@@ -120,6 +128,12 @@ def _show(report: Report, into: str) -> None:
     )
     if report.left_out:
         print(f"{report.left_out:,} facts of other relations are left out")
+    if report.mediators:
+        print(
+            f"{report.joined:,} facts at {report.mediators:,} mediators became {report.made:,} "
+            f"past them; {report.alone:,} that lead no further are left out, {report.crowded:,} "
+            f"of mediators of more than {MOST_PAIRS:,} pairs, {report.between:,} between mediators"
+        )
     if report.rejected:
         print(f"{report.rejected:,} of {report.lines:,} lines are broken: see rejects.jsonl")
     print(f'Go on:  memtrain ask --facts {into} "…"')

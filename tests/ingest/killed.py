@@ -1,4 +1,6 @@
-"""An ingest that is killed in the middle: python -m tests.ingest.killed SOURCE INTO AFTER [WORKERS]
+"""An ingest that is killed in the middle.
+
+python -m tests.ingest.killed SOURCE INTO AFTER [WORKERS [MEDIATORS]]
 
 It kills itself, by SIGKILL, once it has written so many files, its own and the store's, or
 appended so many batches: before what was written has its name. It prints how many it did, or
@@ -16,12 +18,12 @@ from typing import Any
 
 from memstore import files
 from tests.ingest.made import SMALL
-from workers.ingest import ingest, plan, rows
+from workers.ingest import Reading, ingest, plan, rows
 
 done, stage = 0, ""
 
 
-def main(source: str, into: str, after: int, workers: int = 1) -> None:
+def main(source: str, into: str, after: int, workers: str = "1", mediators: str = "") -> None:
     """after: how many; 0 is never."""
     make, between = files.make, rows.Rows.between
 
@@ -39,7 +41,8 @@ def main(source: str, into: str, after: int, workers: int = 1) -> None:
     rows.Rows.between = counted_between  # type: ignore[method-assign]
     plan.MOST_BLOCK_BYTES = 4096
     rows.DRAWN = 128
-    ingest([Path(source)], into, layout=SMALL, workers=workers, progress=told)
+    reading = Reading(mediators=mediators)
+    ingest([Path(source)], into, reading=reading, layout=SMALL, workers=int(workers), progress=told)
     print(done)
 
 
@@ -57,4 +60,5 @@ def count(after: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    source, into, after, *others = sys.argv[1:]
+    main(source, into, int(after), *others)

@@ -1,4 +1,4 @@
-"""What an ingest holds at most: python -m tests.ingest.measured SOURCE INTO BUDGET
+"""What an ingest holds at most: python -m tests.ingest.measured SOURCE INTO BUDGET [MEDIATORS]
 
 Prints the bytes that were resident at most until rows were loaded, above what was before.
 """
@@ -10,14 +10,17 @@ import tempfile
 from pathlib import Path
 
 from tests.ingest.made import SMALL, facts, write_tsv
-from workers.ingest import Layout, ingest
+from workers.ingest import Layout, Reading, ingest
 
 
-def main(source: str, into: str, budget: int) -> None:
+def main(source: str, into: str, budget: int, mediators: str = "") -> None:
     with tempfile.TemporaryDirectory() as folder:
         # Everything is imported and compiled by then.
         warm = write_tsv(Path(folder) / "warm.tsv", facts(1_000))
-        ingest([warm], Path(folder) / "warm", layout=SMALL)
+        named = Path(folder) / "named"
+        named.write_text("/m/001\n")
+        reading = Reading(mediators=str(named))
+        ingest([warm], Path(folder) / "warm", reading=reading, layout=SMALL)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     peaks = dict[str, int]()
@@ -26,7 +29,12 @@ def main(source: str, into: str, budget: int) -> None:
         peaks.setdefault(what, resident("VmHWM") - before)
 
     ingest(
-        [Path(source)], into, layout=Layout(dim=4, index="none"), memory_bytes=budget, progress=told
+        [Path(source)],
+        into,
+        reading=Reading(mediators=mediators),
+        layout=Layout(dim=4, index="none"),
+        memory_bytes=budget,
+        progress=told,
     )
     print(peaks["Loading entities"])
 
@@ -39,4 +47,5 @@ def resident(what: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    source, into, budget, *named = sys.argv[1:]
+    main(source, into, int(budget), *named)

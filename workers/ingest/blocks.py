@@ -104,14 +104,21 @@ def only(found: Block, prefixes: tuple[str, ...]) -> Block:
     wanted = np.array([name.startswith(prefixes) for name in coded.dictionary.to_pylist()], bool)
     kept = wanted[coded.indices.to_numpy()]
     of_object = kept if found.owner is None else kept[found.owner]
-    rows = pa.array(kept)
+    left_out = found.left_out + int(np.count_nonzero(~of_object))
+    return replace(chosen(found, of_object), left_out=left_out)
+
+
+def chosen(found: Block, kept: np.ndarray) -> Block:
+    """The facts of some objects.  kept: of each object, whether it is one of them."""
+    owner = None if found.owner is None else found.owner[kept]
+    is_row = kept if owner is None else np.bincount(owner, minlength=len(found.subjects)) > 0
+    rows = pa.array(is_row)
     return replace(
         found,
         subjects=found.subjects.filter(rows),
         relations=found.relations.filter(rows),
-        objects=found.objects.filter(pa.array(of_object)),
-        owner=None if found.owner is None else (np.cumsum(kept) - 1)[found.owner[of_object]],
-        left_out=found.left_out + int(np.count_nonzero(~of_object)),
+        objects=found.objects.filter(pa.array(kept)),
+        owner=None if owner is None else (np.cumsum(is_row) - 1)[owner],
     )
 
 

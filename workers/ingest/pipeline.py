@@ -4,7 +4,8 @@
     ingest(["facts/"], "ray:memstore/facts")      # servers
 
 Five stages, each of tasks that leave a file when they are done: reading, merging the names,
-numbering the facts, grouping them, loading. Whoever is killed goes on behind the last whole file,
+numbering the facts, grouping them, loading; where mediators are named, these are listed before, and
+facts are joined past them once all are read. Whoever is killed goes on behind the last whole file,
 or the last whole window of rows.
 """
 
@@ -26,7 +27,7 @@ from memstore.errors import InvalidArgument, MemoryExists
 from models.tasks.knowledge import TaskDataError
 from workers import folders
 from workers.checkpoints import Holder
-from workers.ingest import dictionary, grouping, keeping, runs, scheduling
+from workers.ingest import dictionary, grouping, joining, keeping, mediators, runs, scheduling
 from workers.ingest.errors import SourceError
 from workers.ingest.plan import LEAST_BYTES, SHARE, Layout, Plan, Reading
 from workers.ingest.rows import DRAWN, Rows
@@ -35,7 +36,7 @@ from workers.stopping import whole
 
 MEMORIES = ("words", "entities", "relations", "facts")
 
-STAGES = ("runs", "names", "facts", "groups")
+STAGES = ("mediators", "runs", "names", "facts", "groups")
 """Folders of what is in between."""
 
 FAILED = "failed"
@@ -64,6 +65,11 @@ class Report:
     lines: read.  rejected: of them, broken.  given: facts in the others.  facts: rows made of
     them, one for each subject and relation.  seconds: of the last run.  left_out: facts, not among
     those given, of relations that are not wanted.
+
+    mediators: named.  joined: facts, of those given, at a mediator, that became part of one past
+    it.  made: these, a pair each.  The other facts at mediators are left out.  alone: no fact of
+    the mediator goes on to another entity.  crowded: it has more than `joining.MOST_PAIRS` pairs.
+    between: from one mediator to another, or itself.
     """
 
     lines: int
@@ -74,6 +80,12 @@ class Report:
     facts: int
     seconds: float
     left_out: int = 0
+    mediators: int = 0
+    joined: int = 0
+    made: int = 0
+    alone: int = 0
+    crowded: int = 0
+    between: int = 0
 
 
 def ingest(
@@ -194,33 +206,41 @@ class _Ingest:
         self._holder = holder
         self._work, self._plan, self._scheduler = work, plan, scheduler
         self._reject_share, self._progress = reject_share, progress
+        self._mediators = 0
         for name in STAGES:
             files.make_folder(work / name)
             keeping.sweep(work / name)
 
     def run(self, begun: float) -> Report:
         try:
-            made, rows = self._made()
+            made, joined, rows = self._made()
         except (SourceError, TaskDataError):
             (self._work / FAILED).touch()
             raise
         self._load(rows)
         total = {name: sum(each[name] for each in made) for name in runs.COUNTED}
+        past = {name: sum(each[name] for each in joined) for name in joining.COUNTED}
         return Report(
             lines=total["lines"],
             rejected=total["rejected"],
-            given=total["facts"],
+            given=total["facts"] + total["sides"] + total["between"],
             entities=rows.count["entities"],
             relations=rows.count["relations"],
             facts=rows.count["facts"],
             seconds=time.perf_counter() - begun,
             left_out=total["left_out"],
+            mediators=self._mediators,
+            between=total["between"],
+            **past,
         )
 
-    def _made(self) -> tuple[list[runs.Made], Rows]:
-        """All stages but the last; what was read, and the rows to be loaded."""
+    def _made(self) -> tuple[list[runs.Made], list[runs.Made], Rows]:
+        """All stages but the last; what was read and joined, and the rows to be loaded."""
+        self._mediators = self._list()
         made = self._read()
         names = runs.names(self._plan, made)
+        joined = self._join(names) if self._mediators else []
+        names += joining.names(joined)
         firsts = self._merge(names)
         entities, relations = int(firsts["entities"][-1]), int(firsts["relations"][-1])
         grouping.check_counts(entities, relations)
@@ -236,7 +256,22 @@ class _Ingest:
             initial=self._plan.layout.initial,
             spelt=self._plan.layout.spelt,
         )
-        return made, rows
+        return made, joined, rows
+
+    def _list(self) -> int:
+        """Lists the mediators; returns how many there are."""
+        source = self._plan.mediators
+        if source is None:
+            return 0
+        self._progress("Listing mediators", 0, 1)
+        count = mediators.listed(self._work, source, self._plan.block_bytes)
+        self._progress("Listing mediators", 1, 1)
+        return count
+
+    def _join(self, names: list[str]) -> list[runs.Made]:
+        ranges = joining.cut(self._work, names, self._plan.block_bytes // 2)
+        task = partial(_join, self._work, names, self._plan.block_bytes // 16)
+        return self._stage("Joining facts", task, ranges)
 
     def _read(self) -> list[runs.Made]:
         pieces = self._plan.pieces
@@ -402,6 +437,10 @@ def config_of(name: str, layout: Layout) -> MemoryConfig:
 # Tasks: a number alone is told to a worker, beside what all have in common.
 def _read(work: Path, plan: Plan, number: int) -> runs.Made:
     return runs.read_piece(work, plan, plan.pieces[number])
+
+
+def _join(work: Path, names: list[str], most_facts: int, number: int) -> runs.Made:
+    return joining.join(work, names, number, most_facts)
 
 
 def _merge(work: Path, kind: str, names: list[str], number: int) -> int:

@@ -3,6 +3,7 @@
 The work folder of an ingest:
 
 plan.json            what follows from the command, written first
+mediators/           where some are named: which they are
 runs/                stage 1: for each block its names, sorted, and its facts by their numbers
 names/               stage 2: all names, sorted, and for each run which number is which
 facts/               stage 3: the facts of each run by numbers of all, sorted
@@ -30,7 +31,7 @@ from workers.ingest.errors import SourceError
 Format = Literal["auto", "parquet", "arrow", "nt", "tsv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-VERSION = 3
+VERSION = 4
 
 ENDS = {
     "parquet": "parquet", "pq": "parquet",
@@ -64,6 +65,9 @@ class Reading:
     separator: between several objects in one field; empty, the field is one object.
     columns: of Parquet and Arrow, the three to read.
     relations: what the names of relations begin with whose facts are kept; empty, all are.
+    mediators: a file of names, one a line, in UTF-8, plain or compressed: of nodes that stand for a
+        fact of more than two entities. Facts into one, (s, r, m), and out of it, (m, q, o), become
+        (s, r.q, o), and it is no entity. Empty, none is.
     """
 
     format: Format = "auto"
@@ -71,8 +75,11 @@ class Reading:
     separator: str = ""
     columns: tuple[str, ...] = ()
     relations: tuple[str, ...] = ()
+    mediators: str = ""
 
     def __post_init__(self) -> None:
+        if self.mediators:
+            object.__setattr__(self, "mediators", str(Path(self.mediators).absolute()))
         for name in ("columns", "relations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.format not in FORMATS:
@@ -143,6 +150,14 @@ class Source:
     bytes: int
     modified_ns: int
 
+    def unchanged(self) -> Path:
+        """Its path; raises `SourceError` where the file is not what it was."""
+        path = Path(self.path)
+        stat = path.stat() if path.is_file() else None
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (self.bytes, self.modified_ns):
+            raise SourceError(path, None, "another file", "what was there", "begin anew")
+        return path
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -165,6 +180,7 @@ class Plan:
     block_bytes: int
     sources: tuple[Source, ...]
     pieces: tuple[Piece, ...]
+    mediators: Source | None
 
     @classmethod
     def made(
@@ -186,6 +202,7 @@ class Plan:
             block_bytes,
             found,
             tuple(Piece(number, *piece) for number, piece in enumerate(pieces)),
+            _source(Path(reading.mediators), "tsv") if reading.mediators else None,
         )
 
     def save(self, work: Path) -> None:
@@ -204,11 +221,12 @@ class Plan:
         body["layout"] = Layout(**layout | {"initial": Initial(**layout["initial"])})
         body["sources"] = tuple(Source(**each) for each in body["sources"])
         body["pieces"] = tuple(Piece(**each) for each in body["pieces"])
+        body["mediators"] = Source(**body["mediators"]) if body["mediators"] else None
         return cls(**body)
 
     def differs(self, other: Plan) -> str | None:
         """The first thing that another plan says otherwise."""
-        same = ("into", "reading", "layout", "sources")
+        same = ("into", "reading", "layout", "sources", "mediators")
         return next((what for what in same if getattr(self, what) != getattr(other, what)), None)
 
     def check_same(self, other: Plan, work: Path) -> None:

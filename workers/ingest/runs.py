@@ -3,6 +3,7 @@
 runs/PIECE-BLOCK.entities.arrow, .relations.arrow   the names of the block, rising
 runs/PIECE-BLOCK.codes.npy    int32 [3, F]: which of them the facts are of
 runs/PIECE-BLOCK.json         lines read, and broken ones; written last
+runs/PIECE-BLOCK.sides.arrow  facts at mediators, which are none of its own: see `mediators`
 runs/PIECE.json               that all blocks of the piece are there
 """
 
@@ -19,15 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memstore import files
-from workers.ingest import columnar, keeping, lines, ntriples, tsv
+from workers.ingest import columnar, keeping, lines, mediators, ntriples, tsv
 from workers.ingest.blocks import Block, only
-from workers.ingest.errors import SourceError
 from workers.ingest.plan import Piece, Plan
 
 KINDS = ("entities", "relations")
 
-COUNTED = ("lines", "facts", "rejected", "left_out")
-"""Of each block and piece: lines read, facts kept, broken lines, facts that are not wanted."""
+COUNTED = ("lines", "facts", "rejected", "left_out", "sides", "between")
+"""Of each block and piece: lines read, facts kept, broken lines, facts that are not wanted, facts
+at one mediator, and at two."""
 
 Made = dict[str, Any]
 """What is kept of a block or piece beside its facts: `lines`, `facts`, `rejected`, …"""
@@ -45,7 +46,7 @@ def read_piece(work: Path, plan: Plan, piece: Piece) -> Made:
     for number, parse in enumerate(_blocks(plan, piece)):
         run = work / "runs" / f"{piece.number:06}-{number:06}"
         found = run.with_suffix(".json")
-        of_block = files.read_json(found) if found.exists() else _keep(run, _wanted(plan, parse()))
+        of_block = files.read_json(found) if found.exists() else _made(work, plan, run, parse())
         made["blocks"] += 1
         for name in COUNTED:
             made[name] += of_block[name]
@@ -74,10 +75,7 @@ def _bytes(plan: Plan, piece: Piece) -> int:
 def _blocks(plan: Plan, piece: Piece) -> Iterator[Callable[[], Block]]:
     """What makes a block of each chunk of a piece."""
     source, reading = plan.sources[piece.source], plan.reading
-    path = Path(source.path)
-    stat = path.stat() if path.is_file() else None
-    if stat is None or (stat.st_size, stat.st_mtime_ns) != (source.bytes, source.modified_ns):
-        raise SourceError(path, None, "another file", "what was there", "begin anew")
+    path = source.unchanged()
     cut = (piece.start, piece.end, plan.block_bytes)
     if source.form in ("parquet", "arrow"):
         for table in columnar.chunks(path, source.form, reading.columns, *cut):
@@ -90,34 +88,42 @@ def _blocks(plan: Plan, piece: Piece) -> Iterator[Callable[[], Block]]:
             yield partial(tsv.parse, data, reading.delimiter, reading.separator)
 
 
-def _wanted(plan: Plan, found: Block) -> Block:
-    return only(found, plan.reading.relations) if plan.reading.relations else found
+def _made(work: Path, plan: Plan, run: Path, found: Block) -> Made:
+    """Makes the run of a block, of the facts that are wanted and at no mediator."""
+    if plan.reading.relations:
+        found = only(found, plan.reading.relations)
+    parted = {"sides": 0, "between": 0}
+    if plan.mediators is not None:
+        found, parted = mediators.part(work, run, found)
+    return _keep(run, found, parted)
 
 
-def _keep(run: Path, block: Block) -> Made:
+def _keep(run: Path, block: Block, parted: dict[str, int]) -> Made:
     codes = np.empty((3, len(block.objects)), np.int32)
-    both = _coded(run, "entities", pa.concat_arrays([block.subjects, block.objects]))
+    entities, both = ranked(pa.concat_arrays([block.subjects, block.objects]))
     subjects, codes[2] = both[: len(block.subjects)], both[len(block.subjects) :]
-    relations = _coded(run, "relations", block.relations)
+    relations, of_row = ranked(block.relations)
     owner = slice(None) if block.owner is None else block.owner
-    codes[0], codes[1] = subjects[owner], relations[owner]
-    keeping.put_array(run.with_suffix(".codes.npy"), codes)
+    codes[0], codes[1] = subjects[owner], of_row[owner]
     made: Made = {
         "lines": block.lines,
         "facts": len(block.objects),
         "rejected": block.rejects.count,
         "left_out": block.left_out,
         "sample": [asdict(reject) for reject in block.rejects.sample],
+        **parted,
     }
-    files.replace_json(run.with_suffix(".json"), made)
+    put(run, entities, relations, codes, made)
     return made
 
 
-def _coded(run: Path, kind: str, texts: pa.Array) -> np.ndarray:
-    """Keeps the distinct texts, rising; returns the number of each text among them."""
-    names, codes = ranked(texts)
-    keeping.put_table(run.with_suffix(f".{kind}.arrow"), pa.table({"name": names}))
-    return codes
+def put(run: Path, entities: pa.Array, relations: pa.Array, codes: np.ndarray, made: Made) -> None:
+    """Keeps a run.  entities, relations: names, rising, each once.  codes: int32 [3, F]: which of
+    them the subjects, relations and objects of the facts are."""
+    for kind, names in zip(KINDS, (entities, relations), strict=True):
+        keeping.put_table(run.with_suffix(f".{kind}.arrow"), pa.table({"name": names}))
+    keeping.put_array(run.with_suffix(".codes.npy"), codes)
+    files.replace_json(run.with_suffix(".json"), made)
 
 
 def ranked(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
