@@ -57,11 +57,18 @@ class EncodedMemory(SummedMemory):
         """Goes on from a checkpoint."""
         self.encoded_at, self.refreshed = encoded_at, refreshed
 
+    @property
+    def _encodes(self) -> bool:
+        """Whether anything is as old as an encoding: keys, or an index of them."""
+        return self.config.keeps_keys or self.config.index_config.kind not in ("none", "exact")
+
     def refresh(self, limit: int | None = None) -> Refreshed:
         if limit is not None:
             checks.positive("limit", limit)
         if self.base.refusal is not None:
             raise self.base.refusal
+        if not self._encodes:
+            return Refreshed(encoded=0, drift_before=0.0, drift_after=0.0)
         # Travel is read before the rows are: a step in between is encoded and still counted.
         travel = {column: part.travel() for column, part in self._parts.items()}
         drift = {column: self._drift(column, travel[column]) for column in self._parts}
@@ -95,6 +102,8 @@ class EncodedMemory(SummedMemory):
 
     def drift(self) -> float:
         """The largest bound of a part row's relative drift since it was last encoded."""
+        if not self._encodes:
+            return 0.0
         drifts = (self._drift(column, part.travel()) for column, part in self._parts.items())
         return max((float(drift.max(initial=0.0)) for drift in drifts), default=0.0)
 
@@ -191,8 +200,8 @@ class EncodedMemory(SummedMemory):
 
     def _seal_again(self, slots: Slots, *, drifts: bool) -> int:
         """Has the index take rows as they are now whose keys are not stored."""
-        if drifts or self.config.index_config.kind in ("none", "exact"):
-            return len(slots)
+        if drifts:
+            return len(slots)  # The index is made anew as a whole.
         encoded = 0
         for slots_B, records in self._blocks(slots):
             self.base.admit()

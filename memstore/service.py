@@ -32,7 +32,7 @@ def connect(
 
     token: as `memstore token` gave it.  tls: True trusts the authorities of the system; None is no
     TLS, and then a token goes to this machine alone.  deadline_s: of a call that names none, and of
-    asking Ray where the servers are, once this process is connected to it.
+    asking the registry of a cluster where the servers are; Ray has its own to find that.
     message_bytes: the most that a message may have, in either direction.  fan_out: False asks the
     servers named alone, and has them ask the others.
 

@@ -41,6 +41,15 @@ class PartRows(Protocol):
     def check_known(self, slots_B: Slots) -> None: ...
 
 
+def keyless_spread(name: str) -> Unsupported:
+    """What is raised of a memory that would lie on several servers, and keep no keys."""
+    return Unsupported(
+        f"memory {name!r} would lie on several servers, and keep no keys",
+        got="EncodingConfig(stored=False)",
+        hint="store the keys, or have one server hold all",
+    )
+
+
 class SummedMemory:
     """A `Memory` over record columns that name rows; it has no row of its own to train."""
 

@@ -29,13 +29,15 @@ def give_back() -> None:
 
 def keep_little() -> None:
     """Has glibc keep little of what is freed, in this process and for good; elsewhere it does
-    nothing. To be called before there are many threads; who set `MALLOC_*` has it that way.
+    nothing. To be called before there are many threads; who set `MALLOC_*`, or tunables of
+    `glibc.malloc`, has it that way.
 
     By itself glibc makes eight heaps a core, and once 32 MiB were freed that were mapped by
     themselves it takes as much out of a heap from then on. A server's threads then leave arrays
     of megabytes in each heap, one after another, and what lives long comes to stand between them.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc" in tunables or any(name.startswith("MALLOC_") for name in os.environ):
         return
     with contextlib.suppress(OSError, AttributeError):
         set_option = ctypes.CDLL(None).mallopt

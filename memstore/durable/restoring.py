@@ -22,6 +22,7 @@ from memstore.encoded import EncodedMemory
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore
 from memstore.placement import FIRST_TURN, WHOLE, Part, draw_made, holders
 from memstore.store import Store
+from memstore.sums import keyless_spread
 
 RESTORING = "restoring"
 """The folder of a store where files lie that are fetched into it."""
@@ -205,9 +206,12 @@ def _fetch(
 
 
 def _check_parts(body: manifest.Body, counts: Mapping[str, int], part: Part) -> None:
-    """Raises `InvalidArgument` where an encoded memory would lie on fewer servers than parts."""
+    """Raises `InvalidArgument` where an encoded memory would lie on fewer servers than parts, and
+    `Unsupported` where it keeps no keys and would lie on several."""
     for name, entry in body["memories"].items():
         config = config_of(entry)
+        if part != WHOLE and not config.keeps_keys:
+            raise keyless_spread(name)
         for of in () if config.encoding is None else sorted(config.encoding_config.memories):
             if holders(counts[of], part.of) > holders(counts[name], part.of):
                 raise InvalidArgument(

@@ -98,12 +98,12 @@ def _broken(shard: Shard) -> Iterator[str]:
             yield from _not_finite(name, array, live_R)
     if (rows.travel_N < 0).any() or not np.isfinite(rows.travel_N).all():
         yield "a row went a way that is negative or endless"
-    if not shard.config.keeps_keys:
-        yield from _misnamed(shard, live_R)
     if shard.config.records:
         known_N = shard.records.where_N[: rows.size]
         if (known_N >= shard.records.lines).any():
             yield "a row names a record that there is not"
+        elif not shard.config.keeps_keys:
+            yield from _misnamed(shard, live_R)
     if shard.config.index_config.sealed:
         yield from _misplaced(shard, live_R)
 

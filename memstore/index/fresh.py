@@ -130,9 +130,10 @@ class Fresh:
 class Queue:
     """Lays rows down. One thread writes; the parts that it gives are read by any."""
 
-    def __init__(self, read: Reader) -> None:
-        """read: gives the rows as they are, and as they are counted with."""
-        self._read = read
+    def __init__(self, read: Reader, *, copied: bool = True) -> None:
+        """read: gives the rows as they are, and as they are counted with.  copied: whether rows
+        are, for products that are taken of them here."""
+        self._read, self._copied = read, copied
         self._place_N = np.empty(0, np.int64)
 
     def joined(self, fresh: Fresh, rows_B: Slots) -> Fresh:
@@ -186,7 +187,7 @@ class Queue:
         return Fresh(chunks, fresh.first, at, count)
 
     def _chunk(self, places: int) -> Chunk:
-        if places + CHUNK_ROWS > MOST_LAID_OUT:
+        if not self._copied or places + CHUNK_ROWS > MOST_LAID_OUT:
             return Chunk(None)
         like = self._read(np.empty(0, np.int64))
         dtype = np.int16 if halves(like.dtype) else like.dtype

@@ -33,10 +33,11 @@ K = 10
 """Results whose recall is measured."""
 
 TRIAL_ROWS, TRIAL_ROUNDS, MANY_ROUNDS = 16, 10, 3
-"""Sample rows a cluster and rounds of k-means of one trial, and rounds of one of more clusters than
-`MOST_CLUSTERS`. With 4 rows a cluster chance chose: of two tunings of the same rows one searched at
-a fifth of the speed of the other. With 3 rounds it did at a million rows, where α = 1, which needs
-more of them than the others, then seemed up to four times as costly as it is once trained."""
+"""Sample rows a cluster and rounds of k-means of a trial, and rounds where some trials have more
+clusters than `MOST_CLUSTERS`: from two million rows on the choice is as rough as that makes it.
+With 4 rows a cluster chance chose: of two tunings of the same rows one searched at a fifth of the
+speed of the other. With 3 rounds it did at a million rows, where α = 1, which needs more of them
+than the others, then seemed up to four times as costly as it is once trained."""
 
 JITTER = 0.5
 """Length of the noise, over that of the row, that makes a query of a row."""
@@ -178,7 +179,6 @@ def choose(
     def cost(reduction: Reduction, clusters: int, sample_RD: Array) -> float:
         half = len(sample_RD) // 2
         mapped_RE = reduction.rows(sample_RD)
-        rounds = TRIAL_ROUNDS if clusters <= MOST_CLUSTERS else MANY_ROUNDS
         centroids_CE = k_means(mapped_RE[:half], clusters, rounds, seed, None)
         assign = assigner(centroids_CE, seed)
         counts_C = np.bincount(assign(mapped_RE[half:]), minlength=clusters)
@@ -196,6 +196,7 @@ def choose(
     sizes = [first]
     if config.clusters is None:
         sizes += [c for c in (2 * first, 4 * first) if c <= 2 * first or c <= MOST_CLUSTERS]
+    rounds = TRIAL_ROUNDS if sizes[-1] <= MOST_CLUSTERS else MANY_ROUNDS
     samples = {clusters: sample(clusters) for clusters in sizes}
     near = float(np.percentile(lengths(samples[first]), 99))
 

@@ -116,8 +116,10 @@ class Work:
 class TwoTierIndex:
     """The index of one shard. One thread writes; any number propose."""
 
-    def __init__(self, config: IndexConfig, width: int, read: Reader, seed: int = 0) -> None:
-        """read: gives rows as they are, and as they are counted with."""
+    def __init__(
+        self, config: IndexConfig, width: int, read: Reader, seed: int = 0, *, copied: bool = True
+    ) -> None:
+        """read: gives rows as they are, and as they are counted with.  copied: as of `Queue`."""
         self.config = config
         self.seed = seed
         self.version = EMPTY
@@ -130,7 +132,7 @@ class TwoTierIndex:
         self.recent = tuning.Recent(width)
         self.excess_s = 0.0
         """About how long searches took beyond the usual, since rows were clustered."""
-        self.queue = Queue(read)
+        self.queue = Queue(read, copied=copied)
 
     @property
     def bytes(self) -> int:

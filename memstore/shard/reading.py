@@ -60,7 +60,9 @@ class ReadableShard:
         self.number = number
         self.rows = RowTable(config, number, folder)
         self.records = RecordHeap(config.schema, config.lookup)
-        self.index = TwoTierIndex(config.index_config, config.dim, self._keys, seed=number)
+        self.index = TwoTierIndex(
+            *(config.index_config, config.dim, self._keys, number), copied=config.keeps_keys
+        )
         self._answers = filters.KeptAnswers()
         self._lives = 0
         """Changes with the set of live rows of a memory that has records."""

@@ -19,6 +19,7 @@ from memstore.errors import UnknownSlot, Unsupported
 from memstore.memory import Array, Description, Refreshed, Slots
 from memstore.meter import metered
 from memstore.spread.held import HeldMemory
+from memstore.sums import keyless_spread
 
 PAGE = 1 << 18
 """Rows of one answer."""
@@ -49,11 +50,7 @@ class HeldEncodedMemory(EncodedMemory):
     def __init__(self, base: HeldMemory, memories: Mapping[str, EmbeddedMemory]) -> None:
         """Raises `Unsupported` where keys are not stored: their parts lie elsewhere."""
         if not base.config.keeps_keys:
-            raise Unsupported(
-                f"memory {base.name!r} would lie on several servers, and keep no keys",
-                got="EncodingConfig(stored=False)",
-                hint="store the keys, or have one server hold all",
-            )
+            raise keyless_spread(base.name)
         super().__init__(base, memories)
         base.epoch = self._epoch = secrets.randbits(48)
         base.drift = self.drift

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 import memstore
 from memstore import MemoryConfig
-from memstore.errors import Unreachable
+from memstore.errors import Unreachable, Unsupported
 from memstore.rpc import columns
 from memstore.rpc.client import Client
 from memstore.rpc.loading import Load
@@ -77,6 +78,21 @@ def test_into_several_servers_also_where_one_was_lost_in_the_middle(
         ingest([source], address, layout=layout, work=tmp_path / "work")
         with memstore.connect(address) as client:
             assert served(client) == contents(tmp_path / "embedded")
+    finally:
+        servers.close()
+
+
+def test_facts_without_keys_over_several_servers_are_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(10))
+    servers = Servers(tmp_path / "parts", 2)
+    try:
+        address = servers.servers[0].address
+        layout = Layout(dim=16, index="exact", shards=4, stored=False)
+        with pytest.raises(Unsupported, match="several servers"):
+            ingest([source], address, layout=layout, work=tmp_path / "work")
+        ingest([source], address, layout=replace(layout, stored=True), work=tmp_path / "work")
     finally:
         servers.close()
 

@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, IndexConfig, MemoryConfig, SearchOptions, Store, field
+from memstore import (
+    EncodingConfig,
+    IndexConfig,
+    MemoryConfig,
+    Refreshed,
+    SearchOptions,
+    Store,
+    field,
+)
 from memstore.config import DType, IndexKind
 from memstore.durable import manifest
-from memstore.durable.verify import verify
+from memstore.durable.restoring import RESTORING, restore_into
+from memstore.durable.verify import _broken, verify
 from memstore.errors import (
     InvalidArgument,
     NotFinite,
@@ -23,6 +32,7 @@ from memstore.errors import (
 )
 from memstore.memory import Array
 from memstore.placement import Part
+from memstore.shard import reading
 from tests.faults.changes import died
 
 WIDTH, PARTS, FACTS = 8, 60, 1_500
@@ -87,7 +97,11 @@ def test_answers_are_those_of_stored_keys_once_these_are_encoded_anew(
         train(kept)
         train(summed)
         assert answers(summed) != answers(kept)
-        assert kept.memory("facts").refresh() == summed.memory("facts").refresh()
+        refreshed = [store.memory("facts").refresh() for store in (kept, summed)]
+        if kind == "clustered":
+            assert refreshed[1] == refreshed[0]
+        else:
+            assert refreshed[1] == Refreshed(encoded=0, drift_before=0.0, drift_after=0.0)
         for way in ways:
             assert answers(summed, way) == answers(kept, way)
         keys = [store.memory("facts").gather(ALL).keys_BD for store in (kept, summed)]
@@ -202,6 +216,51 @@ def test_what_it_does_not_do_is_refused(tmp_path: Path) -> None:
         facts = store.create("facts", config(stored=False, dtype="float16"))
         with pytest.raises(NotFinite):
             facts.append(records={"subject": [0], "relation": [0], "place": [0]})
+
+
+def test_no_part_of_several_is_restored_of_it(tmp_path: Path) -> None:
+    with filled(tmp_path / "store", stored=False, shards=2) as store:
+        store.snapshot(tmp_path / "snapshots")
+    with pytest.raises(Unsupported, match="several servers"):
+        memstore.restore(tmp_path / "snapshots", tmp_path / "part", part=Part(0, 2))
+    with (
+        memstore.open(tmp_path / "other", part=Part(0, 2)) as other,
+        pytest.raises(Unsupported, match="several servers"),
+    ):
+        restore_into(other, tmp_path / "snapshots")
+    assert not (tmp_path / "part").exists()
+    assert not (tmp_path / "other" / RESTORING).exists()
+
+
+@pytest.mark.parametrize("kind", ["clustered", "exact"])
+def test_rows_are_summed_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: IndexKind
+) -> None:
+    with filled(tmp_path / "store", stored=False, kind=kind) as store:
+        whole = answers(store)
+        monkeypatch.setattr(reading, "SUMMED_ROWS", 97)
+        assert answers(store) == whole
+
+
+def test_fresh_rows_are_not_copied(tmp_path: Path) -> None:
+    sizes = []
+    for stored in (True, False):
+        with filled(tmp_path / str(stored), stored=stored) as store:
+            facts = store.memory("facts")
+            slots = facts.append(records=dict.fromkeys(("subject", "relation", "place"), [3] * 99))
+            state = facts.describe().shards[0]
+            assert state.fresh >= len(slots)
+            sizes.append(facts.base.shards[0].index.version.fresh.bytes)  # type: ignore[attr-defined]
+    assert sizes[0] > 0
+    assert sizes[1] == 0
+
+
+def test_a_row_without_its_record_is_told(tmp_path: Path) -> None:
+    with filled(tmp_path / "store", stored=False) as store:
+        shard = store.memory("facts").base.shards[0]  # type: ignore[attr-defined]
+        shard.records.where_N[1] = 10**6
+        assert "a row names a record that there is not" in list(_broken(shard))
+        shard.records.where_N[1] = 1
 
 
 def test_a_row_that_is_a_sum_of_others_than_its_record_names_is_told(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def find(address: str, deadline_s: float) -> Found:
     """Asks the registry of a cluster, and connects to Ray where this process has not yet.
 
     deadline_s: how long a registry that is being started again, or hangs, is asked at most. To
-    connect takes what Ray takes for it.
+    connect, and to be told where the registry is, takes what Ray takes for it.
 
     Raises `InvalidArgument` where it is no such address, `Unreachable` where there is no Ray, or no
     such cluster, or none of its parts was ever served.
@@ -43,8 +43,8 @@ def find(address: str, deadline_s: float) -> Found:
             expected="ray:NAMESPACE/NAME, or ray://HOST:PORT/NAMESPACE/NAME",
         )
     _connect_ray(form["client"])
-    registry = control.registry(form["name"], form["namespace"])
     until = Deadline(deadline_s)
+    registry = control.registry(form["name"], form["namespace"])
     while True:
         try:
             access: Access = control.ask(

@@ -24,6 +24,7 @@ import numpy as np
 
 from memstore import EncodingConfig, MemoryConfig, files
 from memstore.errors import InvalidArgument, MemoryExists
+from memstore.sums import keyless_spread
 from models.tasks.knowledge import TaskDataError
 from workers import folders
 from workers.checkpoints import Holder
@@ -174,6 +175,8 @@ def _planned(work: Path, found: Plan, holder: Holder | None) -> Plan:
     where = target(found.into, found.name, holder)
     try:
         taken = sorted(set(where.names()) & set(MEMORIES))
+        if not found.layout.stored and where.parts() > 1:
+            raise keyless_spread("facts")
     finally:
         where.close()
     if taken:

@@ -43,6 +43,10 @@ class Target(Protocol):
 
     def drop(self, name: str) -> None: ...
 
+    def parts(self) -> int:
+        """Over how many servers, or stores, the shards of a memory may lie."""
+        ...
+
     def rows(self, name: str) -> int | None:
         """How many rows it has; None where they are not the first slots, one behind the other.
 
@@ -74,6 +78,9 @@ class Embedded:
 
     def drop(self, name: str) -> None:
         self._store.drop(name)
+
+    def parts(self) -> int:
+        return 1
 
     def rows(self, name: str) -> int | None:
         return _rows(self._store.memory(name).describe())
@@ -108,6 +115,12 @@ class Served:
 
     def drop(self, name: str) -> None:
         self._client.drop(name)
+
+    def parts(self) -> int:
+        from memstore.rpc import administration
+
+        told = patiently(lambda: self._client.send(administration.topology()))
+        return 1 if told is None else len(told.servers)
 
     def rows(self, name: str) -> int | None:
         if name not in self._settled:

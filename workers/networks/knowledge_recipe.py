@@ -18,7 +18,8 @@ class KnowledgeRecipe(Recipe):
         as durable as all else, so that a shard that dies loses none; else `checkpointed`.
     places: keep the base to the most popular so many entities; None takes all.
     k: facts that inner product search proposes; probe: lists it visits.
-    spare: facts proposed beside the k, of which those best by what was learnt by now are read.
+    spare: facts proposed beside the k, of which those best by what was learnt by now are read; a
+        network that never searches has none.
     key_limit: facts that key hashing proposes at most for an entity.
     list_limit: objects of a fact that its value is the mean of, and that may be answers.
     negatives: answers sampled beside a right one, in a step.
