@@ -172,7 +172,9 @@ def test_servers_are_found_where_they_went(tmp_path: Path, servers: Servers) -> 
 
 def test_an_address_that_is_looked_up(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Found(tuple(server.address for server in servers.servers))
-    monkeypatch.setattr(service, "finder", lambda address: {"ray:a/b": lambda: found}[address])
+    monkeypatch.setattr(
+        service, "finder", lambda address: {"ray:a/b": lambda deadline_s: found}[address]
+    )
 
     async def work() -> None:
         async with memstore.connect_async("ray:a/b", deadline_s=120.0) as client:
