@@ -32,6 +32,7 @@ from workers.cluster import ClusterSpec, down, up
 from workers.distributed import Job, fit
 from workers.learner import Step
 from workers.metrics import RECENT, Live
+from workers.networks import kv
 from workers.networks.factual import FactualRecipe
 from workers.networks.hmn import HMNRecipe
 from workers.networks.simple import SimpleRecipe
@@ -51,7 +52,7 @@ RECIPE = replace(
     k=8,
     probe=1,
     steps=80,
-    hashed_steps=40,
+    hashed_steps=100,
     test_questions=200,
 )
 WORLD: dict[str, Any] = {
@@ -69,6 +70,18 @@ FACTUAL = FactualRecipe(**WORLD, layers=2)
 SAM = replace(test_sam_facts.recipe(400), dense_lr=0.01, test_episodes=400)
 SIMPLE = SimpleRecipe(
     task="tests.training.simples:task", steps=80, batch=32, dim=24, negatives=16, shards=4
+)
+FREEBASE = replace(
+    kv.freebase(),
+    facts=10_000,
+    shards=4,
+    batch=64,
+    probe=4,
+    steps=160,
+    hashed_steps=100,
+    refresh_steps=10,
+    questions=6_000,
+    test_questions=400,
 )
 EVERY = 10
 """Steps from one checkpoint to the next."""
@@ -217,13 +230,14 @@ def test_what_cannot_be_trained_is_refused_before_a_trainer_starts(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["HMN", "FACTUAL", "SAM", "SIMPLE"])
+@pytest.mark.parametrize("name", ["HMN", "FACTUAL", "SAM", "SIMPLE", "FREEBASE"])
 def test_a_network_learns_on_four_shards_what_it_learns_alone(
     spec: ClusterSpec, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last here: the run of before has no memories any more. The key-value network's is
-    above, where some of those that train it are killed. SAM's facts are there, the memories of its
-    episodes are each trainer's own."""
+    above, where some of those that train it are killed; here it learns facts in files, which the
+    servers ingest. SAM's facts are there, the memories of its episodes are each trainer's own.
+    """
     recipe: Recipe = globals()[name]
     with memstore.connect(spec.address, deadline_s=LONG_S) as client:
         there = [client.memory(name) for name in client.list()]
