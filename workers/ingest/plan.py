@@ -44,7 +44,7 @@ GATHERED = 0.8
 """`Initial.gathered` of entities that may be millions. Among 2 million directions of 48 dimensions
 some are as near to any one as those that share its common direction with cosine 0.6; a search then
 looks for its best by chance all over the base. With 0.8 they are around the same common direction:
-100,000 facts are found to recall@32 of .98 in 2 lists, where it took 128."""
+100,000 facts are found to recall@32 of .98 among 1.4 % of the rows, where it took 9."""
 
 LEAST_BYTES = 32 << 20
 """Of a budget: below it the libraries that read weigh more than what they read."""
