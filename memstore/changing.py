@@ -408,6 +408,12 @@ class ChangeableMemory(ReadableMemory):
             for number, rows in leaving.items():
                 self._by_number[number].erase(rows)
 
+    def index_again(self, slots_B: Slots) -> None:
+        """Has the index take rows as they are now, shard by shard."""
+        with self._mutation:
+            for shard, _, rows in self._split(slots_B):
+                shard.index_again(rows)
+
     def _largest(self, slots_B: Slots) -> float:
         """The largest magnitude in the keys of some slots."""
         keys = [shard.vectors(rows)[0] for shard, _, rows in self._split(slots_B)]

@@ -27,6 +27,7 @@ from memstore.durable.manifests import Manifests
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import InvalidArgument, MemstoreError, StoreClosed, UnknownMemory
+from memstore.keyless import KeylessMemory
 from memstore.placement import WHOLE, holders
 from memstore.shard import segments
 from memstore.shard.journal import Journal
@@ -115,9 +116,7 @@ class Contents:
                     f"memory {name!r} is encoded itself", hint="parts are rows of plain memories"
                 )
             parts[name] = part
-        if isinstance(base, HeldMemory):
-            return HeldEncodedMemory(base, parts)
-        return EncodedMemory(base, parts)
+        return encoded(base, parts)
 
     def adopt(self, memories: Mapping[str, EmbeddedMemory | EncodedMemory], **facts: Any) -> None:
         """Takes in memories whose names are free, all or none of them.  facts: as in `write`."""
@@ -295,3 +294,12 @@ class Contents:
             base_of(memory).retire(StoreClosed(f"{self._path} could not be opened"))
             with contextlib.suppress(MemstoreError):
                 base_of(memory).close_logs()
+
+
+def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> EncodedMemory:
+    """An encoded memory over its base, or what is here of both."""
+    names = sorted(base.config.encoding_config.memories)
+    if isinstance(base, HeldMemory):
+        return HeldEncodedMemory(base, {n: memories[n] for n in names if n in memories})
+    kind = EncodedMemory if base.config.keeps_keys else KeylessMemory
+    return kind(base, {n: memories[n] for n in names})

@@ -3,9 +3,6 @@
 The stored keys serve searching and are as old as their last encoding. How old is known by part:
 the way a part row has gone since then bounds how far every key made of it is off, so drift is
 kept once a part row and never once a slot.
-
-Keys that are not stored are summed whenever they are read. What is as old as the last encoding is
-then the index alone, and a refresh encodes anew what that has of them.
 """
 
 from __future__ import annotations
@@ -45,9 +42,6 @@ class EncodedMemory(SummedMemory):
 
     def __init__(self, base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> None:
         super().__init__(base, memories)
-        if not base.config.keeps_keys:
-            for shard in base.shards:
-                shard.rows.sum_keys(self._sum)
         self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
         """For each key column, the travel of the part rows at their last encoding."""
         self.refreshed = 0
@@ -59,8 +53,8 @@ class EncodedMemory(SummedMemory):
 
     @property
     def _encodes(self) -> bool:
-        """Whether anything is as old as an encoding: keys, or an index of them."""
-        return self.config.keeps_keys or self.config.index_config.kind not in ("none", "exact")
+        """Whether anything is as old as an encoding."""
+        return True
 
     def refresh(self, limit: int | None = None) -> Refreshed:
         if limit is not None:
@@ -92,9 +86,7 @@ class EncodedMemory(SummedMemory):
 
         They were encoded from parts some of whose steps may not have been logged, and are lost.
         """
-        if self.config.keeps_keys and any(
-            part.config.updates != "logged" for part in self._parts.values()
-        ):
+        if any(part.config.updates != "logged" for part in self._parts.values()):
             self._encode_again(slots, drifts=False)
 
     def describe(self) -> Description:
@@ -163,23 +155,8 @@ class EncodedMemory(SummedMemory):
                 assert records is not None
                 yield slots_B, records
 
-    def _sum(self, named_BP: Slots) -> Array:
-        """The keys of rows that keep which part rows these are sums of, as `_named` gives them."""
-        places = {column: place for place, column in enumerate(sorted(self._parts))}
-        keys_BD: Array | None = None
-        for column, part in self._parts.items():
-            rows_BD = wide(part.summands(np.ascontiguousarray(named_BP[:, places[column]])))
-            keys_BD = rows_BD if keys_BD is None else keys_BD + rows_BD
-        assert keys_BD is not None
-        return narrow(keys_BD, storage(self.config.dtype))
-
-    def _named(self, records: pa.Table) -> Slots:
-        """What rows keep whose keys are not stored: `[B, P]`, a column a key column, by name."""
-        return np.stack([records[column].to_numpy() for column in sorted(self._parts)], axis=1)
-
     def _encode_again(self, slots: Slots, *, drifts: bool) -> int:
-        if not self.config.keeps_keys:
-            return self._seal_again(slots, drifts=drifts)
+        """Encodes slots; returns how many.  drifts: the index is made anew behind it."""
         encoded = 0
         for slots_B, records in self._blocks(slots):
             whole_B = np.ones(len(slots_B), bool)
@@ -198,37 +175,16 @@ class EncodedMemory(SummedMemory):
             encoded += len(keys_BD)
         return encoded
 
-    def _seal_again(self, slots: Slots, *, drifts: bool) -> int:
-        """Has the index take rows as they are now whose keys are not stored."""
-        if drifts:
-            return len(slots)  # The index is made anew as a whole.
-        encoded = 0
-        for slots_B, records in self._blocks(slots):
-            self.base.admit()
-            self.base.put(slots_B, self._named(records), None, None, logs=False)
-            encoded += len(slots_B)
-        return encoded
-
     def _first_encoding(self, records: pa.Table) -> Array:
         """The keys of records that are to be appended."""
-        self._check_values(records)
         if self.base.next_slot == 0:
             # Before the rows are read: a step in between is encoded and still counted.
             self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
-        return self._kept(records)
+        return self._checked_encoding(records)
 
     def _checked_encoding(self, records: pa.Table) -> Array:
         self._check_values(records)
-        return self._kept(records)
-
-    def _kept(self, records: pa.Table) -> Array:
-        """The keys of records, or what is kept in their place; raises where there are none."""
-        keys_BD = self._encode(records)
-        if self.config.keeps_keys:
-            return keys_BD
-        dtype = storage(self.config.dtype)
-        checks.matrix("keys", keys_BD, width=self.config.dim, dtype=dtype)
-        return self._named(records)
+        return self._encode(records)
 
     def _put_new(
         self,

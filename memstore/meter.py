@@ -81,9 +81,12 @@ class Meter:
 
 
 def metered(memory_class: C) -> C:
-    """Lets the verbs of a class note their calls in `self.meter`."""
+    """Lets the verbs of a class note their calls in `self.meter`; those inherited from one that
+    does so do it already."""
     for verb in VERBS:
-        setattr(memory_class, verb, _noted(verb, getattr(memory_class, verb)))
+        method = getattr(memory_class, verb)
+        if not hasattr(method, "__wrapped__"):
+            setattr(memory_class, verb, _noted(verb, method))
     return memory_class
 
 

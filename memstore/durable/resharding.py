@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memstore.contents import encoded
 from memstore.durable.joining import given_out, own_travels
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -21,8 +22,6 @@ from memstore.placement import FIRST_TURN, WHOLE, Part
 from memstore.retries import settled
 from memstore.shard.shard import Shard
 from memstore.shard.usage import NEVER
-from memstore.spread.held import HeldMemory
-from memstore.spread.held_encoded import HeldEncodedMemory
 from memstore.store import Store
 
 
@@ -57,14 +56,6 @@ def reshard(source: Path, target: Path, counts: Mapping[str, int], part: Part = 
             }
             again.loaded(travels, memory.refreshed)
         after.adopt(made, made=FIRST_TURN)
-
-
-def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> EncodedMemory:
-    """An encoded memory over its base, or what is here of both."""
-    names = sorted(base.config.encoding_config.memories)
-    if isinstance(base, HeldMemory):
-        return HeldEncodedMemory(base, {n: memories[n] for n in names if n in memories})
-    return EncodedMemory(base, {n: memories[n] for n in names})
 
 
 def _empty(before: EmbeddedMemory, count: int, store: Store) -> EmbeddedMemory:

@@ -12,11 +12,11 @@ from pyarrow import fs
 
 from memstore import checks, files
 from memstore.config import MOST_SHARDS
+from memstore.contents import encoded
 from memstore.disk import DISK
 from memstore.durable import belonging, joining, manifest, resharding, snapshot
 from memstore.durable.checkpoints import MemoryCheckpoints, config_of, shards_of
 from memstore.durable.place import Place, not_as_it_was
-from memstore.durable.resharding import encoded
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
 from memstore.errors import CorruptFile, InvalidArgument, NotAStore

@@ -99,6 +99,12 @@ class Shard(ReadableShard):
                 self._put(rows_B, keys_BD, values_BV, records, priority_B, drifts=drifts)
             self.maintainer.mutated()
 
+    def index_again(self, rows_B: Slots) -> None:
+        """Has the index take rows as they are now, which do not change by that."""
+        with self._writer:
+            self.index.wrote(rows_B)
+            self.maintainer.mutated()
+
     def blend(
         self,
         rows_B: Slots,

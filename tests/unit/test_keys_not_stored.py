@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +124,47 @@ def test_scores_are_of_the_parts_as_they_are_though_the_index_is_old(tmp_path: P
         assert keys_BD is not None
         now_QK = np.einsum("qd,qkd->qk", rows(5, 3), keys_BD.reshape(5, 9, WIDTH))
         np.testing.assert_allclose(found.scores_QK, now_QK, rtol=1e-4, atol=1e-5)
+        before = facts.describe().shards[0]
         some = facts.refresh(limit=100)
         assert 0 < some.encoded < FACTS
+        after = facts.describe().shards[0]
+        assert after.fresh > before.fresh
+        assert after.row_version == before.row_version  # Rows that did not change are not written.
         facts.refresh()
         assert facts.describe().drift == 0.0
+
+
+def test_keys_are_sums_of_whole_rows_while_these_learn(tmp_path: Path) -> None:
+    # A row of a part is one whole number in all its places; so is a sum of some, if they are whole.
+    over, rng = threading.Event(), np.random.default_rng(0)
+
+    def same() -> Array:
+        return np.repeat(rng.integers(-99, 99, (PARTS, 1)), WIDTH, axis=1).astype(np.float32)
+
+    with filled(tmp_path / "store", stored=False) as store, ThreadPoolExecutor(1) as pool:
+        facts, parts = store.memory("facts"), [store.memory(n) for n in ("entities", "relations")]
+
+        def learn() -> int:
+            encoded = 0
+            while not over.is_set():
+                for memory in parts:
+                    memory.write(np.arange(PARTS), same())
+                encoded += facts.refresh(limit=FACTS // 8).encoded
+            return encoded
+
+        for memory in parts:
+            memory.write(np.arange(PARTS), same())
+        learning = pool.submit(learn)
+        try:
+            for _ in range(50):
+                keys_BD = facts.gather(ALL).keys_BD
+                assert keys_BD is not None
+                assert (keys_BD == keys_BD[:, :1]).all()
+                found = facts.search(np.ones((3, WIDTH), np.float32), 9)
+                assert (found.scores_QK % WIDTH == 0).all()
+        finally:
+            over.set()
+        assert learning.result() > 0
 
 
 @pytest.mark.parametrize("closed", [True, False])

@@ -22,6 +22,7 @@ from memstore.errors import InvalidArgument, UnknownSlot
 from memstore.memory import Memory, ShardDescription
 from memstore.meter import BOUNDS_S, VERBS, Meter
 from memstore.metrics import StoreCollector, registry
+from memstore.placement import Part
 from memstore.recall import RecallWatch, measure_recall
 
 CLUSTERED = MemoryConfig(
@@ -118,6 +119,15 @@ def test_calls_are_counted_by_verb_and_errors_by_class(store: Store) -> None:
     assert found["memstore_errors_total", ("words", "InvalidArgument", "search")] == 1
     # A scrape asks for descriptions, and does not count its own asking.
     assert ("memstore_call_seconds_count", ("words", "describe")) not in scrape(store)
+
+
+def test_a_call_of_a_part_of_an_encoded_memory_counts_once(tmp_path: Path) -> None:
+    with memstore.open(tmp_path / "part", part=Part(0, 2)) as store:
+        store.create("parts", MemoryConfig(dim=4, shards=2, index="none"), made=1)
+        encoding = EncodingConfig(key={"part": "parts"})
+        config = MemoryConfig(dim=4, shards=2, records={"part": "int64"}, encoding=encoding)
+        store.create("facts", config, made=2).search(np.ones((1, 4), np.float32), 3)
+        assert scrape(store)["memstore_call_seconds_count", ("facts", "search")] == 1
 
 
 def test_every_verb_of_the_protocol_is_counted() -> None:
