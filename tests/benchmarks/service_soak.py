@@ -25,7 +25,7 @@ STABLE = 2.0
 GROWTH = 1.05
 
 QUICK = Plan(rows=20_000, capacity_s=6, warm_s=5, seconds=20, log_bytes=1 << 23)
-FULL = Plan(rows=500_000, capacity_s=30, warm_s=300, seconds=1_800, log_bytes=1 << 28)
+FULL = Plan(rows=500_000, capacity_s=120, warm_s=300, seconds=1_800, log_bytes=1 << 28)
 
 
 def run(quick: bool) -> Iterator[Measured]:
@@ -58,6 +58,9 @@ def measure(plan: Plan) -> Iterator[Measured]:
     shares = [float(np.mean(part)) for part in np.array_split(seen.others, 3)]
     words = f"{case}; of the cores, by others, in each third {_told(shares)}"
     yield Figure("service_soak_others", words, float(np.mean(seen.others)), "share")
+    speeds = [float(np.mean(part)) for part in np.array_split(seen.speeds, 3)]
+    words = f"{case}; of the core beside what it was first, in each third {_told(speeds)}"
+    yield Figure("service_soak_speed", words, float(np.mean(seen.speeds)), "share")
     words = f"{case}; the last tenth over the first, beyond the rows' own {seen.tables[-1]:,} bytes"
     yield at_most(GROWTH, Figure("service_soak_memory", words, seen.growth(), "ratio"))
     words = f"{case}; {seen.checkpoints} checkpoints, one after {plan.log_bytes / 1e6:,.0f} MB"

@@ -1,7 +1,8 @@
 """A server under mixed load for a long time: what its calls took, its memory and its log.
 
 First callers that wait for each answer find how many calls a second it can do; then calls begin at
-times drawn at random, `SHARE` as many, whether those before are answered or not. Half search 16
+times drawn at random, `SHARE` as many, whether those before are answered or not, and as much more
+or less as the core is faster or slower than it was then (`tests.faults.pace`). Half search 16
 queries; a quarter read 256 rows, and a sixth step as many; the others append 16 rows, or erase the
 16 that were appended first. Those that change rows have callers of their own: reads are told to
 wait for none of them.
@@ -30,6 +31,7 @@ from memstore.memory import Array, Memory, Slots
 from memstore.shard.log import SEGMENT_BYTES
 from tests.benchmarks.data import mixture
 from tests.benchmarks.peers.client import ROOT
+from tests.faults.pace import Pace
 
 WIDTH, K = 128, 10
 SEARCHED, READ, ADDED = 16, 256, 16
@@ -39,7 +41,9 @@ CALLERS, WORKERS = 8, 32
 """That look for the capacity; that make the calls which begin at their own times, so many for reads
 and so many for the others."""
 
-SHARE = 0.8
+SHARE, MOST_SPEED = 0.8, 2.0
+"""Of the capacity; and how much faster a core becomes at most."""
+
 LOOK_S = 0.5
 APART_S = 5.0
 """What ended within so long of another is told as one."""
@@ -72,11 +76,12 @@ class Seen:
 
     took: by verb, (when a call was to begin, seconds until it was answered).  late: calls whose
     time had not come to begin when it ended.  resident, tables: by look, bytes of the server's
-    own memory, no pages of files, and of them those of rows.  log: by look,
-    bytes on disk.  checkpoints: that were made, at any time.  others: by look, the share of the
-    cores that this process may use which neither it nor the server used, nor left idle.  looked,
-    made, jobs: by look, seconds since it was warm, the checkpoints so far, and how long each kind
-    of job of the index took so far.
+    own memory, no pages of files, and of them those of rows.  log: by look, bytes on disk.
+    checkpoints: that were made, at any time.  speeds: by look, of the core beside what it was
+    while capacity was looked for.  others: by look, the share of the cores that this process may
+    use which neither it nor the server used, nor left idle.  looked, made, jobs: by look, seconds
+    since it was warm, the checkpoints so far, and how long each kind of job of the index took so
+    far.
     """
 
     capacity: float = 0.0
@@ -91,6 +96,7 @@ class Seen:
     tables: list[int] = field(default_factory=list)
     log: list[int] = field(default_factory=list)
     checkpoints: int = 0
+    speeds: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     looked: list[float] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
@@ -149,8 +155,9 @@ def soak(folder: Path, plan: Plan) -> Seen:
         _serving(folder, plan.log_bytes) as (process, address),
         memstore.connect(address) as client,
     ):
-        load = _Load(client.memory("m"), plan.rows, keys_ND, queries_QD, seen)
-        look = _Look(folder, process.pid, client.memory("m"), seen)
+        pace = Pace()
+        load = _Load(client.memory("m"), plan.rows, keys_ND, queries_QD, seen, pace)
+        look = _Look(folder, process.pid, client.memory("m"), seen, pace)
         with look.going_on():
             seen.capacity = load.capacity(plan.capacity_s)
             seen.offered = SHARE * seen.capacity
@@ -158,14 +165,21 @@ def soak(folder: Path, plan: Plan) -> Seen:
             seen.begun = time.monotonic()
             look.measured.set()
             load.open_loop(seen.offered, plan.seconds, seen.took)
+            seen.speeds = pace.speeds(seen.begun)
     return seen
 
 
 class _Load:
     def __init__(
-        self, memory: Memory, rows: int, keys_ND: Array, queries_QD: Array, seen: Seen
+        self,
+        memory: Memory,
+        rows: int,
+        keys_ND: Array,
+        queries_QD: Array,
+        seen: Seen,
+        pace: Pace,
     ) -> None:
-        self._memory, self._rows, self._seen = memory, rows, seen
+        self._memory, self._rows, self._seen, self._pace = memory, rows, seen, pace
         self._keys_ND, self._queries_QD = keys_ND, queries_QD
         self._grads_BD = np.full((READ, WIDTH), 1e-6, np.float32)
         self._added: collections.deque[Slots] = collections.deque()
@@ -186,7 +200,8 @@ class _Load:
                 self._memory.erase(self._added.popleft())
 
     def capacity(self, seconds: float) -> float:
-        """Calls a second of callers that wait, in the second half of the time."""
+        """Calls a second of callers that wait, in the second half of the time; the core is as fast
+        as usual then."""
         for verb in VERBS:  # The server loads its kernels.
             self.call(verb, np.random.default_rng(0))
         counts, begun = [0] * CALLERS, time.monotonic()
@@ -199,6 +214,7 @@ class _Load:
                 counts[number] += time.monotonic() >= half
 
         self._together(CALLERS, work)
+        self._pace.usual(half)
         return sum(counts) / (time.monotonic() - half)
 
     def open_loop(
@@ -206,29 +222,31 @@ class _Load:
     ) -> None:
         """Begins calls at times of a Poisson process; what is late by the end is not begun."""
         rng = np.random.default_rng(7)
-        times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds) + 1))
+        times = np.cumsum(rng.exponential(1 / rate, int(MOST_SPEED * rate * seconds) + 1))
         verbs = rng.choice(list(VERBS), len(times), p=list(VERBS.values()))
         read = np.isin(verbs, READS)
         kinds = [
             iter([*zip(times[of].tolist(), verbs[of].tolist(), strict=True)])
             for of in (read, ~read)
         ]
-        taking, begun = threading.Lock(), time.monotonic()
+        taking, begun, shown = threading.Lock(), time.monotonic(), self._pace.now()
+        end = begun + seconds
 
         def work(number: int) -> None:
             own, calls = np.random.default_rng(number), kinds[number % len(kinds)]
             while not self._seen.errors:
                 with taking:
-                    at, verb = next(calls, (seconds, ""))
-                if at >= seconds:
+                    at, verb = next(calls, (np.inf, ""))
+                while (due := self._pace.when(shown + at)) > (now := time.monotonic()) < end:
+                    time.sleep(min(due - now, LOOK_S, end - now))
+                if due >= end:
                     return
-                if time.monotonic() - begun > seconds:
+                if now >= end:
                     self._seen.late += took is not None
                     continue
-                time.sleep(max(0.0, begun + at - time.monotonic()))
                 self.call(verb, own)
                 if took is not None:
-                    took[verb].append((at, time.monotonic() - begun - at))
+                    took[verb].append((due - begun, time.monotonic() - due))
 
         self._together(len(kinds) * WORKERS, work)
 
@@ -249,8 +267,9 @@ class _Load:
 class _Look:
     """Looks at the server's memory and at its log again and again."""
 
-    def __init__(self, folder: Path, pid: int, memory: Memory, seen: Seen) -> None:
+    def __init__(self, folder: Path, pid: int, memory: Memory, seen: Seen, pace: Pace) -> None:
         self._folder, self._pid, self._memory, self._seen = folder, pid, memory, seen
+        self._pace = pace
         self.measured = threading.Event()
 
     @contextlib.contextmanager
@@ -262,6 +281,7 @@ class _Look:
             last = manifest.stat().st_mtime_ns
             cores = Cores(self._pid)
             while not ended.wait(LOOK_S):
+                self._pace.look()
                 changed = manifest.stat().st_mtime_ns
                 self._seen.checkpoints += changed != last
                 last = changed
