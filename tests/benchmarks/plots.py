@@ -37,6 +37,8 @@ def draw(curves: Sequence[Curve], folder: Path, name: str) -> list[Path]:
                 zorder=3 if ours else 2,
             )
             axes.set(xlabel=curve.x, ylabel=curve.y, title=plot)
+            if curve.log_x:
+                axes.set_xscale("log")
             if curve.log_y:
                 axes.set_yscale("log")
         axes.grid(alpha=0.3)

@@ -108,7 +108,7 @@ class Missing:
 class Curve:
     """Holds one line of a plot; curves of the same `plot` share its axes, named by `x` and `y`.
 
-    points  (x, y), finite; `log_y` draws y on a logarithmic scale
+    points  (x, y), finite; `log_x`, `log_y` draw them on a logarithmic scale
     """
 
     plot: str
@@ -117,6 +117,7 @@ class Curve:
     y: str
     points: Sequence[tuple[float, float]]
     log_y: bool = False
+    log_x: bool = False
 
 
 Measured = Figure | Missing | Curve

@@ -67,8 +67,8 @@ def measure(
         with memstore.open(Path(folder) / "store") as store:
             memory, rng = store.memory("facts"), np.random.default_rng(0)
             case = f"{case_of(report, DIM)}{told}"
-            ask = partial(_queries, rng, memory)
-            yield from _measured(memory, case, ask, WANTED, targets=targets)
+            draw = partial(queries, rng, memory)
+            yield from _measured(memory, case, draw, WANTED, targets=targets)
 
 
 def of_run(folder: Path) -> Iterator[Figure]:
@@ -80,7 +80,7 @@ def of_run(folder: Path) -> Iterator[Figure]:
         memory.refresh()
         taken = 0
 
-        def ask(count: int) -> Array:
+        def draw(count: int) -> Array:
             nonlocal taken
             at = np.arange(taken, taken + count) % len(queries_QD)
             taken += count
@@ -90,10 +90,10 @@ def of_run(folder: Path) -> Iterator[Figure]:
         case = f"{rows:,} rows of {DIM}, trained {run.trainer.done:,} steps, held-out questions"
         visited = SearchOptions(probe=learner.recipe.probe)
         case = f"{case}, {visited.probe} lists"
-        yield from _measured(memory, case, ask, visited, targets=False)
+        yield from _measured(memory, case, draw, visited, targets=False)
         own = memory.lookup("subject", subject_Q[:JUDGED].tolist(), MOST_OWN)
         found = np.concatenate(
-            [each.slots_QK for each in _ask(memory, queries_QD[:JUDGED], visited)]
+            [each.slots_QK for each in ask(memory, queries_QD[:JUDGED], visited)]
         )
         facts = np.split(own.slots, own.offsets[1:-1])
         shares = [np.isin(each[:K], row).mean() for each, row in zip(facts, found, strict=True)]
@@ -118,35 +118,31 @@ def _held_out(learner: Any) -> tuple[Array, Slots]:
 def _measured(
     memory: Memory,
     case: str,
-    ask: Callable[[int], Array],
+    draw: Callable[[int], Array],
     wanted: SearchOptions,
     *,
     targets: bool,
 ) -> Iterator[Figure]:
-    """ask: gives so many queries, others each time.  wanted: how it is searched."""
+    """draw: gives so many queries, others each time.  wanted: how it is searched."""
     start = time.perf_counter()
-    _ask(memory, ask(TUNING))
+    ask(memory, draw(TUNING))
     memory.reindex()
     yield Figure("tuning_s", f"{case}, clustered anew and tuned", time.perf_counter() - start, "s")
-    judged_QD = ask(JUDGED)
+    judged_QD = draw(JUDGED)
     start = time.perf_counter()
-    exact = _ask(memory, judged_QD, SearchOptions(exact=True))
+    exact = ask(memory, judged_QD, SearchOptions(exact=True))
     exact_rate = JUDGED / (time.perf_counter() - start)
-    found = _ask(memory, judged_QD, wanted)
-    floor_Q = np.concatenate([part.scores_QK[:, -1] for part in exact])[:, None]
-    scores_QK = np.concatenate([part.scores_QK for part in found])
-    recall = float((scores_QK >= floor_Q - 1e-6 * np.abs(floor_Q)).mean())
-    far = _ask(memory, judged_QD, SearchOptions(exact=True), FARTHEST)
+    recall = _recall(exact, ask(memory, judged_QD, wanted))
+    far = ask(memory, judged_QD, SearchOptions(exact=True), FARTHEST)
     far_QK = np.concatenate([part.scores_QK for part in far])
     for place in SHOWN:
         share = float(np.median(far_QK[:, place - 1] / far_QK[:, 0]))
         yield Figure("score", f"{case}, of the true {place:,}. of that of the first", share, "")
-    asked_QD = ask(TIMED)
+    asked_QD = draw(TIMED)
     start = time.perf_counter()
-    timed = _ask(memory, asked_QD, wanted)
+    timed = ask(memory, asked_QD, wanted)
     rate = TIMED / (time.perf_counter() - start)
-    rows = memory.describe().rows
-    scored = float(np.concatenate([part.scored_Q for part in timed]).mean()) / rows
+    scored = _scored(memory, timed)
     state = memory.describe().shards[0]
     case = f"{case}, k {K}, batch {BATCH}, {state.clusters:,} clusters"
     figures = {
@@ -162,7 +158,25 @@ def _measured(
     yield Figure("beside_exact", f"{case}; peer: exact search", rate, "queries/s", exact_rate)
 
 
-def _queries(rng: np.random.Generator, memory: Memory, count: int) -> Array:
+def share_found(memory: Memory, queries_QD: Array, wanted: SearchOptions) -> tuple[float, float]:
+    """Recall of a search, and which share of all rows it compares with a query."""
+    exact = ask(memory, queries_QD, SearchOptions(exact=True))
+    found = ask(memory, queries_QD, wanted)
+    return _recall(exact, found), _scored(memory, found)
+
+
+def _recall(exact: list[SearchResult], found: list[SearchResult]) -> float:
+    """The share found that scores no less than the true last."""
+    floor_Q = np.concatenate([part.scores_QK[:, -1] for part in exact])[:, None]
+    scores_QK = np.concatenate([part.scores_QK for part in found])
+    return float((scores_QK >= floor_Q - 1e-6 * np.abs(floor_Q)).mean())
+
+
+def _scored(memory: Memory, found: list[SearchResult]) -> float:
+    return float(np.concatenate([part.scored_Q for part in found]).mean()) / memory.describe().rows
+
+
+def queries(rng: np.random.Generator, memory: Memory, count: int) -> Array:
     """Keys of facts drawn by chance, with noise."""
     slots = rng.integers(0, memory.describe().next_slot, count)
     keys_QD = memory.gather(slots).keys_BD
@@ -173,9 +187,10 @@ def _queries(rng: np.random.Generator, memory: Memory, count: int) -> Array:
     return keys_QD + noise_QD / np.sqrt(np.float32(keys_QD.shape[1]))
 
 
-def _ask(
+def ask(
     memory: Memory, queries_QD: Array, options: SearchOptions = SearchOptions(), k: int = K
 ) -> list[SearchResult]:
+    """Searches, a batch at a time."""
     return [
         memory.search(queries_QD[first : first + BATCH], k, options)
         for first in range(0, len(queries_QD), BATCH)
