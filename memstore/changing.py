@@ -294,14 +294,23 @@ class ChangeableMemory(ReadableMemory):
         with self._mutation:
             yield
 
-    def hold(self, reason: MemstoreError | None, *, loads: bool = False, by: object = None) -> None:
+    def hold(
+        self,
+        reason: MemstoreError | None,
+        *,
+        loads: bool = False,
+        by: object = None,
+        index: bool = True,
+    ) -> None:
         """Lets mutations raise `reason` from now on, None is to go on.  loads: but for appending,
-        which is not logged, and may be taken back.  by: the `LOADER` who may; None is anybody."""
+        which is not logged, and may be taken back.  by: the `LOADER` who may; None is anybody.
+        index: whether that takes in what is appended, or rests."""
         with self._mutation:
             self._held, self._loader = reason, by
             self._before = self.next_slot, [s.windows.still() for s in self.shards if loads]
             for shard in self.shards:
                 shard.loading = loads
+                shard.maintainer.rests = not index
 
     def take_back(self) -> None:
         """Erases what was appended since it is held, of which no log knows, and its requests."""

@@ -22,7 +22,7 @@ from memstore import files, routing
 from memstore.config import MemoryConfig
 from memstore.disk import Disk
 from memstore.durable import belonging, manifest
-from memstore.durable.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of
+from memstore.durable.checkpoints import Entry, MemoryCheckpoints, Moment, base_of, config_of, load
 from memstore.durable.manifests import Manifests
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -154,9 +154,8 @@ class Contents:
             base = self.empty(name, config_of(entry), entry["next_slot"], home)
             base.made = entry.get("made", 0)
             memory = self.memories[name] = self.assemble(base)
-            made = self._made(name, memory, entry["log"]["name"], entry)
-            made.load()
-            self._checkpoints[name] = made
+            self._checkpoints[name] = self._made(name, memory, entry["log"]["name"], entry)
+        load(self._checkpoints.values())
         # Last, since it writes: a store that is refused stays as it is.
         for made in self._checkpoints.values():
             assert made.entry is not None

@@ -149,6 +149,12 @@ def check(path: Path, expected: Fingerprint) -> None:
         )
 
 
+def check_all(folder: Path, expected: Mapping[str, Fingerprint]) -> None:
+    """Raises `CorruptFile` unless all files of these names have these fingerprints."""
+    for name, fingerprint in expected.items():
+        check(folder / name, fingerprint)
+
+
 def replace_json(path: Path, value: dict[str, Any], disk: Disk = DISK) -> None:
     """Writes JSON so that a reader finds the old file or the new one, never a part."""
     data = to_json(value)

@@ -288,7 +288,11 @@ class Store:
 
     @contextlib.contextmanager
     def loading(
-        self, *names: str, by: object = None, deadline_s: float | None = None
+        self,
+        *names: str,
+        by: object = None,
+        deadline_s: float | None = None,
+        index: bool = True,
     ) -> Iterator[None]:
         """Lets memories be filled without the log: what is appended to them meanwhile is there for
         good when it ends, and not at all where it ends with an error or with the process.
@@ -297,7 +301,8 @@ class Store:
         changes these memories, or those that are encoded from them, and no checkpoint is made
         (`MemoryInUse`); searches, which find what was appended so far, and other memories go on.
         deadline_s: for a checkpoint that is being made, which is waited for (`DeadlineExceeded`).
-        Raises `Unsupported` for a memory with a capacity.
+        index: False has indices rest, for who calls `reindex` once all is loaded: that takes less
+        than to keep up. Raises `Unsupported` for a memory with a capacity.
         """
         with Deadline(deadline_s).held(self._mutex, "a checkpoint"):
             self._check_writing()
@@ -319,7 +324,7 @@ class Store:
                 f"{sorted(names)} of {self.path} are being loaded", hint="wait until that is done"
             )
             for base in held:
-                base.hold(self._loading, loads=base in bases, by=by)
+                base.hold(self._loading, loads=base in bases, by=by, index=index)
         try:
             yield
             with self._mutex:

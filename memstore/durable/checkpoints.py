@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from memstore.shard import checkpoint
 
 Entry = dict[str, Any]
 """What the manifest has of a memory."""
+
+LOADERS = 4
+"""Memories that are loaded at a time: while one is read, another is checked."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,10 @@ class MemoryCheckpoints:
         return sum(journal.log.bytes for journal in journals if journal is not None)
 
     def load(self) -> None:
-        """Fills the memory, an empty one; raises `CorruptFile` where a file is not what it was."""
+        """Fills the memory, an empty one; raises `CorruptFile` where a file is not what it was.
+
+        Memories may be loaded at the same time. Indices that were altered are built by `mend`.
+        """
         assert self.entry is not None
         for part, of_shard in zip(self._shards, self.entry["shards"], strict=True):
             part.load(of_shard)
@@ -142,10 +149,24 @@ class MemoryCheckpoints:
                     encoded_at = dict(arrays)
             self.memory.loaded(encoded_at, self.entry["state"][-1])
 
+    def mend(self) -> None:
+        """Builds indices again that were altered; after all memories are loaded."""
+        for part in self._shards:
+            part.mend()
+
     @staticmethod
     def _travel_key(state: list[int] | None) -> tuple[int, bool] | None:
         """Differs after every change of `encoded_at`: the first append, and a refresh."""
         return None if state is None else (state[-1], state[0] > 0)
+
+
+def load(checkpoints: Collection[MemoryCheckpoints]) -> None:
+    """Fills memories, which are empty, several at a time; raises `CorruptFile` where a file is not
+    what it was. Indices that are not are built again."""
+    with ThreadPoolExecutor(LOADERS) as pool:
+        list(pool.map(MemoryCheckpoints.load, checkpoints))
+    for each in checkpoints:
+        each.mend()
 
 
 def files_of(entry: Entry, part: Part) -> checkpoint.Files:

@@ -15,7 +15,7 @@ from memstore.config import MOST_SHARDS
 from memstore.contents import encoded
 from memstore.disk import DISK
 from memstore.durable import belonging, joining, manifest, resharding, snapshot
-from memstore.durable.checkpoints import MemoryCheckpoints, config_of, shards_of
+from memstore.durable.checkpoints import MemoryCheckpoints, config_of, load, shards_of
 from memstore.durable.place import Place, not_as_it_was
 from memstore.embedded import EmbeddedMemory
 from memstore.encoded import EncodedMemory
@@ -127,6 +127,7 @@ def _memories(
     """The memories whose files were fetched, parts before what is encoded from them."""
     plain: dict[str, EmbeddedMemory] = {}
     made: dict[str, EmbeddedMemory | EncodedMemory] = {}
+    checkpoints: list[MemoryCheckpoints] = []
     for name, entry in sorted(
         body["memories"].items(), key=lambda item: item[1]["config"]["encoding"] is not None
     ):
@@ -138,7 +139,8 @@ def _memories(
         else:
             made[name] = encoded(base, plain)
         folder = draft / manifest.MEMORIES / name
-        MemoryCheckpoints(made[name], folder, entry["log"]["name"], entry).load()
+        checkpoints.append(MemoryCheckpoints(made[name], folder, entry["log"]["name"], entry))
+    load(checkpoints)
     return made
 
 

@@ -64,6 +64,8 @@ class Maintainer:
         self._moved = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
         self._started: list[threading.Thread] = []
+        self.rests = False
+        """Whether mutations make no job due: all rows are to be clustered anew behind them."""
         self._retry_at = {"seal": 0.0, "cluster": 0.0}
         self._pause_s = {"seal": FIRST_PAUSE_S, "cluster": FIRST_PAUSE_S}
         self._stopped = False
@@ -80,7 +82,7 @@ class Maintainer:
         if self.index.config.kind == "auto":
             # Here, so that who only reads a store lays nothing.
             self.index.recent.known = self._asked
-        if not due.sealing(self.index):
+        if self.rests or not due.sealing(self.index):
             return
         if self.index.config.maintenance == "background":
             # Before the first clustering there is nothing to seal rows into.
@@ -172,7 +174,7 @@ class Maintainer:
     def _over(self) -> bool:
         version, config = self.index.version, self.index.config
         behind = version.fresh.count > self._most and version.codebook is not None
-        return behind and config.maintenance == "background"
+        return behind and config.maintenance == "background" and not self.rests
 
     def _wait_s(self) -> float:
         cost = self._costs["seal"]

@@ -16,6 +16,7 @@ import functools
 import logging
 import operator
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,8 @@ class Checkpoints:
         self._entry: Entry = {"blocks": {}, "records": {}, "requests": {}}
         self._directory: blocks.Directory = {}
         self._index = saving.Kept()
+        self._broken = False
+        """Whether the index is to be built again."""
 
     def begin(self) -> Moment:
         """Takes the shard as it is; until `keep` or `abandon`, writers keep what they change."""
@@ -170,29 +173,40 @@ class Checkpoints:
             self._shard.cut = None
 
     def load(self, entry: Entry) -> None:
-        """Fills the shard, which is empty; raises `CorruptFile` where a file is not what it was."""
-        shard, records, requests = self._shard, entry["records"], entry["requests"]
-        for expected in (entry["rows"], records.get("files", {}), requests.get("files", {})):
-            for name, fingerprint in expected.items():
-                files.check(self._folder / name, fingerprint)
+        """Fills the shard, which is empty; raises `CorruptFile` where a file is not what it was.
+
+        An index that is not what it was has to be built again, by `mend`.
+        """
+        shard, requests = self._shard, entry["requests"]
+        files.check_all(self._folder, entry["rows"])
         for name, fingerprint in entry["blocks"].items():
             # Each block has a checksum of its own.
             files.check_size(self._folder / name, fingerprint["bytes"])
         [name] = entry["rows"]
         self._directory = blocks.from_bytes((self._folder / name).read_bytes())
         self._check_dtypes(self._folder / name)
-        shard.rows.restore(
-            {name: (s.dtype, s.shape) for name, s in self._directory.items()},
-            lambda name, out: blocks.read(self._folder, self._directory[name], name, out),
-            entry["versions"]["rows"],
-        )
-        self._load_records(records)
-        for name in requests.get("files", {}):
-            with np.load(self._folder / name, allow_pickle=False) as arrays:
-                shard.windows.restore(arrays)
-        shard.windows.noted = requests.get("noted", 0)
+        with ThreadPoolExecutor(2) as pool:
+            records = pool.submit(self._load_records, entry["records"])
+            index = pool.submit(files.check_all, self._folder, entry["index"]["files"])
+            shard.rows.restore(
+                {name: (s.dtype, s.shape) for name, s in self._directory.items()},
+                lambda name, out: blocks.read(self._folder, self._directory[name], name, out),
+                entry["versions"]["rows"],
+            )
+            files.check_all(self._folder, requests.get("files", {}))
+            for name in requests.get("files", {}):
+                with np.load(self._folder / name, allow_pickle=False) as arrays:
+                    shard.windows.restore(arrays)
+            shard.windows.noted = requests.get("noted", 0)
+            self._load_index(entry, index.result)
+            records.result()
         self._entry = entry
-        self._load_index(entry)
+
+    def mend(self) -> None:
+        """Builds the index again, if it was not what it was; after all that rows are sums of."""
+        if self._broken:
+            self._shard.reindex()
+            self._broken = False
 
     def _changed(self, cut: Cut) -> Iterator[tuple[str, int, Array]]:
         for block, arrays in cut.blocks(self._shard.writers):
@@ -230,23 +244,24 @@ class Checkpoints:
     def _load_records(self, entry: Entry) -> None:
         records = self._shard.records
         if "files" in entry:
+            files.check_all(self._folder, entry["files"])
             table_file, rows_file = entry["files"]
             rows_R = np.load(self._folder / rows_file, allow_pickle=False)
             with pa.OSFile(str(self._folder / table_file), "rb") as source:
                 records.put(rows_R, pa.ipc.open_file(source).read_all())
         records.version = entry.get("version", 0)
 
-    def _load_index(self, entry: Entry) -> None:
-        shard, index = self._shard, entry["index"]
+    def _load_index(self, entry: Entry, checked: Callable[[], None]) -> None:
+        """checked: raises `CorruptFile` where one of its files is not what it was."""
+        shard, parts = self._shard, entry["index"]["parts"]
         live_R, number = shard.rows.live_rows(), entry["versions"]["index"]
         try:
-            for name, expected in index["files"].items():
-                files.check(self._folder / name, expected)
-            self._index = saving.load(shard.index, self._folder, index["parts"], number, live_R)
+            checked()
+            self._index = saving.load(shard.index, self._folder, parts, number, live_R)
         except CorruptFile as error:
             logger.warning("the index of %s is built again: %s", self._folder, error)
             saving.load(shard.index, self._folder, {}, number, live_R)
-            shard.reindex()
+            self._broken = True
 
     def _check_dtypes(self, path: Path) -> None:
         """Keys and values of float16 and bfloat16 stand in files as their bits."""

@@ -334,7 +334,9 @@ class RowTable:
         for name, (dtype, shape) in shapes.items():
             if name.startswith(STATE):
                 self._regions[name] = self._wide(*shape[1:], dtype=dtype)
-        self._grow(size)
+        # Memory is made ready by the threads that read into it, each a part.
+        self.reserve(size, filled=False)
+        self._show(size)
         # Of a use that was long ago and of none the numbers are not zero.
         self.usage.priority_N[:size] = 0.0
         for name, array in self.arrays().items():
@@ -403,13 +405,16 @@ class RowTable:
             self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}
             self._show(self.size)
 
-    def reserve(self, size: int) -> None:
-        """Makes room for so many rows; raises `StorageFull`, with all as it was, without it."""
+    def reserve(self, size: int, *, filled: bool = True) -> None:
+        """Makes room for so many rows; raises `StorageFull`, with all as it was, without it.
+
+        filled: the new rows are about to be written, by this thread.
+        """
         if size > self._room:
             room = -(-size // ROOM_ROWS) * ROOM_ROWS
             try:
                 for name, region in self._regions.items():
-                    region.grow(room, filled=name in WRITTEN)
+                    region.grow(room, filled=filled and name in WRITTEN)
                 self._marks.grow(sequence.blocks(room))
                 self.usage.grow(room)
             finally:

@@ -366,6 +366,10 @@ class _Ingest:
         try:
             for name in MEMORIES:
                 self._fill(where, name, rows)
+            if self._plan.layout.lists.sealed:
+                self._progress("Indexing facts", 0, 1)
+                where.index("facts")
+                self._progress("Indexing facts", 1, 1)
         finally:
             where.close()
 
