@@ -310,7 +310,7 @@ class ChangeableMemory(ReadableMemory):
             self._before = self.next_slot, [s.windows.still() for s in self.shards if loads]
             for shard in self.shards:
                 shard.loading = loads
-                shard.maintainer.rests = not index
+                shard.maintainer.rests = loads and not index
 
     def take_back(self) -> None:
         """Erases what was appended since it is held, of which no log knows, and its requests."""
@@ -367,6 +367,11 @@ class ChangeableMemory(ReadableMemory):
     def _loads(self) -> bool:
         """Whether who appends now may, while all else is held."""
         return self.shards[0].loading and self._loader in (None, LOADER.get())
+
+    def wake(self) -> None:
+        """Begins in the background what was due when the store was closed."""
+        for shard in self.shards:
+            shard.maintainer.wake()
 
     def settle(self) -> None:
         """Waits until the background has nothing to do."""

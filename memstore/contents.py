@@ -164,6 +164,8 @@ class Contents:
         if self._refusal is None:
             self._manifests.sweep()
             self._note_losses()
+            for memory in self.memories.values():
+                base_of(memory).wake()
 
     def _note_losses(self) -> None:
         """Counts as drifted what a part lost that was not closed in order."""

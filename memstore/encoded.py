@@ -156,7 +156,7 @@ class EncodedMemory(SummedMemory):
                 yield slots_B, records
 
     def _encode_again(self, slots: Slots, *, drifts: bool) -> int:
-        """Encodes slots; returns how many.  drifts: the index is made anew behind it."""
+        """Has slots be as of now; returns how many.  drifts: the index is made anew behind it."""
         encoded = 0
         for slots_B, records in self._blocks(slots):
             whole_B = np.ones(len(slots_B), bool)
@@ -176,14 +176,20 @@ class EncodedMemory(SummedMemory):
         return encoded
 
     def _first_encoding(self, records: pa.Table) -> Array:
-        """The keys of records that are to be appended."""
+        """What rows keep of records that are to be appended."""
+        self._check_values(records)
         if self.base.next_slot == 0:
             # Before the rows are read: a step in between is encoded and still counted.
             self.encoded_at = {column: part.travel() for column, part in self._parts.items()}
-        return self._checked_encoding(records)
+        return self._kept(records)
 
     def _checked_encoding(self, records: pa.Table) -> Array:
+        """What rows keep of records."""
         self._check_values(records)
+        return self._kept(records)
+
+    def _kept(self, records: pa.Table) -> Array:
+        """The keys of records."""
         return self._encode(records)
 
     def _put_new(

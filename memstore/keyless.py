@@ -29,7 +29,7 @@ class KeylessMemory(EncodedMemory):
 
     @property
     def _encodes(self) -> bool:
-        return self.config.index_config.kind not in ("none", "exact")
+        return self.config.index_config.sealed
 
     def replayed(self, slots: Slots) -> None:
         """Nothing: there are no keys that could be of parts whose steps are lost."""
@@ -44,9 +44,9 @@ class KeylessMemory(EncodedMemory):
             encoded += len(slots_B)
         return encoded
 
-    def _checked_encoding(self, records: pa.Table) -> Array:
+    def _kept(self, records: pa.Table) -> Array:
         """Which part rows each is a sum of; raises where the sum is no key."""
-        keys_BD = super()._checked_encoding(records)
+        keys_BD = super()._kept(records)
         dtype = storage(self.config.dtype)
         checks.matrix("keys", keys_BD, width=self.config.dim, dtype=dtype)
         return np.stack([records[column].to_numpy() for column in sorted(self._parts)], axis=1)

@@ -21,6 +21,9 @@ VERBS = (
     *("search", "gather", "lookup", "reindex", "refresh", "describe"),
 )
 
+NOTED = "noted_verb"
+"""Of a verb that notes its calls: the one that does not."""
+
 BOUNDS_S = tuple(digit * 10.0**power for power in range(-5, 1) for digit in (1.0, 2.5, 5.0))
 """Upper bounds of the buckets of a latency, 10 µs to 5 s; a last bucket takes what is longer."""
 
@@ -85,14 +88,14 @@ def metered(memory_class: C) -> C:
     does so do it already."""
     for verb in VERBS:
         method = getattr(memory_class, verb)
-        if not hasattr(method, "__wrapped__"):
+        if not hasattr(method, NOTED):
             setattr(memory_class, verb, _noted(verb, method))
     return memory_class
 
 
 def unmetered(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The same bound verb, not noted: for what the store itself asks."""
-    plain = getattr(verb, "__wrapped__", None)
+    plain = getattr(verb, NOTED, None)
     return verb if plain is None else functools.partial(plain, verb.__self__)  # type: ignore[attr-defined]
 
 
@@ -108,4 +111,5 @@ def _noted(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.meter.note(verb, perf_counter() - start)
 
+    setattr(noted, NOTED, method)
     return noted

@@ -65,7 +65,7 @@ class Maintainer:
         self._threads: dict[str, threading.Thread] = {}
         self._started: list[threading.Thread] = []
         self.rests = False
-        """Whether mutations make no job due: all rows are to be clustered anew behind them."""
+        """Whether nothing is done in the background: all rows are to be clustered anew soon."""
         self._retry_at = {"seal": 0.0, "cluster": 0.0}
         self._pause_s = {"seal": FIRST_PAUSE_S, "cluster": FIRST_PAUSE_S}
         self._stopped = False
@@ -85,12 +85,17 @@ class Maintainer:
         if self.rests or not due.sealing(self.index):
             return
         if self.index.config.maintenance == "background":
-            # Before the first clustering there is nothing to seal rows into.
-            self._start("cluster" if self.index.version.codebook is None else "seal")
+            self.wake()
             return
         # Where it fails the mutation took effect all the same, and the next one tries again.
         with contextlib.suppress(RuntimeError, MemoryError):
             self._inline()
+
+    def wake(self) -> None:
+        """Begins in the background what was due when a store was closed, if that is to be so."""
+        if self.index.config.maintenance == "background" and due.sealing(self.index):
+            # Before the first clustering there is nothing to seal rows into.
+            self._start("cluster" if self.index.version.codebook is None else "seal")
 
     def _asked(self) -> None:
         """Begins, in the thread of a search, what waited for real queries: no write may follow."""
@@ -187,7 +192,7 @@ class Maintainer:
     def _start(self, role: str) -> None:
         """Sees to it that the thread of `seal` or `cluster` is there."""
         with self._moved:
-            if role not in self._threads and not self._stopped:
+            if role not in self._threads and not self._stopped and not self.rests:
                 thread = threading.Thread(
                     target=self._work, args=(role,), name=f"memstore-{role}", daemon=True
                 )
@@ -212,7 +217,7 @@ class Maintainer:
     def _has_work(self, role: str) -> bool:
         """Waits out a pause; takes the thread off the list if there is nothing to do."""
         with self._moved:
-            while not self._stopped and self._due(role):
+            while not self._stopped and not self.rests and self._due(role):
                 pause_s = self._retry_at[role] - time.monotonic()
                 if pause_s <= 0:
                     return True

@@ -151,6 +151,10 @@ class TwoTierIndex:
         if self.config.sealed:
             self._retire(rows_B, self.queue.joined)
 
+    def renumber(self) -> None:
+        """Makes what it is now another version."""
+        self.version = replace(self.version, number=self.version.number + 1)
+
     def killed(self, rows_B: Slots) -> None:
         """Takes rows out of both tiers."""
         self._mirrored(rows_B)

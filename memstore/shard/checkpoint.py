@@ -192,6 +192,7 @@ class Checkpoints:
                 {name: (s.dtype, s.shape) for name, s in self._directory.items()},
                 lambda name, out: blocks.read(self._folder, self._directory[name], name, out),
                 entry["versions"]["rows"],
+                filled=False,
             )
             files.check_all(self._folder, requests.get("files", {}))
             for name in requests.get("files", {}):

@@ -325,17 +325,19 @@ class RowTable:
         shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         read: Callable[[str, Array], None],
         version: int,
+        *,
+        filled: bool = True,
     ) -> None:
         """Takes over what `arrays` gave, into a table that is empty.
 
         shapes: the dtype and shape of each.  read: fills one, all zeros, from the first row on.
+        filled: by this thread; several make memory ready themselves, each what it fills.
         """
         size = shapes["keys"][1][0]
         for name, (dtype, shape) in shapes.items():
             if name.startswith(STATE):
                 self._regions[name] = self._wide(*shape[1:], dtype=dtype)
-        # Memory is made ready by the threads that read into it, each a part.
-        self.reserve(size, filled=False)
+        self.reserve(size, filled=filled)
         self._show(size)
         # Of a use that was long ago and of none the numbers are not zero.
         self.usage.priority_N[:size] = 0.0

@@ -103,6 +103,7 @@ class Shard(ReadableShard):
         """Has the index take rows as they are now, which do not change by that."""
         with self._writer:
             self.index.wrote(rows_B)
+            self.index.renumber()
             self.maintainer.mutated()
 
     def blend(

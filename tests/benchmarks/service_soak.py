@@ -1,9 +1,9 @@
 """Half an hour of mixed load at 80 % of what a server can do: errors, latency, memory and log.
 
-The load is a process of its own. How calls are mixed, and how capacity is found, is said in
-`tests.faults.soaking`; calls begin at times drawn at random, and are timed from then, so that one
-that waits behind another counts. What else ran on the cores meanwhile is told beside. Every change
-is logged. `make test-long` does ten minutes of it.
+The load is a process of its own. How calls are mixed, how capacity is found, and how the load
+follows the speed of the core, is said in `tests.faults.soaking`; calls begin at times drawn at
+random, and are timed from then, so that one that waits behind another counts. What else ran on the
+cores meanwhile is told beside. Every change is logged. `make test-long` does ten minutes of it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def measure(plan: Plan) -> Iterator[Measured]:
     yield at_most(0, Figure("service_soak_errors", calls, len(seen.errors), "errors"))
     if seen.errors:
         return
+    rates = seen.rates(plan.seconds)
+    words = f"{case}; in each third {', '.join(f'{rate:,.0f}' for rate in rates)}"
+    yield Figure(
+        "service_soak_rate", f"{words}; peer: capacity", rates[-1], "calls/s", seen.capacity
+    )
     for line in seen.slowest():
         print(line, file=sys.stderr)
     yield at_least(0.95, Figure("service_soak_done", calls, _done(done, seen.late), "share"))

@@ -86,7 +86,6 @@ class Seen:
 
     capacity: float = 0.0
     begun: float = 0.0
-    offered: float = 0.0
     took: dict[str, list[tuple[float, float]]] = field(
         default_factory=lambda: {verb: [] for verb in VERBS}
     )
@@ -101,6 +100,12 @@ class Seen:
     looked: list[float] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
     jobs: list[dict[str, float]] = field(default_factory=list)
+
+    def rates(self, seconds: float, parts: int = 3) -> list[float]:
+        """Calls that were to begin in each part of so many seconds, a second."""
+        times = [at for calls in self.took.values() for at, _ in calls]
+        counts, _ = np.histogram(times, parts, (0.0, seconds))
+        return [float(count) * parts / seconds for count in counts]
 
     def percentiles(self, verb: str, percent: float, parts: int = 3) -> list[float]:
         """Of the seconds that calls took, in each part of the time."""
@@ -160,11 +165,10 @@ def soak(folder: Path, plan: Plan) -> Seen:
         look = _Look(folder, process.pid, client.memory("m"), seen, pace)
         with look.going_on():
             seen.capacity = load.capacity(plan.capacity_s)
-            seen.offered = SHARE * seen.capacity
-            load.open_loop(seen.offered, plan.warm_s, None)
+            load.open_loop(SHARE * seen.capacity, plan.warm_s, None)
             seen.begun = time.monotonic()
             look.measured.set()
-            load.open_loop(seen.offered, plan.seconds, seen.took)
+            load.open_loop(SHARE * seen.capacity, plan.seconds, seen.took)
             seen.speeds = pace.speeds(seen.begun)
     return seen
 
@@ -238,7 +242,9 @@ class _Load:
                 with taking:
                     at, verb = next(calls, (np.inf, ""))
                 while (due := self._pace.when(shown + at)) > (now := time.monotonic()) < end:
-                    time.sleep(min(due - now, LOOK_S, end - now))
+                    time.sleep(min(due - now, LOOK_S / 2, end - now))
+                    if self._seen.errors:
+                        return
                 if due >= end:
                     return
                 if now >= end:

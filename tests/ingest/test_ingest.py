@@ -19,7 +19,7 @@ from models.tasks.knowledge import TaskDataError
 from models.tasks.memories import KnowledgeMemories
 from tests.ingest.made import SMALL, Fact, contents, expected, facts, records, write_tsv
 from workers import cli
-from workers.ingest import Layout, Reading, SourceError, ingest, lines, plan, tsv
+from workers.ingest import Layout, Reading, SourceError, ingest, lines, plan, targets, tsv
 
 
 @pytest.fixture
@@ -32,6 +32,28 @@ def columns(rows: list[Fact]) -> pa.Table:
     return pa.table(
         dict(zip(("subject", "relation", "object"), zip(*rows, strict=True), strict=True))
     )
+
+
+def test_an_index_has_all_facts_when_an_ingest_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tsv(tmp_path / "facts.tsv", facts(3_000))
+    layout = Layout(dim=16, window=300)
+
+    def cut_off(self: object, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets.Embedded, "index", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            ingest([source], tmp_path / "store", layout=layout)
+    with memstore.open(tmp_path / "store", read_only=True) as store:
+        assert store.memory("facts").describe().shards[0].sealed == 0
+    report = ingest([source], tmp_path / "store", layout=layout)
+    with memstore.open(tmp_path / "store", read_only=True) as store:
+        state = store.memory("facts").describe().shards[0]
+        assert (state.sealed, state.fresh) == (report.facts, 0)
+        assert state.clusters > 1
 
 
 @pytest.mark.usefixtures("cut_small")

@@ -128,7 +128,7 @@ def test_scores_are_of_the_parts_as_they_are_though_the_index_is_old(tmp_path: P
         some = facts.refresh(limit=100)
         assert 0 < some.encoded < FACTS
         after = facts.describe().shards[0]
-        assert after.fresh > before.fresh
+        assert after.index_version > before.index_version
         assert after.row_version == before.row_version  # Rows that did not change are not written.
         facts.refresh()
         assert facts.describe().drift == 0.0
@@ -192,6 +192,21 @@ def test_it_is_found_again_as_it_was(tmp_path: Path, closed: bool) -> None:
         memstore.restore(tmp_path / "snapshots", target, shards=shards or None)
         with memstore.open(target) as restored:
             assert answers(restored) == before[0]
+
+
+def test_an_index_that_was_altered_is_built_again_of_sums(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with filled(tmp_path / "store", stored=False) as store:
+        before = answers(store, SearchOptions())
+    [tiers] = (tmp_path / "store" / "memories" / "facts").rglob("tiers-*.npz")
+    data = bytearray(tiers.read_bytes())
+    data[len(data) // 2] ^= 1
+    tiers.write_bytes(data)
+    with memstore.open(tmp_path / "store") as again:
+        assert "is built again" in caplog.text
+        assert answers(again, SearchOptions()) == before
+        assert again.memory("facts").describe().shards[0].sealed == FACTS
 
 
 def test_a_part_that_was_erased_counts_as_zeros(tmp_path: Path) -> None:

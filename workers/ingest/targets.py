@@ -60,7 +60,8 @@ class Target(Protocol):
         ...
 
     def index(self, name: str) -> None:
-        """Returns once the index has what was loaded."""
+        """Returns once the index has what was loaded, but for the few rows that wait to be sealed
+        where servers index by themselves."""
         ...
 
     def close(self) -> None: ...
@@ -99,6 +100,7 @@ class Embedded:
 
     def index(self, name: str) -> None:
         self._store.memory(name).reindex()
+        self._store.checkpoint()
 
     def close(self) -> None:
         if self._own:
@@ -163,7 +165,7 @@ class Served:
                 raise TaskDataError(
                     f"{sum(fresh):,} rows of {name!r} that servers have not indexed for minutes",
                     f"at most {limit:,} a shard",
-                    "look at their logs; the same command goes on",
+                    "look at their logs, or reindex it; the same command goes on",
                 )
             before = sum(fresh)
             time.sleep(min(2.0**waits * LEAST_WAIT_S, LONGEST_WAIT_S))

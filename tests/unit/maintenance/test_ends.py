@@ -45,11 +45,12 @@ def test_closing_stops_a_job_at_the_next_rows_it_reads(
     with pytest.raises(StoreClosed):
         memory.append(keys(1))
     monkeypatch.undo()
-    with memstore.open(tmp_path) as store:
+    with memstore.open(tmp_path, read_only=True) as store:
         memory = store.memory("m")
         assert state(memory).fresh == 120
         check(memory)
-        memory.append(keys(1))
+    with memstore.open(tmp_path) as store:
+        memory = store.memory("m")
         settle(memory)
         assert state(memory).fresh == 0
 
