@@ -4,7 +4,7 @@
     ingest(["facts/"], "ray:memstore/facts")      # servers
 
 Five stages, each of tasks that leave a file when they are done: reading, merging the names,
-numbering the facts, grouping them, loading; where mediators are named, these are listed before, and
+numbering the facts, grouping them, loading, behind which the facts are indexed; where mediators are named, these are listed before, and
 facts are joined past them once all are read. Whoever is killed goes on behind the last whole file,
 or the last whole window of rows.
 """
