@@ -37,7 +37,7 @@ from tests.benchmarks.synthetic import FULL, case_of, stored
 from tests.ingest.measured import resident
 from workers.ingest import Layout, keeping
 
-SIZES, QUICK_SIZES = (100_000, 1_000_000, 10_000_000, FULL), (5_000, 20_000)
+SIZES, QUICK_SIZES = (100_000, 1_000_000, 10_000_000, FULL), (10_000, 30_000)
 
 DIM, JUDGED, TIMED = 64, 128, 2_048
 """Queries that are searched exactly too, and that are timed."""
