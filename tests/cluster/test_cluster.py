@@ -403,9 +403,13 @@ def test_a_process_that_is_no_part_of_ray_goes_by_its_client_server(
         try:
             address = f"ray://127.0.0.1:{port}/{NAMESPACE}/{spec.name}"
             command = [sys.executable, "-c", ASK, address]
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=LONG_S, check=False
-            )
+            for _ in range(3):
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=LONG_S, check=False
+                )
+                # Ray gives a server of its own half a minute to start, too little beside much work.
+                if "Starting Ray client server failed" not in done.stderr:
+                    break
         finally:
             server.terminate()
     assert done.returncode == 0, done.stderr
