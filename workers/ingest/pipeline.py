@@ -4,9 +4,9 @@
     ingest(["facts/"], "ray:memstore/facts")      # servers
 
 Five stages, each of tasks that leave a file when they are done: reading, merging the names,
-numbering the facts, grouping them, loading, behind which the facts are indexed; where mediators are named, these are listed before, and
-facts are joined past them once all are read. Whoever is killed goes on behind the last whole file,
-or the last whole window of rows.
+numbering the facts, grouping them, loading, behind which the facts are indexed. Where mediators are
+named, these are listed before, and facts are joined past them once all are read. Whoever is killed
+goes on behind the last whole file, or the last whole window of rows.
 """
 
 from __future__ import annotations
