@@ -144,16 +144,20 @@ class EncodedMemory(SummedMemory):
             found.append(slots_B[hit_B])
         return np.concatenate(found)
 
-    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, pa.Table]]:
-        """Slots that still are there and what their parts are; no mutation comes in between."""
+    def _live(self, slots: Slots) -> Iterator[Slots]:
+        """Slots that still are there, block by block; no mutation comes in between."""
         for start in range(0, len(slots), BLOCK):
             with self.base.frozen():
                 slots_B = slots[start : start + BLOCK]
-                slots_B = slots_B[self.base.alive(slots_B)]
-                columns = list(self._encoding.key)
-                records = self.base.gather(slots_B, vectors=False, columns=columns).records
-                assert records is not None
-                yield slots_B, records
+                yield slots_B[self.base.alive(slots_B)]
+
+    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, pa.Table]]:
+        """Slots that still are there and what their parts are; no mutation comes in between."""
+        for slots_B in self._live(slots):
+            columns = list(self._encoding.key)
+            records = self.base.gather(slots_B, vectors=False, columns=columns).records
+            assert records is not None
+            yield slots_B, records
 
     def _encode_again(self, slots: Slots, *, drifts: bool) -> int:
         """Has slots be as of now; returns how many.  drifts: the index is made anew behind it."""

@@ -38,7 +38,7 @@ class KeylessMemory(EncodedMemory):
         if drifts:
             return len(slots)
         encoded = 0
-        for slots_B, _ in self._blocks(slots):
+        for slots_B in self._live(slots):
             self.base.admit()
             self.base.index_again(slots_B)
             encoded += len(slots_B)

@@ -301,8 +301,8 @@ class Store:
         changes these memories, or those that are encoded from them, and no checkpoint is made
         (`MemoryInUse`); searches, which find what was appended so far, and other memories go on.
         deadline_s: for a checkpoint that is being made, which is waited for (`DeadlineExceeded`).
-        index: False has indices rest, for who calls `reindex` once all is loaded: that takes less
-        than to keep up. Raises `Unsupported` for a memory with a capacity.
+        index: False has indices rest, for who calls `reindex` once all is loaded. Raises
+        `Unsupported` for a memory with a capacity.
         """
         with Deadline(deadline_s).held(self._mutex, "a checkpoint"):
             self._check_writing()

@@ -93,7 +93,7 @@ class Embedded:
 
     def load(self, name: str, number: int, rows: int, batches: Batches) -> None:
         memory = self._store.memory(name)
-        # Of all rows at once it is made in half the time that it takes to keep up with them.
+        # It is made of all rows at once, behind the last: `index`.
         with self._store.loading(name, index=False):
             for keys_BD, records in batches():
                 patiently(lambda k=keys_BD, r=records: memory.append(k, None, r))  # type: ignore[misc]
