@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -29,6 +30,10 @@ NewFile = BinaryIO
 """A file that is being made, written from its front to its end."""
 
 BUFFER_BYTES = 1 << 20
+
+_READING = threading.Lock()
+"""numpy reads the head of a file with `ast`, which counts its depth in one place for all threads:
+of two that are at it either may fail (seen with Python 3.11; python/cpython#106905)."""
 
 
 class Counted(io.RawIOBase):
@@ -110,6 +115,22 @@ def make(path: Path, write: Callable[[NewFile], object], disk: Disk = DISK) -> F
 def arrays_to(file: NewFile, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes arrays as numpy's `.npz`."""
     np.savez(file, allow_pickle=False, **arrays)
+
+
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Reads what `arrays_to` wrote; any number of threads may."""
+    with _READING, np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def array_of(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Reads an array in numpy's `.npy`; any number of threads may.
+
+    mapped: it is read as far as it is looked at.
+    """
+    with _READING:
+        array: npt.NDArray[Any] = np.load(path, "r" if mapped else None, allow_pickle=False)
+    return array
 
 
 def make_folder(folder: Path, disk: Disk = DISK) -> None:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from memstore import checks, files
@@ -79,8 +78,7 @@ class Checkpoint:
         """The arrays that `save` was given; raises `CorruptFile`."""
         with _damaged(self.folder):
             files.check(self.folder / DENSE, self.dense)
-            with np.load(self.folder / DENSE, allow_pickle=False) as arrays:
-                return dict(arrays)
+            return files.arrays_of(self.folder / DENSE)
 
 
 class Checkpoints:

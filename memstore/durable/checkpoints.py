@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from memstore import files
 from memstore.config import MemoryConfig
 from memstore.disk import DISK, Disk
@@ -145,8 +143,7 @@ class MemoryCheckpoints:
             encoded_at = self.memory.encoded_at
             for name, expected in self.entry["encoded_at"].items():
                 files.check(self._folder / name, expected)
-                with np.load(self._folder / name, allow_pickle=False) as arrays:
-                    encoded_at = dict(arrays)
+                encoded_at = files.arrays_of(self._folder / name)
             self.memory.loaded(encoded_at, self.entry["state"][-1])
 
     def mend(self) -> None:

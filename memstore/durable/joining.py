@@ -138,8 +138,7 @@ def _told(folder: Path, entries: Sequence[Entry]) -> list[dict[str, Array]]:
         arrays: dict[str, Array] = {}
         for name in entry["encoded_at"]:
             path = folder / _numbered(name, number)
-            with np.load(path, allow_pickle=False) as kept:
-                arrays = dict(kept)
+            arrays = files.arrays_of(path)
             path.unlink()
         told.append(arrays)
     return told
@@ -178,8 +177,7 @@ def _given(folder: Path, shards: dict[int, Entry]) -> Entry:
     for shard, its in sorted(shards.items()):
         windows.append(RequestWindows())
         for name in its["requests"].get("files", ()):
-            with np.load(folder / f"shard-{shard}" / name, allow_pickle=False) as arrays:
-                windows[-1].restore(arrays)
+            windows[-1].restore(files.arrays_of(folder / f"shard-{shard}" / name))
     after, path = given_out(windows[0], windows), folder / "shard-0" / GIVEN
     path.unlink(missing_ok=True)
     arrays = after.arrays()

@@ -40,7 +40,7 @@ class StillShard:
             for name, expected in entry["records"]["files"].items():
                 files.check(folder / name, expected)
             table_file, rows_file = entry["records"]["files"]
-            rows_L = np.load(folder / rows_file, allow_pickle=False)
+            rows_L = files.array_of(folder / rows_file)
             self._line_R[rows_L] = np.arange(len(rows_L))
             self._table = pa.ipc.open_file(pa.memory_map(str(folder / table_file))).read_all()
 

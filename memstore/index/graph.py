@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from memstore.files import NewFile, arrays_to
+from memstore.files import NewFile, arrays_of, arrays_to
 from memstore.index.recall import Recall
 from memstore.index.reductions import lengths
 from memstore.index.scanning import Found
@@ -110,11 +110,10 @@ class Graph:
 
     @classmethod
     def load(cls, path: Path) -> Graph:
-        with np.load(path, allow_pickle=False) as file:
-            prefix = "recall_"
-            parts = {k.removeprefix(prefix): file[k] for k in file if k.startswith(prefix)}
-            recall = Recall.of(parts) if parts else None
-            return cls(**{name: file[name] for name in ARRAYS}, recall=recall)
+        arrays, prefix = arrays_of(path), "recall_"
+        parts = {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
+        recall = Recall.of(parts) if parts else None
+        return cls(**{name: arrays[name] for name in ARRAYS}, recall=recall)
 
 
 ARRAYS = ("codes_ND", "scale_N", "links_NL", "degree_N", "rows_N", "entries_E")

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from memstore.disk import DISK, Disk
-from memstore.files import Fingerprint, NewFile, arrays_to, make
+from memstore.files import Fingerprint, NewFile, arrays_of, arrays_to, make
 from memstore.index import clustered
 from memstore.index.assignment import assigner
 from memstore.index.fresh import Fresh
@@ -125,38 +125,38 @@ def load(
         return Kept()
     empty = faiss.read_index(str(folder / names["codebook"]))
     parts: list[tuple[object, str]] = [(empty, names["codebook"])]
-    with np.load(folder / names["tiers"], allow_pickle=False) as tiers:
-        segments = []
-        for i, of_segment in enumerate(names["segments"]):
-            lists = faiss.read_index(str(folder / of_segment["lists"]))
-            parts.append((lists, of_segment["lists"]))
-            graph = None
-            if of_segment["graph"] is not None:
-                graph = Graph.load(folder / of_segment["graph"])
-                parts.append((graph, of_segment["graph"]))
-            stale, beyond = int(tiers[f"stale-{i}"]), int(tiers[f"beyond-{i}"])
-            segments.append(Segment(lists, tiers[f"valid-{i}"], stale, beyond, graph=graph))
-        promise = None
-        if "promise" in tiers:
-            promise = int(tiers["promise"][0]), float(tiers["promise"][1])
-        unit, depth = tiers["coding"].tolist()
-        codebook = clustered.Codebook(
-            empty,
-            int(tiers["trained_rows"]),
-            tiers["centroids"],
-            Reduction(*tiers["reduction"].tolist()),
-            assigner(tiers["centroids"], index.seed),
-            Recall.of(tiers) if "probes" in tiers else None,
-            index.room,
-            unit,
-            depth,
-            int(tiers["tuned"]) if "tuned" in tiers else 0,
-        )
-        since = dict(zip(SINCE, tiers["since"].tolist(), strict=True))
-        since["laying"] = bool(tiers["laying"]) if "laying" in tiers else False
-        fresh = index.queue.anew(Fresh(), tiers["fresh"])
-        version = Version(number, codebook, tuple(segments), fresh, promise=promise, **since)
-        index.restore(version, (tiers["sealed_travel"], tiers["sealed_norm"]))
+    tiers = arrays_of(folder / names["tiers"])
+    segments = []
+    for i, of_segment in enumerate(names["segments"]):
+        lists = faiss.read_index(str(folder / of_segment["lists"]))
+        parts.append((lists, of_segment["lists"]))
+        graph = None
+        if of_segment["graph"] is not None:
+            graph = Graph.load(folder / of_segment["graph"])
+            parts.append((graph, of_segment["graph"]))
+        stale, beyond = int(tiers[f"stale-{i}"]), int(tiers[f"beyond-{i}"])
+        segments.append(Segment(lists, tiers[f"valid-{i}"], stale, beyond, graph=graph))
+    promise = None
+    if "promise" in tiers:
+        promise = int(tiers["promise"][0]), float(tiers["promise"][1])
+    unit, depth = tiers["coding"].tolist()
+    codebook = clustered.Codebook(
+        empty,
+        int(tiers["trained_rows"]),
+        tiers["centroids"],
+        Reduction(*tiers["reduction"].tolist()),
+        assigner(tiers["centroids"], index.seed),
+        Recall.of(tiers) if "probes" in tiers else None,
+        index.room,
+        unit,
+        depth,
+        int(tiers["tuned"]) if "tuned" in tiers else 0,
+    )
+    since = dict(zip(SINCE, tiers["since"].tolist(), strict=True))
+    since["laying"] = bool(tiers["laying"]) if "laying" in tiers else False
+    fresh = index.queue.anew(Fresh(), tiers["fresh"])
+    version = Version(number, codebook, tuple(segments), fresh, promise=promise, **since)
+    index.restore(version, (tiers["sealed_travel"], tiers["sealed_norm"]))
     return Kept.of(parts)
 
 

@@ -196,8 +196,7 @@ class Checkpoints:
             )
             files.check_all(self._folder, requests.get("files", {}))
             for name in requests.get("files", {}):
-                with np.load(self._folder / name, allow_pickle=False) as arrays:
-                    shard.windows.restore(arrays)
+                shard.windows.restore(files.arrays_of(self._folder / name))
             shard.windows.noted = requests.get("noted", 0)
             self._load_index(entry, index.result)
             records.result()
@@ -247,7 +246,7 @@ class Checkpoints:
         if "files" in entry:
             files.check_all(self._folder, entry["files"])
             table_file, rows_file = entry["files"]
-            rows_R = np.load(self._folder / rows_file, allow_pickle=False)
+            rows_R = files.array_of(self._folder / rows_file)
             with pa.OSFile(str(self._folder / table_file), "rb") as source:
                 records.put(rows_R, pa.ipc.open_file(source).read_all())
         records.version = entry.get("version", 0)

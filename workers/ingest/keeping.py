@@ -31,8 +31,8 @@ def put_array(path: Path, array: np.ndarray) -> None:
 def array(path: Path) -> np.ndarray:
     """An array that is read as far as it is looked at."""
     if path.stat().st_size <= 128:  # none can be mapped of which there is nothing
-        return np.load(path, allow_pickle=False)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+        return files.array_of(path)
+    return files.array_of(path, mapped=True)
 
 
 def put_table(path: Path, table: pa.Table) -> None:
