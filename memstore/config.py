@@ -38,6 +38,9 @@ MOST_ROWS = 1 << 48
 """Of a capacity and of all else that counts rows, lists or bytes: a thousand times the addresses
 that a machine has for rows of one byte."""
 
+LEAST_RESIDENT = 1 << 20
+"""Of `resident_bytes`: 256 pages."""
+
 LONGEST_PATIENCE_S = 86_400
 """A day, of `IndexConfig.patience_s`."""
 
@@ -391,6 +394,10 @@ class MemoryConfig(_Config):
     storage: `memory` keeps rows in main memory; `mapped` keeps keys, values and optimizer state
         in files of the store's folder, which the system reads and writes by page, for tables
         larger than memory: rows are written at random several times slower.
+    resident_bytes: of main memory that all rows of a `mapped` memory may take together, a shard as
+        much as another. Those looked at longest ago lie in their files alone, and are read when
+        somebody looks at them. The rows that one call looks at come in together, and up to 26
+        bytes a row lie in no file; they count. None: as the system likes.
     updates: `logged`, gradient steps are as durable as all else; `checkpointed`, after a crash
         trained rows are as at the last checkpoint. `append`, `write`, `blend`, `allocate`, `touch`
         and `erase` are always logged.
@@ -410,6 +417,7 @@ class MemoryConfig(_Config):
     capacity: int | None = None
     usage: UsageConfig | UsageKind | Mapping[str, Any] = field(default_factory=UsageConfig)
     storage: Storage = "memory"
+    resident_bytes: int | None = None
     updates: Updates = "checkpointed"
 
     def __post_init__(self) -> None:
@@ -433,6 +441,14 @@ class MemoryConfig(_Config):
             )
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1)
+        if self.resident_bytes is not None:
+            _whole("resident_bytes", self.resident_bytes, LEAST_RESIDENT)
+            if self.storage != "mapped":
+                raise InvalidArgument(
+                    "rows in memory have no files to lie in instead",
+                    got=f"resident_bytes={self.resident_bytes:,}, storage={self.storage!r}",
+                    expected='storage="mapped"',
+                )
         if self.encoding is not None:
             object.__setattr__(self, "encoding", _coerce(EncodingConfig, self.encoding))
         if len(self.records) > MOST_COLUMNS or any(len(name) > 255 for name in self.records):
@@ -454,6 +470,8 @@ class MemoryConfig(_Config):
         if self.keeps_keys and self.encoding is not None:
             # As it was before there were others: who knows of none reads it.
             del values["encoding"]["stored"]
+        if self.resident_bytes is None:
+            del values["resident_bytes"]
         return values
 
     def _check_encoding(self, encoding: EncodingConfig) -> None:

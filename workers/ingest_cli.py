@@ -16,7 +16,7 @@ from workers.ingest.joining import MOST_PAIRS
 from workers.ingest.pipeline import MEMORY_BYTES, REJECT_SHARE
 from workers.ingest.plan import FORMATS
 
-LAYOUT = ("dim", "shards", "index", "dtype", "storage", "seed", "stored")
+LAYOUT = ("dim", "shards", "index", "dtype", "storage", "resident_bytes", "seed", "stored")
 
 UNITS = {"Reading": ("MB/s", 1e6), "Loading": ("rows/s", 1)}
 """By the first word of a stage, what its rate is told in; others count their tasks."""
@@ -61,6 +61,11 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--index", choices=kinds, default=default.index, help="of the facts")
     sub.add_argument("--dtype", choices=get_args(DType), default=default.dtype, help="of rows")
     sub.add_argument("--storage", choices=get_args(Storage), default=default.storage)
+    sub.add_argument(
+        "--resident-bytes",
+        type=int,
+        help="of main memory for the rows of entities, and of facts; with mapped storage",
+    )
     sub.add_argument(
         "--no-keys",
         dest="stored",

@@ -7,7 +7,7 @@ generation and record. Indices are built anew.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from memstore.retries import settled
 from memstore.shard.shard import Shard
 from memstore.shard.usage import NEVER
 from memstore.store import Store
+
+AT_A_TIME = 65_536
+"""Rows that are copied together."""
 
 
 def reshard(source: Path, target: Path, counts: Mapping[str, int], part: Part = WHOLE) -> None:
@@ -92,13 +95,17 @@ def _rows(before: EmbeddedMemory, shard: Shard) -> None:
         for name, array in part.items()
     }
 
-    def read(name: str, out: Array) -> None:
+    def read(name: str, out: Array, told: Callable[[int, int], None]) -> None:
         if name == "priority":
             out[:] = NEVER
         for source, part in zip(before.shards, arrays, strict=True):
             if name in part:
                 at_R = np.flatnonzero((home_R == source.number) & (row_R < source.rows.size))
-                out[at_R] = part[name][row_R[at_R]]
+                for first in range(0, len(at_R), AT_A_TIME):
+                    some_R = at_R[first : first + AT_A_TIME]
+                    source.rows.want(row_R[some_R])
+                    out[some_R] = part[name][row_R[some_R]]
+                    told(int(some_R[0]), int(some_R[-1]) + 1)
 
     shard.rows.restore(kinds, read, max(source.rows.version for source in before.shards))
 

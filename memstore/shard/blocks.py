@@ -9,7 +9,7 @@ no more than `WASTE` times what is wanted, and one checkpoint more. A block of z
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +137,17 @@ def _crc_of_zeros(length: int) -> int:
     return crc32(bytes(length))
 
 
-def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK) -> None:
+def read(
+    folder: Path,
+    stored: Stored,
+    name: str,
+    out: Array,
+    filled: Callable[[int, int], None] = lambda begin, end: None,
+    disk: Disk = DISK,
+) -> None:
     """Fills `out`, an array like the one that is stored, and of zeros.
 
+    filled: hears from which row to before which it is, a block at a time, from several threads.
     Raises `CorruptFile`, with the file and the byte, where a block is not what was written.
     """
     flat = packed(out).reshape(-1).view(np.uint8)
@@ -158,6 +166,7 @@ def read(folder: Path, stored: Stored, name: str, out: Array, disk: Disk = DISK)
                     hint="restore it from a copy of the store",
                 )
             flat[start : start + size] = np.frombuffer(part, np.uint8)
+            filled(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, stored.rows))
 
     with ThreadPoolExecutor(READERS) as pool:
         parts = []

@@ -115,7 +115,7 @@ class Checkpoints:
                     versions={"rows": rows.version, "index": shard.index.version.number},
                     live_R=np.empty(0, np.int64) if heap is None else rows.live_rows(),
                     changed_K=changed_K,
-                    cut=Cut(rows.arrays, changed_K, rows.are_gone),
+                    cut=Cut(rows.arrays, changed_K, rows.are_gone, rows.want),
                     heap=heap,
                     windows=windows,
                     index=saving.still(shard.index),
@@ -190,7 +190,9 @@ class Checkpoints:
             index = pool.submit(files.check_all, self._folder, entry["index"]["files"])
             shard.rows.restore(
                 {name: (s.dtype, s.shape) for name, s in self._directory.items()},
-                lambda name, out: blocks.read(self._folder, self._directory[name], name, out),
+                lambda name, out, told: blocks.read(
+                    self._folder, self._directory[name], name, out, told
+                ),
                 entry["versions"]["rows"],
                 filled=False,
             )

@@ -71,10 +71,11 @@ class Cut:
         read: Callable[[], Mapping[str, Array]],
         wanted_K: Blocks,
         blank: Callable[[int, int], bool] = lambda begin, end: False,
+        want: Callable[[Slots], None] = lambda rows_B: None,
     ) -> None:
         """blank: whether what rows are now, from one to before another, is zero, or matters to
-        nobody: these are not read, and zero."""
-        self._read, self._blank = read, blank
+        nobody: these are not read, and zero.  want: hears of those that are about to be read."""
+        self._read, self._blank, self._want = read, blank, want
         self._wanted_K = wanted_K
         self.shapes = {name: (array.dtype, array.shape) for name, array in read().items()}
         self.rows = max((shape[0] for _, shape in self.shapes.values()), default=0)
@@ -125,6 +126,7 @@ class Cut:
                 name: np.zeros((end - begin, *shape[1:]), dtype)
                 for name, (dtype, shape) in self.shapes.items()
             }
+        self._want(np.arange(begin, end))
         return {name: arrays[name][begin:end].copy() for name in self.shapes}
 
     def _as_before(self, begin: int, end: int, copy: dict[str, Array]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,8 @@ class Journal:
 
     @functools.cached_property
     def _draft(self) -> RowTable:
-        return RowTable(self._config, self._number)
+        config = replace(self._config, storage="memory", resident_bytes=None)
+        return RowTable(config, self._number)
 
     def put(
         self,

@@ -249,9 +249,10 @@ class ReadableShard:
         scored_Q += fresh.count
         if fresh.places > MOST_LAID_OUT:
             # Their scores are too many to lay out: they are proposed block by block.
-            found_QC = exact.propose(queries_QD, view.keys_ND, fresh.rows_F, k, view.marks)
+            found_QC = _exactly(queries_QD, view, fresh.rows_F, k)
             sealed_QC = np.concatenate([sealed_QC, found_QC], axis=1)
             fresh = Fresh()
+        view.want(sealed_QC.ravel(), "keys")
         near_FQ, slack_Q = fresh.products(queries_QD, view.numbers)
         rows_QK, scores_QK, tier_QK = best_rows(
             queries_QD,
@@ -302,6 +303,7 @@ def _scores(queries_QD: Array, view: RowView, rows_QC: Slots) -> Array:
     """The scores of rows as they are now, −inf for `NO_SLOT`."""
     scores_QC = np.empty(rows_QC.shape, queries_QD.dtype)
     if view.sums is None:
+        view.want(rows_QC.ravel(), "keys")
         score_rows(queries_QD, packed(view.keys_ND), view.marks, rows_QC, scores_QC)
         return scores_QC
     rows_U, at_QC = np.unique(rows_QC, return_inverse=True)
@@ -315,7 +317,7 @@ def _scores(queries_QD: Array, view: RowView, rows_QC: Slots) -> Array:
 
 def _exactly(queries_QD: Array, view: RowView, rows_R: Slots | None, k: int) -> Slots:
     """Candidates among rows, rising, or among all: the k best are among them."""
-    if view.sums is None:
+    if view.sums is None and view.residency is None:
         return exact.propose(queries_QD, view.keys_ND, rows_R, k, view.marks)
     rows_R = np.arange(len(view.keys_ND)) if rows_R is None else rows_R
     rows_QK = np.full((len(queries_QD), 0), NO_SLOT, np.int64)

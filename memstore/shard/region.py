@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from memstore.disk import FULL
 from memstore.errors import StorageFull
+from memstore.kernels.pages import give_back
 from memstore.memory import Array
 
 RESERVED_ROWS = 1 << 26
@@ -50,6 +51,9 @@ POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14
 PROT = mmap.PROT_READ | mmap.PROT_WRITE
 ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE of Linux
 
+Pages = npt.NDArray[np.int64]
+NONE = np.empty(0, np.int64)
+
 FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,17 +75,23 @@ class Region:
     """Rows of one shape and dtype, zero when they are new.
 
     folder: where the file is to lie; None keeps the rows in memory.
+    singly: pages come in one by one, and not with those around them.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = None
+        self,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        folder: Path | None = None,
+        *,
+        singly: bool = False,
     ) -> None:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.row_bytes = self.dtype.itemsize * int(np.prod(shape))
         self.capacity = 0
         """Rows that fit without moving."""
-        self._folder = folder
+        self._folder, self._singly = folder, singly
         self._used = 0
         self._whole = np.empty((0, *shape), self.dtype)
         self._range: _Range | None = None
@@ -132,7 +142,28 @@ class Region:
     def resident_bytes(self) -> int:
         """Bytes of it in main memory now; pages of zeros that were only read are counted too."""
         range_ = self._range
-        return 0 if range_ is None else range_.resident(self._used * self.row_bytes)
+        if range_ is None:
+            return 0
+        return mmap.PAGESIZE * len(range_.pages_here(self._used * self.row_bytes))
+
+    @property
+    def in_file(self) -> bool:
+        return self._folder is not None
+
+    @property
+    def address(self) -> int:
+        """Where its first row is."""
+        return 0 if self._range is None else self._range.start
+
+    def pages_here(self) -> Pages:
+        """The pages of it that are in main memory now, rising."""
+        range_ = self._range
+        return NONE if range_ is None else range_.pages_here(self._used * self.row_bytes)
+
+    def give_back(self, pages_G: Pages) -> None:
+        """Lets pages of a file lie in it alone, rising; they are as they were."""
+        if self._range is not None:
+            self._range.leave(pages_G)
 
     def _move(self, rows: int) -> None:
         new, capacity = self._reserve(rows)
@@ -150,10 +181,14 @@ class Region:
         sizes = [max(RESERVED_ROWS, 4 * rows)] if limit == resource.RLIM_INFINITY else []
         for capacity in (*sizes, double, rows):
             try:
-                return _Range(capacity * self.row_bytes, self._folder), capacity
+                range_ = _Range(capacity * self.row_bytes, self._folder)
             except OSError as error:
                 if error.errno != errno.ENOMEM:
                     raise
+            else:
+                if self._singly:
+                    range_.come_singly()
+                return range_, capacity
         raise StorageFull(
             "there is no room for more rows",
             got=f"{rows:,} rows of {self.row_bytes} bytes",
@@ -225,12 +260,27 @@ class _Range:
         refused = _libc.madvise(self._start + start, end - start, mmap.MADV_DONTNEED)
         return not refused
 
-    def resident(self, size: int) -> int:
-        pages = -(-size // mmap.PAGESIZE)
-        here = np.zeros(pages, np.uint8)
-        if not pages or _libc.mincore(self._start, pages * mmap.PAGESIZE, here.ctypes.data):
-            return 0
-        return int(np.count_nonzero(here & 1)) * mmap.PAGESIZE
+    @property
+    def start(self) -> int:
+        assert self._start is not None
+        return self._start
+
+    def come_singly(self) -> None:
+        """Has the system read no page because one beside it is looked at."""
+        _libc.madvise(self.start, self.size, mmap.MADV_RANDOM)
+
+    def leave(self, pages_G: Pages) -> None:
+        """Has pages of the file leave main memory, those that were written once they lie in it."""
+        assert self._file is not None
+        give_back(pages_G, self.start, self._file.fileno())
+
+    def pages_here(self, size: int) -> Pages:
+        """Which of the pages of the first `size` bytes are in main memory, rising."""
+        here_P = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+        length = len(here_P) * mmap.PAGESIZE
+        if not length or _libc.mincore(self._start, length, here_P.ctypes.data):
+            return NONE
+        return np.flatnonzero(here_P & 1)
 
     def _advise(self) -> None:
         assert self._start is not None

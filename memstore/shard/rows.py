@@ -8,9 +8,10 @@ A slot is never given twice: blocks of rows that are all gone are cleared, and t
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from memstore.memory import Array, Slots
 from memstore.shard import optimizers
 from memstore.shard.blocks import BLOCK_ROWS
 from memstore.shard.region import Region
+from memstore.shard.residency import Residency
 from memstore.shard.usage import NEVER, Usage
 
 STATE = "state_"
@@ -56,6 +58,8 @@ class RowView:
     values_NV has no columns where the key is the value.  marks: the rows' sequence numbers.
     sums: what makes keys; then keys_ND, int64 `[N, P]`, is what they are made of. None where they
     are stored.
+    residency: of rows that are kept within a budget; who reads them in another way than by the
+    methods here wants them first.
     """
 
     keys_ND: Array
@@ -64,6 +68,7 @@ class RowView:
     generation_N: npt.NDArray[np.int64]
     marks: Marks
     sums: Sums | None = None
+    residency: Residency | None = None
 
     def is_alive(self, rows_B: Slots) -> npt.NDArray[np.bool_]:
         """Tells which rows are there; a number out of range is not."""
@@ -78,7 +83,12 @@ class RowView:
 
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
-        kept_BX = copies(self.keys_ND, self.marks, rows_B)
+        kept_BX = _joined(
+            [
+                copies(self.keys_ND, self.marks, rows_B[piece])
+                for piece in _pieces(self.residency, rows_B, "keys")
+            ]
+        )
         return kept_BX if self.sums is None else self.sums(kept_BX)
 
     def numbers(self, rows_B: Slots) -> Array:
@@ -87,11 +97,28 @@ class RowView:
 
     def tenants(self, rows_B: Slots) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Copies of keys, values and generations; the three of a row are of one moment."""
-        keys_BD, values_BV, generations_B = take_tenants(
-            packed(self.keys_ND), packed(self.values_NV), self.generation_N, self.marks, rows_B
-        )
+        tables = packed(self.keys_ND), packed(self.values_NV), self.generation_N, self.marks
+        taken = [
+            take_tenants(*tables, rows_B[piece])
+            for piece in _pieces(self.residency, rows_B, "keys", "values")
+        ]
+        keys_BD, values_BV, generations_B = map(_joined, zip(*taken, strict=True))
         keys_BD, values_BV = keys_BD.view(self.keys_ND.dtype), values_BV.view(self.values_NV.dtype)
         return keys_BD if self.sums is None else self.sums(keys_BD), values_BV, generations_B
+
+    def want(self, rows_B: Slots, *names: str) -> None:
+        """Has the pages of rows come in that are about to be read; of rows in memory nothing."""
+        if self.residency is not None:
+            self.residency.want(rows_B, *names)
+
+
+def _pieces(residency: Residency | None, rows_B: Slots, *names: str) -> Iterable[slice]:
+    """Where to cut rows that are looked at, so that few of them come in together."""
+    return (slice(None),) if residency is None else residency.pieces(rows_B, *names)
+
+
+def _joined(pieces: Sequence[Array]) -> Array:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 class RowTable:
@@ -116,6 +143,9 @@ class RowTable:
         self._folder = None
         if config.storage == "mapped":
             self._folder = Path(tempfile.gettempdir()) if folder is None else folder
+        self._residency: Residency | None = None
+        if config.resident_bytes is not None:
+            self._residency = Residency(config.resident_bytes // config.shards, self._beside)
         width, dtype = kept(config)
         self._regions = {
             "keys": self._wide(width, dtype=dtype),
@@ -134,8 +164,15 @@ class RowTable:
     @property
     def bytes(self) -> int:
         """Main memory that the rows take now."""
-        regions = (*self._regions.values(), self._marks, *self.usage.regions, *self.usage.heaps)
-        return sum(region.resident_bytes for region in regions)
+        return sum(region.resident_bytes for region in self._all)
+
+    @property
+    def _all(self) -> tuple[Region, ...]:
+        return (*self._regions.values(), self._marks, *self.usage.regions, *self.usage.heaps)
+
+    def _beside(self) -> int:
+        """What of it lies in no file."""
+        return sum(region.resident_bytes for region in self._all if not region.in_file)
 
     def sum_keys(self, sums: Sums) -> None:
         """Says what makes the keys, where they are not stored; before there are rows."""
@@ -165,19 +202,21 @@ class RowTable:
             self._grow(int(rows_B.max()) + 1)
             # Rows of a block that was cleared may come late.
             self.usage.priority_N[rows_B[~self.alive_N[rows_B]]] = NEVER
-        self.live += put_rows(
-            packed(self.keys_ND),
-            packed(self.view.values_NV),
-            self.usage.generation_N,
-            self.alive_N,
-            self.travel_N,
-            self.view.marks,
-            np.ascontiguousarray(rows_B),
-            self._part(keys_BD, len(rows_B)),
-            self._part(values_BV, len(rows_B)),
-            tenants,
-        )
-
+        rows_B = np.ascontiguousarray(rows_B)
+        given_BD, given_BV = (self._part(part_BX, len(rows_B)) for part_BX in (keys_BD, values_BV))
+        for piece in _pieces(self._residency, rows_B):
+            self.live += put_rows(
+                packed(self.keys_ND),
+                packed(self.view.values_NV),
+                self.usage.generation_N,
+                self.alive_N,
+                self.travel_N,
+                self.view.marks,
+                rows_B[piece],
+                given_BD[piece],
+                given_BV[piece],
+                tenants,
+            )
         for part, part_BX in (("key", keys_BD), ("value", values_BV)):
             # What a master has beyond the row is of the row before.
             if part_BX is not None and f"{part}_master" in self.state:
@@ -186,6 +225,7 @@ class RowTable:
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
         self.ready_to_blend()
+        self.want(rows_B)
         table_ND, keeper = packed(self.keys_ND), self._keeper("key")
         moved_B = blend_rows(table_ND, self.view.marks, keeper, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
@@ -242,6 +282,7 @@ class RowTable:
         """
         changed = 0
         self.ready_to_step(keys=key_grads_BD is not None, values=value_grads_BV is not None)
+        self.want(rows_B)
         config, marks = self.config.optimizer_config, self.view.marks
         if key_grads_BD is not None:
             rows_U, moved_U = optimizers.step(
@@ -284,6 +325,8 @@ class RowTable:
         """What rows are of "keys", "values" or both, with the state of it; views for a slice."""
         view = self.view
         tables = {"keys": view.keys_ND, "values": view.values_NV}
+        if not isinstance(rows, slice):
+            self.want(rows)
         image = {part: tables[part][rows] for part in parts}
         for name, state in self.state.items():
             if name.split("_")[0] + "s" in parts:
@@ -323,14 +366,15 @@ class RowTable:
     def restore(
         self,
         shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-        read: Callable[[str, Array], None],
+        read: Callable[[str, Array, Callable[[int, int], None]], None],
         version: int,
         *,
         filled: bool = True,
     ) -> None:
         """Takes over what `arrays` gave, into a table that is empty.
 
-        shapes: the dtype and shape of each.  read: fills one, all zeros, from the first row on.
+        shapes: the dtype and shape of each.  read: fills one, all zeros, from the first row on, and
+        says from which row to before which it has.
         filled: by this thread; several make memory ready themselves, each what it fills.
         """
         size = shapes["keys"][1][0]
@@ -343,7 +387,7 @@ class RowTable:
         self.usage.priority_N[:size] = 0.0
         for name, array in self.arrays().items():
             if name in shapes:
-                read(name, array)
+                read(name, array, functools.partial(self._wrote, name))
         self.live, self.version = int(np.count_nonzero(self.alive_N)), version
         self.clear(self._empty(np.arange(size // BLOCK_ROWS)))
 
@@ -354,9 +398,19 @@ class RowTable:
         blocks_K = blocks_K[blocks_K < whole]
         return blocks_K[~alive_KB[blocks_K].any(axis=1)]
 
+    def want(self, rows_B: Slots) -> None:
+        """Has the pages of rows come in that are about to be looked at, all that is of them."""
+        if self._residency is not None:
+            self._residency.want(rows_B)
+
+    def _wrote(self, name: str, begin: int, end: int) -> None:
+        if self._residency is not None:
+            self._residency.wrote(name, begin, end)
+
     def _wide(self, *shape: int, dtype: npt.DTypeLike | None = None) -> Region:
         """A region whose rows may be too many for main memory."""
-        return Region(shape, dtype or storage(self.config.dtype), self._folder)
+        singly = self._residency is not None
+        return Region(shape, dtype or storage(self.config.dtype), self._folder, singly=singly)
 
     def _part(self, part_BX: Array | None, rows: int) -> Array:
         if part_BX is None:
@@ -432,6 +486,8 @@ class RowTable:
         """Lets readers see so many rows."""
         parts = {name: region.view(size) for name, region in self._regions.items()}
         self.size = size
+        if self._residency is not None:
+            self._residency.watch(self._regions, size)
         self.keys_ND, self.alive_N, self.travel_N = parts["keys"], parts["alive"], parts["travel"]
         self.values_NV = None if self.config.value_dim is None else parts["values"]
         self.state = {n.removeprefix(STATE): a for n, a in parts.items() if n.startswith(STATE)}
@@ -442,6 +498,7 @@ class RowTable:
             self.usage.generation_N[:size],
             self._marks.view(sequence.blocks(size)),
             self._sums,
+            self._residency,
         )
         held = [view for view in self._views if view() is not None]
         self._views = [*held, weakref.ref(self.view)]

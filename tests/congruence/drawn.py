@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from memstore import And, Compare, Filter, In, IndexConfig, MemoryConfig, Not, OptimizerConfig, Or
-from memstore.config import Codec, DType, OptimizerKind
+from memstore.config import LEAST_RESIDENT, Codec, DType, OptimizerKind
 from memstore.dtypes import storage
 from memstore.memory import Array
 
@@ -95,9 +95,11 @@ optimizers = st.one_of(
 dtypes = st.sampled_from(get_args(DType))
 
 
-def with_master(config: MemoryConfig, master: bool) -> MemoryConfig:
-    """Everything may be looked up; and narrow rows may have a master."""
+def with_master(config: MemoryConfig, master: bool, budget: bool) -> MemoryConfig:
+    """Everything may be looked up; narrow rows may have a master, and rows in files a budget."""
     values = config.to_dict() | {"lookup": list(config.records)}
+    if budget and config.storage == "mapped":
+        values["resident_bytes"] = LEAST_RESIDENT
     values["optimizer"]["master"] = master and config.dtype in ("float16", "bfloat16")
     return MemoryConfig.from_dict(values)
 
@@ -113,7 +115,7 @@ configs = st.builds(
     optimizer=optimizers,
     storage=st.sampled_from(["memory", "mapped"]),
 ).map(lambda config: MemoryConfig.from_dict(config.to_dict() | {"lookup": list(config.records)}))
-configs = st.builds(with_master, configs, st.booleans())
+configs = st.builds(with_master, configs, st.booleans(), st.booleans())
 
 
 def grid(seed: int, rows: int, width: int, dtype: str) -> Array:

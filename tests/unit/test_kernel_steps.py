@@ -264,7 +264,7 @@ def test_state_is_made_by_the_first_update_and_given_back(kind: Any) -> None:
     arrays = table.arrays()
     copy.restore(
         {name: (array.dtype, array.shape) for name, array in arrays.items()},
-        lambda name, out: np.copyto(out, arrays[name]),
+        lambda name, out, filled: np.copyto(out, arrays[name]),
         1,
     )
     for both in (table, copy):

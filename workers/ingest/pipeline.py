@@ -422,6 +422,7 @@ def config_of(name: str, layout: Layout) -> MemoryConfig:
         "shards": layout.shards,
         "dtype": layout.dtype,
         "storage": layout.storage,
+        "resident_bytes": layout.resident_bytes if name in ("entities", "facts") else None,
         "updates": layout.updates,
     }
     if name == "facts":

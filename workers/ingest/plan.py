@@ -99,8 +99,8 @@ class Layout:
     probe, maintenance: of that index, as in `IndexConfig`.  seed: of the rows before training.
     initial: what these are; entities are `GATHERED` unless told.  spelt: those of relations are the
     words of their names together, so that words say at once which relation is meant.  stored:
-    whether facts keep their keys, as in `EncodingConfig`.  window: rows that are loaded as one, all
-    or none.
+    whether facts keep their keys, as in `EncodingConfig`.  resident_bytes: of the rows of entities,
+    and of facts, with storage="mapped".  window: rows that are loaded as one, all or none.
     """
 
     dim: int = 64
@@ -111,6 +111,7 @@ class Layout:
     updates: str = "checkpointed"
     dtype: str = "float32"
     storage: str = "memory"
+    resident_bytes: int | None = None
     seed: int = 0
     initial: Initial = Initial(gathered=GATHERED)
     spelt: bool = False
@@ -134,6 +135,7 @@ class Layout:
             updates=self.updates,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
             storage=self.storage,  # type: ignore[arg-type]
+            resident_bytes=self.resident_bytes,
         )
         if self.seed < 0:
             raise InvalidArgument("seed is out of range", got=self.seed, expected="≥ 0")

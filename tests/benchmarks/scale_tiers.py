@@ -1,0 +1,124 @@
+"""Rows in files within a budget of main memory: is it kept, and what does it cost?
+
+A memory of float32 rows of 128 with Adagrad's state lies in files, an eighth of their bytes in main
+memory at most. A trainer reads 256 rows a step and moves them; one row in 200 is hot, and is
+named in nineteen of twenty cases; wherever one lies, with its state it takes two pages. Beside it,
+by turns, learns the same memory all of which is in main memory, and what both answer is compared.
+
+Then rows are read that are in no memory: as the budget has them, all of a call together, beside one
+page after the other, which is what the mapping of a file does by itself.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import memstore
+from memstore import MemoryConfig
+from memstore.kernels.pages import PAGE
+from memstore.kernels.sequence import quiet
+from memstore.kernels.whole import copies
+from memstore.memory import Array, Memory, Slots
+from memstore.shard.region import Region
+from memstore.shard.residency import Residency
+from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most, paired_seconds
+
+ROWS, QUICK_ROWS, DIM = 2_000_000, 200_000, 128
+LOADED, BATCH = 10_000, 256
+STEPS, QUICK_STEPS = 2_000, 200
+HOT, NAMED = 0.005, 0.95
+
+PART = 8
+"""Of the bytes of rows and state, in main memory at most one part."""
+
+COLD, QUICK_COLD, OF, ROUNDS = 20_000, 2_000, 8, 5
+"""Pages that are read, and of how many times as many."""
+
+
+def run(quick: bool) -> Iterator[Measured]:
+    rows, steps = (QUICK_ROWS, QUICK_STEPS) if quick else (ROWS, STEPS)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".tiers-") as folder:
+        yield from _learning(Path(folder), rows, steps)
+        yield _cold(Path(folder), QUICK_COLD if quick else COLD)
+
+
+def _learning(folder: Path, rows: int, steps: int) -> Iterator[Measured]:
+    size = 2 * rows * DIM * 4
+    budget = size // PART
+    case = f"{rows:,} rows of {DIM}, {budget / 1e6:,.0f} MB for {size / 1e6:,.0f}"
+    with memstore.open(folder) as store:
+        same = {"dim": DIM, "optimizer": "adagrad", "index": "none"}
+        tiers = {"storage": "mapped", "resident_bytes": budget}
+        ample = store.create("ample", MemoryConfig.from_dict(same))
+        tight = store.create("tight", MemoryConfig.from_dict(same | tiers))
+        rng, held = np.random.default_rng(0), list[float]()
+        for first in range(0, rows, LOADED):
+            keys_BD = rng.standard_normal((min(LOADED, rows - first), DIM), dtype=np.float32)
+            for memory in (ample, tight):
+                memory.append(keys_BD)
+            held.append(_held(tight) / budget)
+        loaded = len(held)
+        hot = rng.permutation(rows)[: int(rows * HOT)]
+        ours, other, equal = list[float](), list[float](), list[np.bool_]()
+        for _ in range(steps):
+            slots, grads = _drawn(rng, hot, rows)
+            answers = []
+            for memory, seconds in ((tight, ours), (ample, other)):
+                begun = time.perf_counter()
+                answers.append(memory.gather(slots).keys_BD)
+                memory.update(slots, grads, lr=0.01)
+                seconds.append(time.perf_counter() - begun)
+            equal.append(np.asarray(answers[0] == answers[1]).all())
+            held.append(_held(tight) / budget)
+    most = Figure("held_most", f"{case}, loaded and learnt", max(held), "of the budget")
+    yield at_most(1.0, most)
+    yield at_least(1.0, Figure("answers_equal", case, float(np.mean(equal)), "share"))
+    # Of the second half, when the hot rows were seen.
+    ours_ms, other_ms = (1e3 * statistics.median(each[steps // 2 :]) for each in (ours, other))
+    words = f"{case}, a step of {BATCH} rows; peer: all in main memory"
+    yield Figure("step_ms", words, ours_ms, "ms", other_ms)
+    points = [(float(step), part) for step, part in enumerate(held[loaded:])]
+    yield Curve("Rows in main memory", case, "steps", "share of the budget", points)
+
+
+def _held(memory: Memory) -> int:
+    return sum(shard.row_bytes for shard in memory.describe().shards)
+
+
+def _drawn(rng: np.random.Generator, hot: Slots, rows: int) -> tuple[Slots, Array]:
+    """What a step names, and its gradients."""
+    hot_B = rng.random(BATCH) < NAMED
+    slots = np.where(hot_B, rng.choice(hot, BATCH), rng.integers(0, rows, BATCH))
+    return slots, rng.standard_normal((BATCH, DIM), dtype=np.float32)
+
+
+def _cold(folder: Path, pages: int) -> Measured:
+    """Rows of a page each, at random."""
+    region = Region((PAGE // 4,), np.float32, folder, singly=True)
+    rows = OF * pages
+    region.grow(rows)
+    for first in range(0, rows, LOADED):
+        region.view(rows)[first : first + LOADED] = first
+    rng, marks = np.random.default_rng(1), quiet(rows)
+
+    def read(*, together: bool) -> float:
+        region.give_back(np.arange(rows))
+        kept = Residency(2 * rows * PAGE, lambda: 0)
+        kept.watch({"keys": region}, rows)
+        slots = rng.permutation(rows)[:pages]
+        begun = time.perf_counter()
+        if together:
+            kept.want(slots)
+        copies(region.view(rows), marks, slots)
+        return time.perf_counter() - begun
+
+    timed = paired_seconds(lambda: read(together=True), lambda: read(together=False), ROUNDS)
+    words = f"{pages:,} pages of {rows:,} read at random; peer: one after the other"
+    rates = pages / timed.a_s, pages / timed.b_s
+    return at_least(2.0, Figure("cold", words, rates[0], "pages/s", rates[1], 1 / timed.ratio))
