@@ -27,7 +27,7 @@ from memstore.kernels.whole import copies
 from memstore.memory import Array, Memory, Slots
 from memstore.shard.region import Region
 from memstore.shard.residency import Residency
-from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most, paired_seconds
+from tests.benchmarks.runner import Figure, Measured, at_least, at_most, paired_seconds
 
 ROWS, QUICK_ROWS, DIM = 2_000_000, 200_000, 128
 LOADED, BATCH = 10_000, 256
@@ -63,7 +63,6 @@ def _learning(folder: Path, rows: int, steps: int) -> Iterator[Measured]:
             for memory in (ample, tight):
                 memory.append(keys_BD)
             held.append(_held(tight) / budget)
-        loaded = len(held)
         hot = rng.permutation(rows)[: int(rows * HOT)]
         ours, other, equal = list[float](), list[float](), list[np.bool_]()
         for _ in range(steps):
@@ -83,8 +82,6 @@ def _learning(folder: Path, rows: int, steps: int) -> Iterator[Measured]:
     ours_ms, other_ms = (1e3 * statistics.median(each[steps // 2 :]) for each in (ours, other))
     words = f"{case}, a step of {BATCH} rows; peer: all in main memory"
     yield Figure("step_ms", words, ours_ms, "ms", other_ms)
-    points = [(float(step), part) for step, part in enumerate(held[loaded:])]
-    yield Curve("Rows in main memory", case, "steps", "share of the budget", points)
 
 
 def _held(memory: Memory) -> int:
