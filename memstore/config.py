@@ -39,7 +39,7 @@ MOST_ROWS = 1 << 48
 that a machine has for rows of one byte."""
 
 LEAST_RESIDENT = 1 << 20
-"""Of `resident_bytes`: 256 pages."""
+"""Of `resident_bytes`, for each shard."""
 
 LONGEST_PATIENCE_S = 86_400
 """A day, of `IndexConfig.patience_s`."""
@@ -396,8 +396,9 @@ class MemoryConfig(_Config):
         larger than memory: rows are written at random several times slower.
     resident_bytes: of main memory that all rows of a `mapped` memory may take together, a shard as
         much as another. Those looked at longest ago lie in their files alone, and are read when
-        somebody looks at them. The rows that one call looks at come in together, and up to 26
-        bytes a row lie in no file; they count. None: as the system likes.
+        somebody looks at them. Some dozens of bytes a row (usage, generations) lie in no file, and
+        count. What one `update` or `blend` names, or one search proposes, comes in together. It
+        stays what it was when the memory was made. None: as the system likes.
     updates: `logged`, gradient steps are as durable as all else; `checkpointed`, after a crash
         trained rows are as at the last checkpoint. `append`, `write`, `blend`, `allocate`, `touch`
         and `erase` are always logged.
@@ -442,7 +443,7 @@ class MemoryConfig(_Config):
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1)
         if self.resident_bytes is not None:
-            _whole("resident_bytes", self.resident_bytes, LEAST_RESIDENT)
+            _whole("resident_bytes", self.resident_bytes, LEAST_RESIDENT * self.shards)
             if self.storage != "mapped":
                 raise InvalidArgument(
                     "rows in memory have no files to lie in instead",

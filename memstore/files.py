@@ -6,14 +6,17 @@ import contextlib
 import fcntl
 import io
 import json
+import math
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 from zlib_ng.zlib_ng import crc32, crc32_combine
 
 from memstore.disk import DISK, FULL, Bytes, Disk
@@ -119,18 +122,45 @@ def arrays_to(file: NewFile, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Reads what `arrays_to` wrote; any number of threads may."""
-    with _READING, np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with zipfile.ZipFile(path) as members:
+        arrays = {}
+        for name in members.namelist():
+            with members.open(name) as member:
+                arrays[name.removesuffix(".npy")] = _array_in(member)
+        return arrays
 
 
-def array_of(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
-    """Reads an array in numpy's `.npy`; any number of threads may.
+def array_of(path: Path) -> npt.NDArray[Any]:
+    """Reads an array in numpy's `.npy`; any number of threads may."""
+    with path.open("rb") as file:
+        return _array_in(file)
 
-    mapped: it is read as far as it is looked at.
-    """
+
+def array_at(path: Path) -> npt.NDArray[Any]:
+    """An array in numpy's `.npy` that is read as far as it is looked at; any number of threads may
+    ask for one. None can be mapped of which there is nothing: that is read."""
     with _READING:
-        array: npt.NDArray[Any] = np.load(path, "r" if mapped else None, allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, "r" if path.stat().st_size > 128 else None)
     return array
+
+
+def _array_in(file: IO[bytes]) -> npt.NDArray[Any]:
+    """Reads an array as `np.save` writes one, as version 1 of its format."""
+    with _READING:
+        if (version := npy.read_magic(file)) != (1, 0):
+            raise ValueError(f"an array in version {version} of its format, not (1, 0)")
+        shape, by_columns, dtype = npy.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    array = np.empty(math.prod(shape), dtype)
+    data = memoryview(cast(Any, array.view(np.uint8)) if array.nbytes else b"")
+    done = 0
+    while done < len(data):
+        read = file.readinto(data[done:])  # type: ignore[attr-defined]
+        if not read:
+            raise ValueError(f"an array of {len(data)} bytes ends after {done}")
+        done += read
+    return array.reshape(shape, order="F" if by_columns else "C")
 
 
 def make_folder(folder: Path, disk: Disk = DISK) -> None:

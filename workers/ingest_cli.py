@@ -64,7 +64,8 @@ def add_commands(commands: Any) -> None:
     sub.add_argument(
         "--resident-bytes",
         type=int,
-        help="of main memory for the rows of entities, and of facts; with mapped storage",
+        help="of main memory, for the rows of entities and as many for those of facts; with "
+        "mapped storage",
     )
     sub.add_argument(
         "--no-keys",

@@ -13,11 +13,11 @@ longer as the share is smaller.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -109,6 +109,8 @@ class Refresher:
         self._looked = -LOOK_S
         self._limit = FIRST
         self._working, self._stop = threading.Lock(), threading.Event()
+        self._held_s = 0.0
+        """For which it was paused, all together."""
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="memstore-refresh", daemon=True)
 
@@ -160,12 +162,29 @@ class Refresher:
             tell(self.progress)
             if ends:
                 break
-            stop.wait(rest)
+            self._rest(rest, stop)
         return self.progress
 
-    def paused(self) -> AbstractContextManager[object]:
-        """A context in which it changes nothing: behind the batch that it is at."""
-        return self._working
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which it changes nothing: behind the batch that it is at. The time in it is
+        none that it may work a share of."""
+        with self._working:
+            began = time.perf_counter()
+            try:
+                yield
+            finally:
+                self._held_s += time.perf_counter() - began
+
+    def _rest(self, seconds: float, stop: threading.Event) -> None:
+        """Waits so long, and longer where it is paused meanwhile."""
+        while True:
+            held_s = self._held_s
+            stop.wait(seconds)
+            with self._working:
+                seconds = min(seconds, self._held_s - held_s)
+            if seconds <= 0.0 or stop.is_set():
+                return
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -103,7 +103,7 @@ def _rows(before: EmbeddedMemory, shard: Shard) -> None:
                 at_R = np.flatnonzero((home_R == source.number) & (row_R < source.rows.size))
                 for first in range(0, len(at_R), AT_A_TIME):
                     some_R = at_R[first : first + AT_A_TIME]
-                    source.rows.want(row_R[some_R])
+                    source.rows.want(row_R[some_R], name)
                     out[some_R] = part[name][row_R[some_R]]
                     told(int(some_R[0]), int(some_R[-1]) + 1)
 

@@ -18,6 +18,7 @@ from memstore.kernels.half import wide
 from memstore.memory import Array
 from memstore.placement import WHOLE
 from memstore.shard import blocks
+from memstore.shard.rows import RowTable
 from memstore.shard.shard import Shard
 from memstore.store import Store
 
@@ -95,7 +96,7 @@ def _broken(shard: Shard) -> Iterator[str]:
         if len(array) != rows.size:
             yield f"{name} has {len(array)} rows of {rows.size}"
         if name in ("keys", "values"):
-            yield from _not_finite(name, array, live_R)
+            yield from _not_finite(name, array, rows, live_R)
     if (rows.travel_N < 0).any() or not np.isfinite(rows.travel_N).all():
         yield "a row went a way that is negative or endless"
     if shard.config.records:
@@ -115,15 +116,17 @@ def _misnamed(shard: Shard, live_R: Array) -> Iterator[str]:
         some = live_R[start : start + AT_A_TIME]
         records = shard.read_records(some, columns, None)
         named_BP = np.stack([records[column].to_numpy() for column in columns], axis=1)
+        shard.rows.want(some, "keys")
         bad = (named_BP != shard.rows.keys_ND[some]).any(axis=1)
         if bad.any():
             yield f"row {some[bad.argmax()]} is a sum of other rows than its record names"
             return
 
 
-def _not_finite(name: str, array: Array, live_R: Array) -> Iterator[str]:
+def _not_finite(name: str, array: Array, rows: RowTable, live_R: Array) -> Iterator[str]:
     for start in range(0, len(live_R), AT_A_TIME):
         some = live_R[start : start + AT_A_TIME]
+        rows.want(some, name)
         bad = ~np.isfinite(wide(array[some])).all(axis=1)
         if bad.any():
             yield f"{name} of row {some[bad.argmax()]} hold NaN or infinity"

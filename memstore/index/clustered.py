@@ -34,6 +34,9 @@ ROWS_PER_CLUSTER = 48
 ROUNDS, WARM_ROUNDS = 8, 3
 """Rounds of k-means from nothing, and from the centroids of the codebook before."""
 
+MOST_PRODUCTS, MET_TOGETHER = 1 << 19, 64
+"""Products of queries and centroids at a time, 2 MiB, but so many queries at the least."""
+
 BLOCK_ROWS = 16_384
 """Rows assigned and encoded at a time: what is made of them on the way takes some 25 MB."""
 
@@ -165,8 +168,13 @@ def merge(segments: tuple[Segment, ...], most: int) -> tuple[Segment, ...]:
 
 def visited(codebook: Codebook, queries_QD: Array, probe: int) -> tuple[Slots, Array]:
     """The `probe` lists nearest to each query, int64 `[Q, P]`, in no order, and their scores."""
-    near_CQ = codebook.operand.products(queries_QD)
-    return best_products(near_CQ, peaks(near_CQ), min(probe, codebook.clusters))
+    step = max(MET_TOGETHER, MOST_PRODUCTS // codebook.clusters)
+    met = []
+    for first in range(0, max(1, len(queries_QD)), step):
+        near_CQ = codebook.operand.products(queries_QD[first : first + step])
+        met.append(best_products(near_CQ, peaks(near_CQ), min(probe, codebook.clusters)))
+    lists_QP, scores_QP = met[0] if len(met) == 1 else map(np.concatenate, zip(*met, strict=True))
+    return lists_QP, scores_QP
 
 
 def propose(

@@ -23,8 +23,6 @@ from memstore.errors import DeviceUnavailable
 from memstore.index.devices import MOST, WIDER, Room
 from memstore.index.passing import Passing
 from memstore.kernels.near import ROUNDING, bound
-from memstore.kernels.sequence import Marks
-from memstore.kernels.whole import copies
 from memstore.memory import NO_SLOT, Array, Slots
 
 BLOCK_QUERIES = 1_024
@@ -60,8 +58,7 @@ class Table(Protocol):
     @property
     def alive_N(self) -> Array: ...
 
-    @property
-    def marks(self) -> Marks: ...
+    def keys(self, rows_B: Slots) -> Array: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +195,7 @@ class Mirror:
         import torch
 
         place = self._room.device.place
-        keys_BD = _tensor(copies(table.keys_ND, table.marks, rows_B)).to(place)
+        keys_BD = _tensor(table.keys(rows_B)).to(place)
         alive_B = torch.from_numpy(table.alive_N[rows_B]).to(place)
         lengths_B = torch.linalg.vector_norm(keys_BD, dim=1, dtype=torch.float64)
         self._longest = max(self._longest, 1.001 * float(lengths_B.max()))

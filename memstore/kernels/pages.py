@@ -1,8 +1,7 @@
 """Pages of a file that rows lie in: asked for ahead of their use, and given back after it.
 
 The calls are those of Linux, made from here because a call each from Python takes longer than to
-read a page. Asked for together, pages at random arrive four times as fast as one waited for after
-the other.
+read a page.
 """
 
 from __future__ import annotations
@@ -42,37 +41,54 @@ def want(rows_B: Slots, row_bytes: int, state_P: States, start: int) -> int:
     """Notes that pages of rows are looked at; asks for those that are away, and counts them.
 
     start: the address of the first page. Rows out of range, `NO_SLOT` among them, have none.
+    Neighbours that are asked for one after the other are one call.
     """
-    new = 0
+    new, begin, end = 0, 0, 0
     for row in rows_B:
         first, last = row * row_bytes // PAGE, ((row + 1) * row_bytes - 1) // PAGE
         if row < 0 or last >= len(state_P):
             continue
         for page in range(first, last + 1):
             if state_P[page] == AWAY:
-                madvise(types.uintp(start + page * PAGE), types.uintp(PAGE), WILL_NEED)
+                if page != end:
+                    _ask(start, begin, end)
+                    begin = page
+                end = page + 1
                 new += 1
             state_P[page] = SEEN
+    _ask(start, begin, end)
     return new
 
 
 @compiled()
-def give_back(pages_G: Slots, start: int, handle: int) -> None:
-    """Has the system forget pages of a file once it has written them.  pages_G: rising.
+def _ask(start: int, begin: int, end: int) -> None:
+    if end > begin:
+        size = types.uintp((end - begin) * PAGE)
+        madvise(types.uintp(start + begin * PAGE), size, WILL_NEED)
 
-    A page that somebody looks at meanwhile stays. start: the address that the file is mapped at.
+
+@compiled()
+def give_back(pages_G: Slots, start: int, handle: int, waits: bool) -> int:
+    """Has the system forget pages of a file; returns how many it failed to write, which stay.
+
+    pages_G: rising.  start: the address that the file is mapped at.  waits: for the disk, where a
+    page was changed; else its writing is begun, and it is there until somebody gives it back again.
+    A page that somebody looks at meanwhile stays too.
     """
-    for writing in (True, False):
+    failed = 0
+    for ending in (False, True):
         at = 0
         while at < len(pages_G):
-            end = at + 1
-            while end < len(pages_G) and pages_G[end] == pages_G[end - 1] + 1:
-                end += 1
-            begin, size = pages_G[at] * PAGE, (end - at) * PAGE
-            if writing:
+            last = at + 1
+            while last < len(pages_G) and pages_G[last] == pages_G[last - 1] + 1:
+                last += 1
+            begin, size = pages_G[at] * PAGE, (last - at) * PAGE
+            if not ending:
                 madvise(types.uintp(start + begin), types.uintp(size), DONT_NEED)
                 sync_file_range(handle, begin, size, WRITE)
+            elif waits and sync_file_range(handle, begin, size, WRITE_AND_WAIT):
+                failed += last - at
             else:
-                sync_file_range(handle, begin, size, WRITE_AND_WAIT)
                 posix_fadvise(handle, begin, size, FORGET)
-            at = end
+            at = last
+    return failed

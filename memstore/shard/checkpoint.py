@@ -115,7 +115,7 @@ class Checkpoints:
                     versions={"rows": rows.version, "index": shard.index.version.number},
                     live_R=np.empty(0, np.int64) if heap is None else rows.live_rows(),
                     changed_K=changed_K,
-                    cut=Cut(rows.arrays, changed_K, rows.are_gone, rows.want),
+                    cut=Cut(rows.arrays, changed_K, rows.are_gone, rows.pieces),
                     heap=heap,
                     windows=windows,
                     index=saving.still(shard.index),

@@ -11,7 +11,7 @@ what is kept is what was changed while the cut was read, and never more than all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -71,11 +71,12 @@ class Cut:
         read: Callable[[], Mapping[str, Array]],
         wanted_K: Blocks,
         blank: Callable[[int, int], bool] = lambda begin, end: False,
-        want: Callable[[Slots], None] = lambda rows_B: None,
+        pieces: Callable[[Slots], Iterable[slice]] = lambda rows_B: (slice(None),),
     ) -> None:
         """blank: whether what rows are now, from one to before another, is zero, or matters to
-        nobody: these are not read, and zero.  want: hears of those that are about to be read."""
-        self._read, self._blank, self._want = read, blank, want
+        nobody: these are not read, and zero.  pieces: where to cut rows that are about to be
+        read."""
+        self._read, self._blank, self._pieces = read, blank, pieces
         self._wanted_K = wanted_K
         self.shapes = {name: (array.dtype, array.shape) for name, array in read().items()}
         self.rows = max((shape[0] for _, shape in self.shapes.values()), default=0)
@@ -96,9 +97,11 @@ class Cut:
         if len(rows):
             first, self._places = self._places, self._places + len(rows)
             arrays = self._read()
-            for name, kept in self._kept.items():
+            for kept in self._kept.values():
                 kept.grow(self._places)
-                kept.view(self._places)[first:] = arrays[name][rows]
+            for piece in self._pieces(rows):
+                for name, kept in self._kept.items():
+                    kept.view(self._places)[first:][piece] = arrays[name][rows[piece]]
             self._place_N[rows] = np.arange(first, self._places)
 
     def blocks(
@@ -126,8 +129,15 @@ class Cut:
                 name: np.zeros((end - begin, *shape[1:]), dtype)
                 for name, (dtype, shape) in self.shapes.items()
             }
-        self._want(np.arange(begin, end))
-        return {name: arrays[name][begin:end].copy() for name in self.shapes}
+        rows = np.arange(begin, end)
+        copied = {
+            name: np.empty((end - begin, *shape[1:]), dtype)
+            for name, (dtype, shape) in self.shapes.items()
+        }
+        for piece in self._pieces(rows):
+            for name, copy in copied.items():
+                copy[piece] = arrays[name][begin:end][piece]
+        return copied
 
     def _as_before(self, begin: int, end: int, copy: dict[str, Array]) -> None:
         """Puts what was kept of some rows into a copy of them."""

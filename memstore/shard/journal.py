@@ -35,8 +35,7 @@ class Journal:
 
     @functools.cached_property
     def _draft(self) -> RowTable:
-        config = replace(self._config, storage="memory", resident_bytes=None)
-        return RowTable(config, self._number)
+        return RowTable(replace(self._config, resident_bytes=None), self._number)
 
     def put(
         self,

@@ -160,10 +160,13 @@ class Region:
         range_ = self._range
         return NONE if range_ is None else range_.pages_here(self._used * self.row_bytes)
 
-    def give_back(self, pages_G: Pages) -> None:
-        """Lets pages of a file lie in it alone, rising; they are as they were."""
-        if self._range is not None:
-            self._range.leave(pages_G)
+    def give_back(self, pages_G: Pages, *, waits: bool) -> int:
+        """Lets pages of a file lie in it alone, rising; they are as they were.
+
+        waits: for the disk, where they were changed; else their writing is begun, and they stay.
+        Returns how many the disk does not take: they stay too.
+        """
+        return 0 if self._range is None else self._range.leave(pages_G, waits)
 
     def _move(self, rows: int) -> None:
         new, capacity = self._reserve(rows)
@@ -269,10 +272,10 @@ class _Range:
         """Has the system read no page because one beside it is looked at."""
         _libc.madvise(self.start, self.size, mmap.MADV_RANDOM)
 
-    def leave(self, pages_G: Pages) -> None:
-        """Has pages of the file leave main memory, those that were written once they lie in it."""
+    def leave(self, pages_G: Pages, waits: bool) -> int:
+        """Has pages of the file leave main memory; returns how many the disk does not take."""
         assert self._file is not None
-        give_back(pages_G, self.start, self._file.fileno())
+        return int(give_back(pages_G, self.start, self._file.fileno(), waits))
 
     def pages_here(self, size: int) -> Pages:
         """Which of the pages of the first `size` bytes are in main memory, rising."""

@@ -83,12 +83,12 @@ class RowView:
 
     def keys(self, rows_B: Slots) -> Array:
         """Copies of keys `[B, D]`."""
-        kept_BX = _joined(
-            [
-                copies(self.keys_ND, self.marks, rows_B[piece])
-                for piece in _pieces(self.residency, rows_B, "keys")
-            ]
-        )
+        if self.residency is None:
+            kept_BX = copies(self.keys_ND, self.marks, rows_B)
+        else:
+            pieces = self.residency.pieces(rows_B, "keys")
+            kept = [copies(self.keys_ND, self.marks, rows_B[piece]) for piece in pieces]
+            kept_BX = np.concatenate(kept)
         return kept_BX if self.sums is None else self.sums(kept_BX)
 
     def numbers(self, rows_B: Slots) -> Array:
@@ -98,11 +98,12 @@ class RowView:
     def tenants(self, rows_B: Slots) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Copies of keys, values and generations; the three of a row are of one moment."""
         tables = packed(self.keys_ND), packed(self.values_NV), self.generation_N, self.marks
-        taken = [
-            take_tenants(*tables, rows_B[piece])
-            for piece in _pieces(self.residency, rows_B, "keys", "values")
-        ]
-        keys_BD, values_BV, generations_B = map(_joined, zip(*taken, strict=True))
+        if self.residency is None:
+            keys_BD, values_BV, generations_B = take_tenants(*tables, rows_B)
+        else:
+            pieces = self.residency.pieces(rows_B, "keys", "values")
+            taken = [take_tenants(*tables, rows_B[piece]) for piece in pieces]
+            keys_BD, values_BV, generations_B = map(np.concatenate, zip(*taken, strict=True))
         keys_BD, values_BV = keys_BD.view(self.keys_ND.dtype), values_BV.view(self.values_NV.dtype)
         return keys_BD if self.sums is None else self.sums(keys_BD), values_BV, generations_B
 
@@ -110,15 +111,6 @@ class RowView:
         """Has the pages of rows come in that are about to be read; of rows in memory nothing."""
         if self.residency is not None:
             self.residency.want(rows_B, *names)
-
-
-def _pieces(residency: Residency | None, rows_B: Slots, *names: str) -> Iterable[slice]:
-    """Where to cut rows that are looked at, so that few of them come in together."""
-    return (slice(None),) if residency is None else residency.pieces(rows_B, *names)
-
-
-def _joined(pieces: Sequence[Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 class RowTable:
@@ -204,7 +196,11 @@ class RowTable:
             self.usage.priority_N[rows_B[~self.alive_N[rows_B]]] = NEVER
         rows_B = np.ascontiguousarray(rows_B)
         given_BD, given_BV = (self._part(part_BX, len(rows_B)) for part_BX in (keys_BD, values_BV))
-        for piece in _pieces(self._residency, rows_B):
+        given = {"key": keys_BD, "value": values_BV}
+        parts = [part for part, part_BX in given.items() if part_BX is not None]
+        masters = [part for part in parts if f"{part}_master" in self.state]
+        names = [*(f"{part}s" for part in parts), *(f"{STATE}{part}_master" for part in masters)]
+        for piece in self.pieces(rows_B, *names, waits=True):
             self.live += put_rows(
                 packed(self.keys_ND),
                 packed(self.view.values_NV),
@@ -217,15 +213,16 @@ class RowTable:
                 given_BV[piece],
                 tenants,
             )
-        for part, part_BX in (("key", keys_BD), ("value", values_BV)):
-            # What a master has beyond the row is of the row before.
-            if part_BX is not None and f"{part}_master" in self.state:
-                self.state[f"{part}_master"][rows_B] = wide(part_BX)
+            for part in masters:
+                # What a master has beyond the row is of the row before.
+                part_BX = given[part]
+                assert part_BX is not None
+                self.state[f"{part}_master"][rows_B[piece]] = wide(part_BX[piece])
 
     def blend(self, rows_B: Slots, weights_B: Array, erase_BD: Array, add_BD: Array) -> None:
         """M ← M∘(1 − w·e) + w·a, one after the other."""
         self.ready_to_blend()
-        self.want(rows_B)
+        self.want(rows_B, *self._named("key"), waits=True)
         table_ND, keeper = packed(self.keys_ND), self._keeper("key")
         moved_B = blend_rows(table_ND, self.view.marks, keeper, rows_B, weights_B, erase_BD, add_BD)
         np.add.at(self.travel_N, rows_B, moved_B)
@@ -240,8 +237,7 @@ class RowTable:
             for part in (self.keys_ND, self.view.values_NV)
         )
         self.put(rows_B, keys_BD, values_BV, tenants=1)
-        for state in self.state.values():
-            state[rows_B] = 0
+        self._fill(rows_B, dict.fromkeys(self.state, 0))
         self.usage.renew(rows_B)
 
     def kill(self, rows_B: Slots) -> None:
@@ -282,7 +278,9 @@ class RowTable:
         """
         changed = 0
         self.ready_to_step(keys=key_grads_BD is not None, values=value_grads_BV is not None)
-        self.want(rows_B)
+        for part, grads in (("key", key_grads_BD), ("value", value_grads_BV)):
+            if grads is not None:
+                self.want(rows_B, *self._named(part), waits=True)
         config, marks = self.config.optimizer_config, self.view.marks
         if key_grads_BD is not None:
             rows_U, moved_U = optimizers.step(
@@ -326,7 +324,8 @@ class RowTable:
         view = self.view
         tables = {"keys": view.keys_ND, "values": view.values_NV}
         if not isinstance(rows, slice):
-            self.want(rows)
+            for part in parts:
+                self.want(rows, *self._named(part.removesuffix("s")), waits=True)
         image = {part: tables[part][rows] for part in parts}
         for name, state in self.state.items():
             if name.split("_")[0] + "s" in parts:
@@ -336,11 +335,11 @@ class RowTable:
     def adopt(self, rows_B: Slots, image: Mapping[str, Array]) -> None:
         """Makes rows what `image` gave; state that an image has and the table lacks is made."""
         self.put(rows_B, image.get("keys"), image.get("values"))
-        for name, array in image.items():
-            if name.startswith(STATE):
-                part, state = name.removeprefix(STATE).split("_", 1)
-                self._make(part, {state: np.zeros((1, *array.shape[1:]), array.dtype)})
-                self.state[f"{part}_{state}"][rows_B] = array
+        states = {n.removeprefix(STATE): a for n, a in image.items() if n.startswith(STATE)}
+        for name, array in states.items():
+            part, state = name.split("_", 1)
+            self._make(part, {state: np.zeros((1, *array.shape[1:]), array.dtype)})
+        self._fill(rows_B, states)
 
     def copy(self, table: RowTable, rows_U: Slots) -> None:
         """Holds rows of another table, as rows 0, 1, … here, and nothing else."""
@@ -398,10 +397,31 @@ class RowTable:
         blocks_K = blocks_K[blocks_K < whole]
         return blocks_K[~alive_KB[blocks_K].any(axis=1)]
 
-    def want(self, rows_B: Slots) -> None:
-        """Has the pages of rows come in that are about to be looked at, all that is of them."""
+    def want(self, rows_B: Slots, *names: str, waits: bool = False) -> None:
+        """Has the pages of rows come in that are about to be looked at, of these parts.
+
+        waits: as long as the disk does, where they are changed.
+        """
         if self._residency is not None:
-            self._residency.want(rows_B)
+            self._residency.want(rows_B, *names, waits=waits)
+
+    def pieces(self, rows_B: Slots, *names: str, waits: bool = False) -> Iterable[slice]:
+        """Cuts rows that are about to be looked at so that few of them come in together, those of
+        each piece before it is told; by itself of all that there is of them."""
+        if self._residency is None:
+            return (slice(None),)
+        return self._residency.pieces(rows_B, *(names or self._regions), waits=waits)
+
+    def _named(self, part: str) -> list[str]:
+        """The regions of the keys, or of the values, and of their state."""
+        return [f"{part}s", *(name for name in self._regions if name.startswith(STATE + part))]
+
+    def _fill(self, rows_B: Slots, states: Mapping[str, Array | int]) -> None:
+        """Writes optimizer state of rows, by its name."""
+        for name, given in states.items():
+            for piece in self.pieces(rows_B, STATE + name, waits=True):
+                some = given[piece] if isinstance(given, np.ndarray) else given
+                self.state[name][rows_B[piece]] = some
 
     def _wrote(self, name: str, begin: int, end: int) -> None:
         if self._residency is not None:
@@ -458,7 +478,10 @@ class RowTable:
             new = {n: self._wide(*a.shape[1:], dtype=a.dtype) for n, a in lacking.items()}
             for region in new.values():
                 region.grow(self._room)
-            self._regions |= {f"{STATE}{part}_{name}": region for name, region in new.items()}
+            named = {f"{STATE}{part}_{name}": region for name, region in new.items()}
+            if self._residency is not None:
+                self._residency.watch(named, self._room)
+            self._regions |= named
             self._show(self.size)
 
     def reserve(self, size: int, *, filled: bool = True) -> None:
@@ -473,6 +496,8 @@ class RowTable:
                     region.grow(room, filled=filled and name in WRITTEN)
                 self._marks.grow(sequence.blocks(room))
                 self.usage.grow(room)
+                if self._residency is not None:
+                    self._residency.watch(self._regions, room)
             finally:
                 self._show(self.size)  # some may have moved
             self._room = room
@@ -486,8 +511,6 @@ class RowTable:
         """Lets readers see so many rows."""
         parts = {name: region.view(size) for name, region in self._regions.items()}
         self.size = size
-        if self._residency is not None:
-            self._residency.watch(self._regions, size)
         self.keys_ND, self.alive_N, self.travel_N = parts["keys"], parts["alive"], parts["travel"]
         self.values_NV = None if self.config.value_dim is None else parts["values"]
         self.state = {n.removeprefix(STATE): a for n, a in parts.items() if n.startswith(STATE)}

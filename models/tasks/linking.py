@@ -22,6 +22,7 @@ import marisa_trie
 import numpy as np
 import pyarrow as pa
 
+from memstore.files import array_at
 from models.tasks.knowledge import Int64s, TaskDataError
 
 FORMAT, VERSION = "memstore-aliases", 1
@@ -173,8 +174,7 @@ class AliasIndex:
             trie = marisa_trie.Trie().mmap(str(folder / TRIE))
             # As plain arrays: a slice of a `memmap` takes several times as long.
             offsets, candidates, weights = (
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-                for name in ARRAYS
+                array_at(folder / f"{name}.npy").view(np.ndarray) for name in ARRAYS
             )
         except (RuntimeError, ValueError) as error:
             raise _unreadable(folder, repr(error)) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from memstore.files import array_at
 from memstore.memory import Slots
 from models.tasks.knowledge import ALIAS_SCHEMA, Int64s, TaskDataError
 
@@ -27,7 +28,7 @@ class Titles:
         """Raises `TaskDataError` where they are not there, or not whole."""
         try:
             self._table = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS))).read_all()
-            self._rows: Int64s = np.load(folder / ROWS, mmap_mode="r", allow_pickle=False)
+            self._rows: Int64s = array_at(folder / ROWS)
         except (OSError, ValueError) as error:
             raise TaskDataError(
                 f"{folder}: {error}", "names of entities", "delete the run, fit anew"

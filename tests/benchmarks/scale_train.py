@@ -55,8 +55,7 @@ MOMENTS, JUDGED = 8, 256
 """How often recall is told, and of how many questions."""
 
 SHARE, GIVEN = 0.2, 0.15
-"""Of the time of the steps, for encoding facts anew; and of all time, in which steps are held too,
-what the worker is told."""
+"""Of the time of the steps, for encoding facts anew, and what the worker is told."""
 
 WARM, ROUNDS = 4, 20
 """Steps of each size that are not timed, and that are."""

@@ -45,7 +45,7 @@ def test_threads_read_arrays_at_the_same_time(tmp_path: Path, hurried: None) -> 
             return
         for _ in range(READS):
             assert files.array_of(one).tolist() == [*range(7)]
-            assert files.array_of(one, mapped=True).tolist() == [*range(7)]
+            assert files.array_at(one).tolist() == [*range(7)]
             got = files.arrays_of(several)
             assert all(np.array_equal(got[name], array) for name, array in arrays.items())
 

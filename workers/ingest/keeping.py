@@ -30,9 +30,7 @@ def put_array(path: Path, array: np.ndarray) -> None:
 
 def array(path: Path) -> np.ndarray:
     """An array that is read as far as it is looked at."""
-    if path.stat().st_size <= 128:  # none can be mapped of which there is nothing
-        return files.array_of(path)
-    return files.array_of(path, mapped=True)
+    return files.array_at(path)
 
 
 def put_table(path: Path, table: pa.Table) -> None:
