@@ -69,7 +69,7 @@ class EncodedMemory(SummedMemory):
         before = max((float(d.max(initial=0.0)) for d in drift.values()), default=0.0)
         chosen = self._most_drifted(drift, limit)
         slots = self._slots_of(chosen)
-        if len(slots) > WHOLE_SHARE * max(self.base.describe().rows, 1):
+        if len(slots) > WHOLE_SHARE * max(self.base.live, 1):
             encoded = self._encode_again(slots, drifts=True)
             if self.config.index_config.kind not in ("none", "exact"):
                 self.base.reindex()
@@ -105,10 +105,13 @@ class EncodedMemory(SummedMemory):
         drift_P = np.zeros(len(travel_P))
         part = self._parts[column]
         live = moved[part.alive(moved)]
-        keys_BD = part.gather(live).keys_BD
-        assert keys_BD is not None
-        norms_B = np.linalg.norm(wide(keys_BD), axis=1)
-        drift_P[live] = moved_P[live] / np.maximum(norms_B, np.finfo(np.float32).tiny)
+        for start in range(0, len(live), BLOCK):
+            rows_B = live[start : start + BLOCK]
+            keys_BD = part.gather(rows_B).keys_BD
+            assert keys_BD is not None
+            keys_BD = wide(keys_BD)
+            norms_B = np.sqrt(np.einsum("bd,bd->b", keys_BD, keys_BD))
+            drift_P[rows_B] = moved_P[rows_B] / np.maximum(norms_B, np.finfo(np.float32).tiny)
         drift_P[drift_P < NEGLIGIBLE_DRIFT] = 0.0
         return drift_P
 
@@ -122,25 +125,24 @@ class EncodedMemory(SummedMemory):
 
     def uses(self, rows: Mapping[str, Slots]) -> dict[str, Slots]:
         """Of how many slots each of some part rows, rising, is a part, by key column."""
-        uses = {column: np.zeros(len(rows_P), np.int64) for column, rows_P in rows.items()}
+        uses = {column: np.zeros(len(rows_P) + 1, np.int64) for column, rows_P in rows.items()}
+        places = {column: _places(rows_P) for column, rows_P in rows.items()}
         for _, records in self._blocks(self.base.live_slots()):
-            for column, rows_P in rows.items():
-                named = records[column].to_numpy()
-                at = np.minimum(np.searchsorted(rows_P, named), max(len(rows_P) - 1, 0))
-                if len(rows_P):
-                    at = at[rows_P[at] == named]
-                    uses[column] += np.bincount(at, minlength=len(rows_P))
-        return uses
+            for column, place_P in places.items():
+                at = _placed(place_P, records[column].to_numpy())
+                uses[column] += np.bincount(at, minlength=len(uses[column]))
+        return {column: counts[:-1] for column, counts in uses.items()}
 
     def _slots_of(self, chosen: Mapping[str, Slots]) -> Slots:
         """The slots that any of the chosen part rows is a part of, rising."""
         found = [np.empty(0, np.int64)]
         if not any(map(len, chosen.values())):
             return found[0]
+        places = {column: _places(rows) for column, rows in chosen.items() if len(rows)}
         for slots_B, records in self._blocks(self.base.live_slots()):
             hit_B = np.zeros(len(slots_B), bool)
-            for column, rows in chosen.items():
-                hit_B |= np.isin(records[column].to_numpy(), rows, kind="table")
+            for column, place_P in places.items():
+                hit_B |= _placed(place_P, records[column].to_numpy()) < len(chosen[column])
             found.append(slots_B[hit_B])
         return np.concatenate(found)
 
@@ -218,6 +220,19 @@ class EncodedMemory(SummedMemory):
         asked = Asked.of(request_id, "write", slots_B, records, step)
         rows = slots_B, self._checked_encoding, None, records
         return self.base.put_over(*rows, step, asked, Deadline(deadline_s))
+
+
+def _places(rows_P: Slots) -> Slots:
+    """For `_placed`: where each part row stands among some, rising; others stand behind them."""
+    place_P = np.full(int(rows_P.max(initial=-1)) + 2, len(rows_P))
+    place_P[rows_P] = np.arange(len(rows_P))
+    return place_P
+
+
+def _placed(place_P: Slots, named_B: Slots) -> Slots:
+    """Where the part rows that are named stand."""
+    placed_B: Slots = place_P[np.minimum(named_B, len(place_P) - 1)]
+    return placed_B
 
 
 def worst(

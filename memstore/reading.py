@@ -209,8 +209,11 @@ class ReadableMemory:
 
     def live_slots(self) -> Slots:
         """Every slot that is there, rising."""
-        count = self._config.shards
-        return np.sort(np.concatenate([s.rows.live_rows() * count + s.number for s in self.shards]))
+        count, live = self._config.shards, [shard.rows.live_rows() for shard in self.shards]
+        if count == 1:
+            return live[0]
+        slots = [rows * count + s.number for rows, s in zip(live, self.shards, strict=True)]
+        return np.sort(np.concatenate(slots))
 
     def travel(self) -> Array:
         """How far the key of each slot has gone since it was appended, float64 `[next_slot]`."""
