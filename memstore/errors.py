@@ -67,6 +67,18 @@ class MemstoreError(Exception):
         text = problem + (f": {', '.join(facts)}" if facts else "")
         super().__init__(text + (f"; {hint}" if hint else ""))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it comes out of another process, as Ray carries it, as what it was there."""
+        return as_it_was, (type(self), self.args, vars(self))
+
+
+def as_it_was(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    """An error that was made elsewhere, whatever its `__init__` takes."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
 
 class InvalidArgument(MemstoreError, ValueError):
     """The call is wrong; nothing was changed."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from memstore.errors import as_it_was
 
 Int64s = NDArray[np.int64]
 
@@ -27,6 +29,9 @@ class TaskDataError(ValueError):
 
     def __init__(self, got: str, expected: str, remedy: str) -> None:
         super().__init__(f"got {got}; expected {expected}; {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_it_was, (type(self), self.args, vars(self))
 
 
 class Triples(NamedTuple):
