@@ -126,10 +126,10 @@ class EncodedMemory(SummedMemory):
     def uses(self, rows: Mapping[str, Slots]) -> dict[str, Slots]:
         """Of how many slots each of some part rows, rising, is a part, by key column."""
         uses = {column: np.zeros(len(rows_P) + 1, np.int64) for column, rows_P in rows.items()}
-        places = {column: _places(rows_P) for column, rows_P in rows.items()}
+        places = {column: _Places(rows_P) for column, rows_P in rows.items()}
         for _, records in self._blocks(self.base.live_slots()):
-            for column, place_P in places.items():
-                at = _placed(place_P, records[column].to_numpy())
+            for column, place in places.items():
+                at = place(records[column].to_numpy())
                 uses[column] += np.bincount(at, minlength=len(uses[column]))
         return {column: counts[:-1] for column, counts in uses.items()}
 
@@ -138,11 +138,11 @@ class EncodedMemory(SummedMemory):
         found = [np.empty(0, np.int64)]
         if not any(map(len, chosen.values())):
             return found[0]
-        places = {column: _places(rows) for column, rows in chosen.items() if len(rows)}
+        places = {column: _Places(rows) for column, rows in chosen.items() if len(rows)}
         for slots_B, records in self._blocks(self.base.live_slots()):
             hit_B = np.zeros(len(slots_B), bool)
-            for column, place_P in places.items():
-                hit_B |= _placed(place_P, records[column].to_numpy()) < len(chosen[column])
+            for column, place in places.items():
+                hit_B |= place(records[column].to_numpy()) < len(chosen[column])
             found.append(slots_B[hit_B])
         return np.concatenate(found)
 
@@ -222,17 +222,22 @@ class EncodedMemory(SummedMemory):
         return self.base.put_over(*rows, step, asked, Deadline(deadline_s))
 
 
-def _places(rows_P: Slots) -> Slots:
-    """For `_placed`: where each part row stands among some, rising; others stand behind them."""
-    place_P = np.full(int(rows_P.max(initial=-1)) + 2, len(rows_P))
-    place_P[rows_P] = np.arange(len(rows_P))
-    return place_P
+class _Places:
+    """Where part rows stand among some, rising; others stand behind them."""
 
+    def __init__(self, rows_P: Slots) -> None:
+        self._rows_P = rows_P
+        self._place_P = np.full(1, len(rows_P))
 
-def _placed(place_P: Slots, named_B: Slots) -> Slots:
-    """Where the part rows that are named stand."""
-    placed_B: Slots = place_P[np.minimum(named_B, len(place_P) - 1)]
-    return placed_B
+    def __call__(self, named_B: Slots) -> Slots:
+        """named_B: by records, so that none is far beyond the rows that there are."""
+        size = int(named_B.max(initial=-1)) + 1
+        if size >= len(self._place_P):
+            self._place_P = np.full(2 * size + 1, len(self._rows_P))
+            inside = self._rows_P[: np.searchsorted(self._rows_P, 2 * size)]
+            self._place_P[inside] = np.arange(len(inside))
+        placed_B: Slots = self._place_P[named_B]
+        return placed_B
 
 
 def worst(
