@@ -329,6 +329,7 @@ class Store:
             yield
             with self._mutex:
                 self._contents.write()
+                self._manifests.sweep()
         except BaseException:
             for base in bases:
                 base.take_back()

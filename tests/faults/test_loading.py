@@ -55,6 +55,16 @@ def test_what_was_loaded_is_there_for_good(tmp_path: Path) -> None:
         }
 
 
+def test_nothing_is_left_of_what_one_load_wrote_and_the_next_wrote_anew(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=WIDTH, shards=2, records={"name": "string"}))
+        for seed in range(4):
+            with store.loading("m"):
+                memory.append(rows(seed), records={"name": [str(seed)] * 500})
+            kept = list(tmp_path.rglob("records-*.arrow"))
+            assert len(kept) == 2, "one a shard"
+
+
 def test_it_waits_for_a_checkpoint_no_longer_than_it_may(tmp_path: Path) -> None:
     with memstore.open(tmp_path) as store, ThreadPoolExecutor(1) as pool:
         memory = store.create("m", MemoryConfig(dim=WIDTH))
