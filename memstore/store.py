@@ -329,7 +329,6 @@ class Store:
             yield
             with self._mutex:
                 self._contents.write()
-                self._manifests.sweep()
         except BaseException:
             for base in bases:
                 base.take_back()
@@ -339,6 +338,7 @@ class Store:
                 self._loading = None
                 for base in held:
                     base.hold(None)
+                self._manifests.sweep()
 
     def mark(self, name: str) -> None:
         """Keeps all memories as they are now under a name, for `snapshot`: makes a checkpoint,
