@@ -79,7 +79,7 @@ def joined(bodies: Bodies, draft: Path, part: Part = WHOLE) -> manifest.Body:
     }
     # Later checkpoints are not to have the name of a file that is here.
     number = max(body["number"] for body in bodies)
-    return manifest.head(part, memories) | {"store": "", "number": number, "memories": memories}
+    return manifest.head(part) | {"store": "", "number": number, "memories": memories}
 
 
 def _wanted(body: manifest.Body, part: Part, of: int) -> set[str]:

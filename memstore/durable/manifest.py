@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,9 +11,11 @@ from memstore.durable import checkpoints
 from memstore.errors import UnsupportedVersion
 from memstore.placement import WHOLE, Part
 
-FORMAT, PART_FORMAT, SUMS_FORMAT = 6, 7, 8
-"""Of a store, of one that holds a part of its memories, and of one with keys that are not stored.
-"""
+FORMAT, PART_FORMAT = 9, 10
+"""Of a store, and of one that holds a part of its memories."""
+
+READ, PART_READ = (6, 8, FORMAT), (7, PART_FORMAT)
+"""Those that are read; what is written to such a store has the format of now."""
 
 NAME = "memstore.json"
 MEMORIES, LOGS, MARKS = "memories", "logs", "marks"
@@ -38,23 +39,21 @@ def part_of(body: Body) -> Part:
     return Part(*body["part"]) if "part" in body else WHOLE
 
 
-def head(part: Part, memories: Mapping[str, checkpoints.Entry | None]) -> Body:
-    """What says so in its manifest, and the format that goes with it.  memories: their entries."""
+def head(part: Part) -> Body:
+    """What says so in its manifest, and the format that goes with it."""
     if part != WHOLE:
         return {"format": PART_FORMAT, "part": [part.number, part.of]}
-    encodings = [entry["config"]["encoding"] for entry in memories.values() if entry]
-    summed = any(encoding and not encoding.get("stored", True) for encoding in encodings)
-    return {"format": SUMS_FORMAT if summed else FORMAT}
+    return {"format": FORMAT}
 
 
 def check_format(body: Body, where: str) -> None:
-    """Raises `UnsupportedVersion` on another format."""
-    known = (PART_FORMAT,) if "part" in body else (FORMAT, SUMS_FORMAT)
+    """Raises `UnsupportedVersion` on one that is not read."""
+    known = PART_READ if "part" in body else READ
     if body.get("format") not in known:
         raise UnsupportedVersion(
             f"{where} has another format",
             got=body.get("format"),
-            expected=f"{FORMAT} or {SUMS_FORMAT}, or {PART_FORMAT} of a part",
+            expected=f"one of {READ}, or of a part one of {PART_READ}",
             hint="open it with the version of memstore that wrote it, or build it anew",
         )
 

@@ -91,7 +91,7 @@ class Manifests:
         facts: of a part, what changes besides: `cluster`, `openings`, `turn`.
         """
         before, path = self.body, self._folder / manifest.NAME
-        body = manifest.head(self.part, entries) | {"store": before["store"], "number": number}
+        body = manifest.head(self.part) | {"store": before["store"], "number": number}
         body |= {fact: before[fact] for fact in manifest.FACTS if fact in before} | facts
         body["memories"] = entries
         self._doubtful.append(body)

@@ -17,7 +17,7 @@ from memstore.dtypes import storage
 from memstore.durable.checkpoints import Entry, config_of, shards_of
 from memstore.memory import Array, Rows, Slots
 from memstore.placement import Part
-from memstore.shard import blocks
+from memstore.shard import blocks, record_files
 
 BLOCK = blocks.BLOCK_ROWS
 
@@ -34,15 +34,15 @@ class StillShard:
         self.rows = self._directory["keys"].rows
         self.alive_R = self._whole("alive").astype(bool)
         self.generations_R = self._whole("generation")
-        self._table = config.schema.empty_table()
         self._line_R = np.full(self.rows, -1, np.int64)
-        if "files" in entry["records"]:
-            for name, expected in entry["records"]["files"].items():
-                files.check(folder / name, expected)
-            table_file, rows_file = entry["records"]["files"]
-            rows_L = files.array_of(folder / rows_file)
-            self._line_R[rows_L] = np.arange(len(rows_L))
-            self._table = pa.ipc.open_file(pa.memory_map(str(folder / table_file))).read_all()
+        lines = 0
+        tables = [config.schema.empty_table()]
+        made = entry["records"].get("files", {})
+        for _, rows_L, table in record_files.read(folder, made, mapped=True):
+            self._line_R[rows_L] = np.arange(lines, lines + len(rows_L))
+            lines += len(rows_L)
+            tables.append(table)
+        self._table = pa.concat_tables(tables)
 
     def vectors(self, name: str, rows_B: Slots) -> Array:
         """Keys or values of some rows."""

@@ -5,9 +5,9 @@
     …                                              the manifest is replaced
     checkpoints.keep(draft)
 
-Rows lie in blocks (`shard.blocks`), records in an Arrow IPC file, the sealed index in files of
-faiss and numpy; nothing is pickled. The index is a cache: where its files are bad, it is built
-again and a warning says so.
+Rows lie in blocks (`shard.blocks`), records in pieces (`shard.record_files`), the sealed index in
+files of faiss and numpy; nothing is pickled. The index is a cache: where its files are bad, it is
+built again and a warning says so.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from memstore import files
 from memstore.disk import DISK, Disk
@@ -31,8 +30,9 @@ from memstore.errors import CorruptFile
 from memstore.index import saving
 from memstore.kernels.half import packed
 from memstore.memory import Array, Slots
-from memstore.shard import blocks
+from memstore.shard import blocks, record_files
 from memstore.shard.cut import Blocks, Cut
+from memstore.shard.record_files import Files, Pieces
 from memstore.shard.records import RecordHeap
 from memstore.shard.requests import RequestWindows
 from memstore.shard.shard import Shard
@@ -41,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
 """What the manifest has of a shard."""
-
-Files = dict[str, files.Fingerprint]
-"""Files of one folder by name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Draft:
 
     entry: Entry
     directory: blocks.Directory
+    records: Pieces
     index: saving.Kept
 
 
@@ -80,7 +78,7 @@ class Checkpoints:
         self._shard, self._folder, self._disk = shard, folder, disk
         self._entry: Entry = {"blocks": {}, "records": {}, "requests": {}}
         self._directory: blocks.Directory = {}
-        self._index = saving.Kept()
+        self._records, self._index = Pieces(), saving.Kept()
         self._broken = False
         """Whether the index is to be built again."""
 
@@ -105,7 +103,8 @@ class Checkpoints:
                     # and the last one of before is longer.
                     changed_K[known // blocks.BLOCK_ROWS :] = True
                 heap = None
-                if shard.records.version != self._entry["records"].get("version", 0):
+                known_at = self._entry["records"].get("version", 0)
+                if shard.records.version != known_at or self._records.wasteful(rows.live):
                     heap = shard.records.still()
                 windows = None
                 if shard.windows.noted != self._entry["requests"].get("noted", 0):
@@ -139,6 +138,9 @@ class Checkpoints:
         )
         known = self._entry["blocks"] | {blocks.name_of(number): written}
         index = saving.save(moment.index, self._folder, number, self._index, self._disk)
+        records = self._records
+        if moment.heap is not None:
+            records = records.grown(self._folder, number, moment.heap, moment.live_R, self._disk)
         entry = {
             "versions": moment.versions,
             "rows": self._make(
@@ -150,7 +152,7 @@ class Checkpoints:
             "index": {"parts": index.names, "files": self._named(index)},
         }
         if moment.heap is not None:
-            entry["records"] = self._write_records(moment, number)
+            entry["records"] = {"version": moment.heap.version, "files": records.files}
         if moment.windows is not None:
             arrays = moment.windows.arrays()
             made = self._make(
@@ -158,11 +160,12 @@ class Checkpoints:
             )
             entry["requests"] = {"noted": moment.windows.noted, "files": made}
         self._disk.sync_folder(self._folder)
-        return Draft(entry, directory, index.kept)
+        return Draft(entry, directory, records, index.kept)
 
     def keep(self, draft: Draft) -> None:
         """The manifest has it: the next checkpoint builds on this one."""
-        self._entry, self._directory, self._index = draft.entry, draft.directory, draft.index
+        self._entry, self._directory = draft.entry, draft.directory
+        self._records, self._index = draft.records, draft.index
         with self._shard.writers:
             self._shard.cut = None
 
@@ -223,34 +226,9 @@ class Checkpoints:
         known = self._entry.get("index", {}).get("files", {}) | index.written
         return {name: known[name] for name in _flat(index.names)}
 
-    def _write_records(self, moment: Moment, number: int) -> Entry:
-        heap, rows_R = moment.heap, moment.live_R
-        assert heap is not None
-        version = heap.version
-        if not heap.schema.names:
-            return {"version": version}
-        table = heap.save(rows_R)
-
-        def put_table(file: files.NewFile) -> None:
-            sink = pa.PythonFile(file, mode="w")
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-
-        def put_rows(file: files.NewFile) -> None:
-            np.save(cast(Any, file), rows_R, allow_pickle=False)
-
-        made = self._make(f"records-{number:08d}.arrow", put_table)
-        made |= self._make(f"lines-{number:08d}.npy", put_rows)
-        return {"version": version, "files": made}
-
     def _load_records(self, entry: Entry) -> None:
         records = self._shard.records
-        if "files" in entry:
-            files.check_all(self._folder, entry["files"])
-            table_file, rows_file = entry["files"]
-            rows_R = files.array_of(self._folder / rows_file)
-            with pa.OSFile(str(self._folder / table_file), "rb") as source:
-                records.put(rows_R, pa.ipc.open_file(source).read_all())
+        self._records = record_files.load(records, self._folder, entry.get("files", {}))
         records.version = entry.get("version", 0)
 
     def _load_index(self, entry: Entry, checked: Callable[[], None]) -> None:

@@ -109,7 +109,7 @@ def test_a_foreign_manifest_is_refused(copy: Path, body: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": wrong} for wrong in (FORMAT + 1, FORMAT - 1, 0, str(FORMAT), None)],
+    [{"format": wrong} for wrong in (FORMAT + 1, FORMAT - 2, 0, str(FORMAT), None)],
 )
 def test_another_format_is_refused(copy: Path, change: dict[str, Any]) -> None:
     manifest = files.read_json(copy / MANIFEST)

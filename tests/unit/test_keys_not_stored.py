@@ -22,7 +22,6 @@ from memstore import (
     field,
 )
 from memstore.config import DType, IndexKind
-from memstore.durable import manifest
 from memstore.durable.restoring import RESTORING, restore_into
 from memstore.durable.verify import _broken, verify
 from memstore.errors import (
@@ -30,7 +29,6 @@ from memstore.errors import (
     NotFinite,
     UnknownSlot,
     Unsupported,
-    UnsupportedVersion,
 )
 from memstore.memory import Array
 from memstore.placement import Part
@@ -234,21 +232,11 @@ def test_what_a_row_keeps_is_a_few_bytes(tmp_path: Path) -> None:
     assert sizes == [8 * WIDTH, 8 * 3]
 
 
-def test_who_knows_of_stored_keys_alone_refuses_the_store(tmp_path: Path) -> None:
-    store = filled(tmp_path / "store", stored=False)
-    store.checkpoint()
-    body = manifest.read(tmp_path / "store" / manifest.NAME)
-    assert body["format"] == manifest.SUMS_FORMAT != manifest.FORMAT
-    store.drop("facts")
-    body = manifest.read(tmp_path / "store" / manifest.NAME)
-    assert body["format"] == manifest.FORMAT
-    store.close()
+def test_of_stored_keys_nothing_is_said(tmp_path: Path) -> None:
     with filled(tmp_path / "kept", stored=True) as kept:
         text = json.dumps(kept.memory("facts").config.to_dict())
         assert "stored" not in text
         assert MemoryConfig.from_dict(json.loads(text)) == kept.memory("facts").config
-    with pytest.raises(UnsupportedVersion):
-        manifest.check_format({"format": manifest.SUMS_FORMAT, "part": [0, 2]}, "a part")
 
 
 def test_what_it_does_not_do_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes the vectors of the present format: `python -m tests.vectors.make whole`, `part` or `sums`.
+"""Makes the vectors of the present format: `python -m tests.vectors.make whole`, or `part`.
 
 They are made once for each version and never again: what was written then is to be read for ever.
 A store is left as the death of its process would leave it, so that its logs are of use, with a
@@ -11,8 +11,6 @@ import json
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 import memstore
 from memstore import EncodingConfig, IndexConfig, MemoryConfig, RequestId, SearchOptions, Store
 from memstore.deadline import NO_DEADLINE
-from memstore.durable.manifest import FORMAT, PART_FORMAT, SUMS_FORMAT
+from memstore.durable.manifest import FORMAT, PART_FORMAT
 from memstore.memory import Memory
 from memstore.placement import Part
 from memstore.retries import Asked
@@ -32,18 +30,15 @@ FOLDER = Path(__file__).parent
 NAME = f"format-{FORMAT}-log-{log_format.VERSION}.zip"
 """The one without a word of its log has version 1 of it."""
 
-SUMS_NAME = f"format-{SUMS_FORMAT}-log-{log_format.VERSION}.zip"
-
 PART_NAME = f"part-format-{PART_FORMAT}-log-{log_format.VERSION}.zip"
 PART = Part(1, 2)
 
 WIDTH = 4
 
 
-def fill(store: Store, *, sums: bool = False) -> None:
-    """Memories of each dtype and kind, small enough to be kept for ever.
-
-    sums: with one that keeps no keys among them."""
+def fill(store: Store) -> None:
+    """Memories of each dtype and kind, small enough to be kept for ever, their records in several
+    pieces."""
     rng = np.random.default_rng(0)
     index = IndexConfig(clusters=2, fresh_limit=16, maintenance="inline")
     for dtype, optimizer in (("float32", "adam"), ("float16", "adagrad"), ("bfloat16", "sgd")):
@@ -59,14 +54,17 @@ def fill(store: Store, *, sums: bool = False) -> None:
     records = {"a": "int64", "b": "int64"}
     facts = store.create("facts", MemoryConfig(dim=WIDTH, records=records, encoding=encoding))
     facts.append(records={"a": [0, 1, 2], "b": [3, 4, 5]})
-    if sums:
-        encoding = EncodingConfig(key={"b": "words", "a": "words"}, stored=False)
-        how = {"dim": WIDTH, "records": records, "encoding": encoding}
-        summed = store.create("sums", MemoryConfig(**how))
-        summed.append(records={"a": [0, 1, 2], "b": [3, 4, 5]})
+    encoding = EncodingConfig(key={"b": "words", "a": "words"}, stored=False)
+    how = {"dim": WIDTH, "records": records, "encoding": encoding}
+    summed = store.create("sums", MemoryConfig(**how))
+    summed.append(records={"a": [0, 1, 2], "b": [3, 4, 5]})
+    store.checkpoint()
+    for dtype in ("float32", "float16", "bfloat16"):
+        named = {"name": ["named anew", "another"]}
+        rows = rng.normal(size=(2, WIDTH)), rng.normal(size=(2, 2))
+        store.memory(dtype).write([8, 9], *rows, records=named)
     store.mark("filled")
-    if sums:
-        summed.write([1], records={"a": [5], "b": [2]})
+    summed.write([1], records={"a": [5], "b": [2]})
     for dtype in ("float32", "float16", "bfloat16"):
         memory = store.memory(dtype)
         some = np.arange(0, 40, 3)
@@ -128,20 +126,19 @@ def part() -> None:
         _archive(FOLDER / PART_NAME, place, ("store",), expected)
 
 
-def whole(*, sums: bool = False) -> None:
+def whole() -> None:
     from tests.faults.changes import died
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         store = memstore.open(place / "store", fsync="always")
-        fill(store, sums=sums)
+        fill(store)
         expected = told(store)
         died(store)
         with memstore.open(place / "other") as other:
-            fill(other, sums=sums)
+            fill(other)
             other.snapshot(place / "snapshots", at="filled")
-        name = SUMS_NAME if sums else NAME
-        _archive(FOLDER / name, place, ("store", "snapshots"), expected)
+        _archive(FOLDER / NAME, place, ("store", "snapshots"), expected)
 
 
 def _archive(path: Path, place: Path, folders: tuple[str, ...], expected: dict[str, Any]) -> None:
@@ -154,9 +151,4 @@ def _archive(path: Path, place: Path, folders: tuple[str, ...], expected: dict[s
 
 
 if __name__ == "__main__":
-    makes: dict[str, Callable[[], None]] = {
-        "whole": whole,
-        "part": part,
-        "sums": partial(whole, sums=True),
-    }
-    makes[sys.argv[1]]()
+    {"whole": whole, "part": part}[sys.argv[1]]()
