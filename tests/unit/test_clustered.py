@@ -17,7 +17,7 @@ import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions
 from memstore.config import Codec
 from memstore.embedded import EmbeddedMemory
-from memstore.index import clustered, due, jobs, tuning
+from memstore.index import assignment, clustered, due, jobs, tuning
 from memstore.index.assignment import Flat, Tree, assigner
 from memstore.index.fresh import Queue
 from memstore.index.k_means import k_means
@@ -139,7 +139,7 @@ def test_rows_lie_unaugmented_in_the_lists_of_their_augmented_clusters(
 def test_the_tree_assigns_nearly_as_the_flat_product() -> None:
     keys, _ = rows_of(1, 4_000)
     centroids = k_means(keys, 64, 3, 0, None)
-    tree = Tree(*_tree_of(centroids))
+    tree = Tree(*_tree_of(centroids), branches=4)
     flat = (keys @ centroids.T).argmax(1)
     assert (tree(keys) == flat).mean() > 0.9
     assert isinstance(assigner(centroids, 0), Flat)
@@ -151,9 +151,15 @@ def _tree_of(centroids: Array) -> tuple[Array, Array, tuple[Slots, ...]]:
     return centroids, parents, tuple(np.flatnonzero(of == p) for p in range(8))
 
 
-@pytest.mark.parametrize("clusters", [5, 300])
-def test_k_means_is_as_good_as_that_of_faiss(clusters: int) -> None:
+@pytest.mark.parametrize(("clusters", "by_tree"), [(5, False), (300, False), (300, True)])
+def test_k_means_is_as_good_as_that_of_faiss(
+    monkeypatch: pytest.MonkeyPatch, clusters: int, *, by_tree: bool
+) -> None:
+    if by_tree:
+        monkeypatch.setattr(assignment, "halves", lambda _: False)
+        monkeypatch.setattr(assignment, "ROUGH_CLUSTERS", 200)
     keys, _ = mixture(12_000, 1, width=WIDTH)
+    assert isinstance(assigner(keys[:clusters], 0, rough=True), Tree) == by_tree
     ours = k_means(keys, clusters, 8, 0, None)
     peer = faiss.Kmeans(WIDTH, clusters, niter=8, spherical=True, max_points_per_centroid=10**6)
     peer.train(keys)
