@@ -31,7 +31,8 @@ from memstore.kernels.topk import drop_repeats, top_k
 from memstore.memory import NO_SLOT, Array, Proposal, SearchOptions, Slots
 from memstore.shard import filters
 from memstore.shard.records import RecordHeap
-from memstore.shard.rows import RowTable, RowView
+from memstore.shard.row_view import RowView
+from memstore.shard.rows import RowTable
 
 SUMMED_ROWS = 65_536
 """Rows whose keys are summed at a time where all are scored and none is stored."""

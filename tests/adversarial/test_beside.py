@@ -15,7 +15,7 @@ import pytest
 import memstore
 from memstore import NO_SLOT, IndexConfig, MemoryConfig, SearchOptions
 from memstore.shard import blocks
-from memstore.shard.rows import RowView
+from memstore.shard.row_view import RowView
 from tests.adversarial.stores import keys
 from tests.congruence.oracle import live_slots
 

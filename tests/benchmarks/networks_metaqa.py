@@ -15,8 +15,8 @@ from workers.figures import Evaluation
 from workers.networks.kv import KVRecipe, metaqa, metaqa_1hop
 from workers.run import Run
 
-TARGETS = {1: 0.965, 2: 0.827, 3: 0.489}
-"""hits@1 by hops; of 2 and 3 what was published, which `networks_factual` is to be far beyond."""
+TARGETS = {1: 0.965, 2: 0.95, 3: 0.85}
+"""hits@1 by hops; published of 2 and 3 are .827 and .489."""
 
 SHORT = "; missed for what questions do not count of a fact: docs/results.md, note 1"
 

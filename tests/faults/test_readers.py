@@ -22,7 +22,7 @@ from memstore.memory import Array
 from memstore.shard import optimizers, reading, rows
 from memstore.shard.records import RecordHeap
 from memstore.shard.region import Region
-from memstore.shard.rows import RowView
+from memstore.shard.row_view import RowView
 from tests.conftest import LONG
 
 D, V, ROWS = 2_048, 512, 64
