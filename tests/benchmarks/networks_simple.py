@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +12,7 @@ from models.tasks import metaqa
 from models.tasks.knowledge import KnowledgeBase
 from models.tasks.simple_questions import SimpleQuestions
 from tests.benchmarks.runner import Figure, at_least
+from tests.benchmarks.seeded import Trained, mean, seeds_of, spread, told, training
 from workers.figures import Evaluation
 from workers.linked import Linked
 from workers.networks import simple
@@ -24,8 +21,6 @@ from workers.run import Run
 
 TARGETS: Mapping[tuple[str, str], float] = {("simple-dbpedia", "facts of the base"): 0.70}
 """Of the path accuracy."""
-
-SEEDS = 3
 
 
 def run(quick: bool) -> Iterator[Figure]:
@@ -40,37 +35,26 @@ def run(quick: bool) -> Iterator[Figure]:
             recipe = dataclasses.replace(recipe, steps=60, dim=32)
         base = simple.read(recipe)
         case = f"{task}, {base.base.facts.num_rows:,} facts, {recipe.steps} steps"
-        seeds = range(1 if quick else SEEDS)
-        found = [_train(dataclasses.replace(recipe, seed=seed), base, films) for seed in seeds]
-        told = f"{case}, seed 0" if quick else f"{case}, mean of {SEEDS} seeds"
-        yield Figure("train_s", told, float(np.mean([one.seconds for one in found])), "s")
+        found = [_train(one, base, films) for one in seeds_of(recipe, quick=quick)]
+        case = told(case, found)
+        yield Figure("train_s", case, mean([one.seconds for one in found]), "s")
         for evaluations in zip(*(one.evaluations for one in found), strict=True):
             target = None if quick else TARGETS.get((task, evaluations[0].case))
-            yield from _told(recipe, evaluations, told, target)
+            yield from _told(recipe, evaluations, case, target)
         if films is not None:
-            yield from _linked([one.linked for one in found], films, told)
+            yield from _linked([one.linked for one in found], films, case)
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """What came of a run. linked: figures of the facts linked in, by name."""
+class Linking(Trained):
+    """What came of a run.  linked: figures of the facts linked in, by name."""
 
-    seconds: float
-    evaluations: list[Evaluation]
     linked: dict[str, float]
 
 
-def _train(recipe: SimpleRecipe, base: SimpleQuestions, films: KnowledgeBase | None) -> Trained:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "run")
-        Run.build(folder, recipe, base, lambda what, done, total: None)
-        with Run(folder) as run:
-            start = time.perf_counter()
-            for step in run.train(base, 100_000):
-                if step.number % 100 == 0:
-                    print(f"step {step.number} loss {step.loss:.4f}", file=sys.stderr)
-            seconds = time.perf_counter() - start
-            return Trained(seconds, run.evaluate(base), {} if films is None else _ask(run, films))
+def _train(recipe: SimpleRecipe, base: SimpleQuestions, films: KnowledgeBase | None) -> Linking:
+    with training(recipe, base) as (run, seconds):
+        return Linking(seconds, run.evaluate(base), {} if films is None else _ask(run, films))
 
 
 def _told(
@@ -79,24 +63,24 @@ def _told(
     first = evaluations[0]
     case = f"{case}; {first.case}, {first.questions:,} questions about held-out subjects"
     accuracies = [one.hits_1 for one in evaluations]
-    accuracy = float(np.mean(accuracies))
+    accuracy = mean(accuracies)
     figure = Figure("path_accuracy", case, accuracy, "share")
     yield figure if target is None else at_least(target, figure)
     if first.case == "facts of the base":
         published = simple.NETWORK.published[recipe.task].figure
         yield Figure("path_accuracy", f"{case}; peer: published", accuracy, "share", published)
-    yield Figure("spread", f"{case}, path accuracy", float(np.ptp(accuracies)), "share")
+    yield from spread(case, "path accuracy", accuracies)
     for name, count in first.kinds.items():
-        mean = float(np.mean([one.kinds[name][1] for one in evaluations]))
-        yield Figure("path_accuracy", f"{case}; {count[0]:,} whose {name}", mean, "share")
+        of_kind = mean([one.kinds[name][1] for one in evaluations])
+        yield Figure("path_accuracy", f"{case}; {count[0]:,} whose {name}", of_kind, "share")
     recalls = [one.candidate_recall or 0.0 for one in evaluations]
-    yield Figure("candidate_recall", case, float(np.mean(recalls)), "share")
+    yield Figure("candidate_recall", case, mean(recalls), "share")
     for name in first.more:
-        mean = float(np.mean([one.more[name] for one in evaluations]))
-        yield Figure(name.replace(",", "").replace(" ", "_"), case, mean, "share")
+        value = mean([one.more[name] for one in evaluations])
+        yield Figure(name.replace(",", "").replace(" ", "_"), case, value, "share")
     assert first.scored is not None
     yield Figure("cells_scored", case, first.scored, "cells a question")
-    seconds = float(np.mean([one.seconds for one in evaluations]))
+    seconds = mean([one.seconds for one in evaluations])
     yield Figure("answering_rate", case, first.questions / seconds, "questions/s")
 
 
@@ -126,11 +110,11 @@ def _ask(run: Run, films: KnowledgeBase) -> dict[str, float]:
 
 def _linked(found: list[dict[str, float]], films: KnowledgeBase, case: str) -> Iterator[Figure]:
     """The peer of the accuracy: a random fact of the right subject."""
-    mean = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    means = {name: mean([one[name] for one in found]) for name in found[0]}
     case = f"{case}; {films.facts.num_rows:,} facts of WikiMovies linked in"
-    case = f"{case}, {mean['questions']:,.0f} questions of MetaQA, none learnt of"
-    chance = mean["by chance"]
+    case = f"{case}, {means['questions']:,.0f} questions of MetaQA, none learnt of"
+    chance = means["by chance"]
     peer = f"{case}; peer: by chance, subject told"
-    yield Figure("path_accuracy", peer, mean["path_accuracy"], "share", chance)
+    yield Figure("path_accuracy", peer, means["path_accuracy"], "share", chance)
     for name in ("subject_right", "candidate_recall", "subjects_named_alike"):
-        yield Figure(name, case, mean[name], "share")
+        yield Figure(name, case, means[name], "share")
