@@ -195,6 +195,11 @@ class ChangeableMemory(ReadableMemory):
         """How many rows are there."""
         return sum(shard.rows.live for shard in self.shards)
 
+    @property
+    def bytes(self) -> int:
+        """Main memory that rows, index and records take."""
+        return sum(s.rows.bytes + s.index.bytes + s.records.bytes for s in self.shards)
+
     def put_new(
         self,
         count: int,

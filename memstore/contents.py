@@ -135,14 +135,15 @@ class Contents:
             raise
         self.memories |= memories
 
-    def drop(self, name: str, **facts: Any) -> None:
-        """Takes a memory and its files away.  facts: as in `write`."""
+    def drop(self, name: str, **facts: Any) -> int:
+        """Takes a memory and its files away; returns the bytes held.  facts: as in `write`."""
         left = {n: each for n, each in self._checkpoints.items() if n != name}
         self.write([], made=left, **facts)
         dropped = base_of(self.memories.pop(name))
         dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
         dropped.close_logs()
         self._manifests.sweep()
+        return dropped.bytes
 
     def load(self, body: manifest.Body) -> None:
         """Loads what a manifest names, and does again what was logged since."""
@@ -288,6 +289,13 @@ class Contents:
             for base in bases:
                 base.retire(StoreClosed(f"{self._path} was closed", hint="open it again"))
                 stack.callback(base.close_logs)
+
+    def let_go(self) -> int:
+        """Refers to no memory any more; returns the bytes that they held."""
+        held = sum(base_of(memory).bytes for memory in self.memories.values())
+        self.memories.clear()
+        self._checkpoints.clear()
+        return held
 
     def give_up(self) -> None:
         """Lets go of what was loaded of a store that could not be opened."""

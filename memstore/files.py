@@ -28,6 +28,9 @@ CHUNK_BYTES = 1 << 22
 Fingerprint = dict[str, int]
 """Size and CRC of a file: `bytes` and `crc32`."""
 
+Files = dict[str, Fingerprint]
+"""Files of one folder by name."""
+
 
 NewFile = BinaryIO
 """A file that is being made, written from its front to its end."""

@@ -51,7 +51,7 @@ from memstore.index import devices
 from memstore.memory import Memory
 from memstore.placement import WHOLE, Part, check_cluster, check_made, draw_made
 from memstore.shard.log import Fsync
-from memstore.trim import give_back
+from memstore.trim import give_back, let_go
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -284,7 +284,7 @@ class Store:
                     f"memory {name!r} holds the parts of {users}",
                     hint="drop what is encoded from it first",
                 )
-            self._contents.drop(name, **self._turned(turn))
+            let_go(self._contents.drop(name, **self._turned(turn)))
 
     @contextlib.contextmanager
     def loading(
@@ -448,9 +448,10 @@ class Store:
                     if self.part != WHOLE and self._refusal is None and not self._contents.behind():
                         belonging.note_closed(self.path, self._disk)
                     self._closed = True
-                self._contents.memories.clear()
+            held = self._contents.let_go()
         if self._tender is not None and self._tender is not threading.current_thread():
             self._tender.join()
+        let_go(held)
 
     def __enter__(self) -> Self:
         return self

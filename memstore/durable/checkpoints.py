@@ -16,7 +16,6 @@ from memstore.encoded import EncodedMemory
 from memstore.memory import Array
 from memstore.placement import Part
 from memstore.shard import checkpoint
-from memstore.shard.record_files import Files
 
 Entry = dict[str, Any]
 """What the manifest has of a memory."""
@@ -167,7 +166,7 @@ def load(checkpoints: Collection[MemoryCheckpoints]) -> None:
         each.mend()
 
 
-def files_of(entry: Entry, part: Part) -> Files:
+def files_of(entry: Entry, part: Part) -> files.Files:
     """All files that an entry names, by their paths in the folder of the memory."""
     found = dict(entry["encoded_at"])
     for number, shard in shards_of(entry, part):

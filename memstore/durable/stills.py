@@ -17,7 +17,7 @@ from memstore.dtypes import storage
 from memstore.durable.checkpoints import Entry, config_of, shards_of
 from memstore.memory import Array, Rows, Slots
 from memstore.placement import Part
-from memstore.shard import blocks, record_files
+from memstore.shard import blocks, record_files, records
 
 BLOCK = blocks.BLOCK_ROWS
 
@@ -35,14 +35,12 @@ class StillShard:
         self.alive_R = self._whole("alive").astype(bool)
         self.generations_R = self._whole("generation")
         self._line_R = np.full(self.rows, -1, np.int64)
-        lines = 0
-        tables = [config.schema.empty_table()]
-        made = entry["records"].get("files", {})
-        for _, rows_L, table in record_files.read(folder, made, mapped=True):
-            self._line_R[rows_L] = np.arange(lines, lines + len(rows_L))
-            lines += len(rows_L)
-            tables.append(table)
-        self._table = pa.concat_tables(tables)
+        self._batches, self._starts = list[pa.RecordBatch](), [0]
+        for _, rows_L, table in record_files.read(folder, entry["records"].get("files", {})):
+            self._line_R[rows_L] = np.arange(len(rows_L)) + self._starts[-1]
+            for batch in table.to_batches():
+                self._batches.append(batch)
+                self._starts.append(self._starts[-1] + batch.num_rows)
 
     def vectors(self, name: str, rows_B: Slots) -> Array:
         """Keys or values of some rows."""
@@ -56,7 +54,8 @@ class StillShard:
 
     def records(self, rows_B: Slots, columns: list[str]) -> pa.Table:
         """Record columns of some rows."""
-        return self._table.select(columns).take(self._line_R[rows_B])
+        lines_B = self._line_R[rows_B]
+        return records.take(self._batches, self._starts, lines_B, self._config.schema, columns)
 
     def _block(self, stored: blocks.Stored, name: str, block: int) -> Array:
         rows = min(BLOCK, stored.rows - block * BLOCK)

@@ -101,8 +101,11 @@ def _broken(shard: Shard) -> Iterator[str]:
         yield "a row went a way that is negative or endless"
     if shard.config.records:
         known_N = shard.records.where_N[: rows.size]
-        if (known_N >= shard.records.lines).any():
+        there_R = live_R < len(known_N)
+        if (known_N >= shard.records.lines).any() or (known_N[live_R[there_R]] < 0).any():
             yield "a row names a record that there is not"
+        elif not there_R.all():
+            yield f"row {live_R[-1]} has no record"
         elif not shard.config.keeps_keys:
             yield from _misnamed(shard, live_R)
     if shard.config.index_config.sealed:

@@ -21,18 +21,24 @@ FEWEST_BLOCKS = 8
 LIKELY = 2
 """Centroids of highest product that are compared again, in float32."""
 
-TREE_CLUSTERS, ROUGH_CLUSTERS = 16_384, 4_096
-"""Centroids from which on a tree assigns: for good, and roughly where nothing multiplies in
-bfloat16, which makes the one large product as fast as a tree up to the former."""
+TREE_CLUSTERS = 16_384
+"""Centroids from which on rows go to their lists through a tree."""
+
+ROUGH_CLUSTERS = 4_096
+"""Those from which on k-means assigns through one, where nothing multiplies in bfloat16: one thread
+then assigns 3.6 times as many rows by a tree as by the one large product; 8.6 times at 16,384.
+Where something does, the product is as fast up to `TREE_CLUSTERS`."""
 
 TREE_ROWS = 16_384
 """Rows that a tree assigns at a time: their products with the parents, and what sorts them, take
 three thousand bytes a row."""
 
 BRANCHES, ROUGH_BRANCHES = 8, 4
-"""Parents whose children a row is compared with. Of half a million facts in 2,048 clusters a search
-then compares 17 % more rows than where the flat assignment puts them (4 parents: 46 %, 16: 8 %);
-k-means that assigns by 4 ends in centroids no worse."""
+"""Parents whose children a row is compared with, for good and in k-means.
+
+`tests.benchmarks.scale_search 1000000`, its half a million facts put into 2,048 clusters through a
+tree: a search compares 46 % more rows with 4 than with the flat assignment, 17 % more with 8, 8 %
+with 16. With 4 in k-means alone it compares no more."""
 
 
 class Flat:

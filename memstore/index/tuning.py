@@ -59,7 +59,7 @@ WIDEST_WINDOW = 512
 """Rows that a walk keeps in view at most while recall is measured."""
 
 MOST_CLUSTERS = 4_096
-"""Four times the usual number of clusters is tried up to here: training takes the square of it."""
+"""Four times the usual number of clusters is tried up to here: training takes up to its square."""
 
 # What a query costs, in products with a centroid (batch 64, D = 128, one thread: 5 ns): a row
 # scanned as a byte a dimension, a list opened. Codes of 4 bits are scanned in a fifth of that, but

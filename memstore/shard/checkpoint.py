@@ -32,7 +32,7 @@ from memstore.kernels.half import packed
 from memstore.memory import Array, Slots
 from memstore.shard import blocks, record_files
 from memstore.shard.cut import Blocks, Cut
-from memstore.shard.record_files import Files, Pieces
+from memstore.shard.record_files import Pieces
 from memstore.shard.records import RecordHeap
 from memstore.shard.requests import RequestWindows
 from memstore.shard.shard import Shard
@@ -48,7 +48,7 @@ class Moment:
     """A shard at one moment, as long as nobody has written what changed since the last checkpoint.
 
     after: the last record of its log that is in it.  heap: its records, and windows: of requests;
-    None where they are as they were.
+    None where there is nothing of them to be written.
     """
 
     after: int
@@ -218,10 +218,10 @@ class Checkpoints:
             for name, rows in arrays.items():
                 yield name, block, rows
 
-    def _make(self, name: str, write: Callable[[files.NewFile], object]) -> Files:
+    def _make(self, name: str, write: Callable[[files.NewFile], object]) -> files.Files:
         return {name: files.make(self._folder / name, write, self._disk)}
 
-    def _named(self, index: saving.Saved) -> Files:
+    def _named(self, index: saving.Saved) -> files.Files:
         """The files of an index, with those that were there before."""
         known = self._entry.get("index", {}).get("files", {}) | index.written
         return {name: known[name] for name in _flat(index.names)}
@@ -257,7 +257,7 @@ class Checkpoints:
                 )
 
 
-def files_of(entry: Entry) -> Files:
+def files_of(entry: Entry) -> files.Files:
     """All files that an entry names."""
     parts = (entry[part].get("files", {}) for part in ("records", "requests", "index"))
     return functools.reduce(operator.or_, parts, entry["rows"] | entry["blocks"])

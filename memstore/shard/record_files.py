@@ -1,14 +1,16 @@
 """The files of a shard's records: pieces of the heap, each a table and the row of each line of it.
 
-A checkpoint writes the lines that came since the one before, as a piece more. The youngest pieces
-are written anew with it while they are no larger, so that a line is written a logarithm of times
-and there are as few pieces; all of them, once most lines on the disk are of rows that have another
-record by now, or are gone. Pieces are read from the oldest on: the last line of a row is its own.
+A checkpoint writes the lines that came since the one before, as a piece more, and with it anew the
+youngest pieces as long as they are not twice as large: so there is a logarithm of pieces, and a
+line that stays its row's own is written as often. All are written anew once most lines on the disk
+are of rows that have another record by now, or are gone. Pieces are read from the oldest on: the
+last line of a row is its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +19,23 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import files
-from memstore.disk import DISK, Disk
+from memstore.disk import Disk
+from memstore.errors import CorruptFile
+from memstore.files import Files
 from memstore.memory import Slots
 from memstore.shard.records import RecordHeap
 
-Files = dict[str, files.Fingerprint]
-"""Files of one folder by name."""
+TABLE, ROWS = "records-{:08d}.arrow", "lines-{:08d}.npy"
+"""The two files of a piece, by the number of the checkpoint that wrote it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines of the heap from `first` on that are in files, so many, up to those of the next."""
+    """Lines of the heap in files.
+
+    first: the line it begins at; the next piece begins where it ends.  lines: how many of those
+    were written, the others being dead then.
+    """
 
     first: int
     lines: int
@@ -36,24 +44,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """All that are in files of a heap, up to before its line `end`."""
+    """All that are in files of a heap, the oldest first, up to before its line `end`."""
 
-    parts: tuple[Piece, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     end: int = 0
 
     @property
     def files(self) -> Files:
-        return {name: made for piece in self.parts for name, made in piece.files.items()}
+        return {name: made for piece in self.pieces for name, made in piece.files.items()}
 
     def wasteful(self, live: int, new: int = 0) -> bool:
         """Whether most lines would be of rows that have another record by now, or are gone.
 
         live: rows that are there.  new: lines that came.
         """
-        return new + sum(piece.lines for piece in self.parts) > 2 * live
+        return new + sum(piece.lines for piece in self.pieces) > 2 * live
 
     def grown(
-        self, folder: Path, number: int, heap: RecordHeap, live_R: Slots, disk: Disk = DISK
+        self, folder: Path, number: int, heap: RecordHeap, live_R: Slots, disk: Disk
     ) -> Pieces:
         """Writes what the heap has and these have not; returns those that there are then.
 
@@ -65,57 +73,59 @@ class Pieces:
         kept = self._kept(lines_R)
         rows_R = live_R[lines_R >= kept.end]
         if not len(rows_R):
-            return Pieces(kept.parts, heap.lines)
-        table = heap.save(rows_R)
-
-        def put_table(file: files.NewFile) -> None:
-            sink = pa.PythonFile(file, mode="w")
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-
-        def put_rows(file: files.NewFile) -> None:
-            np.save(cast(Any, file), rows_R, allow_pickle=False)
-
+            return Pieces(kept.pieces, heap.lines)
+        table, rows = TABLE.format(number), ROWS.format(number)
+        write_table = functools.partial(_write_table, heap.save(rows_R))
         made = {
-            name: files.make(folder / name, put, disk)
-            for name, put in (
-                (f"records-{number:08d}.arrow", put_table),
-                (f"lines-{number:08d}.npy", put_rows),
-            )
+            table: files.make(folder / table, write_table, disk),
+            rows: files.make(folder / rows, functools.partial(_write_rows, rows_R), disk),
         }
-        return Pieces((*kept.parts, Piece(kept.end, len(rows_R), made)), heap.lines)
+        return Pieces((*kept.pieces, Piece(kept.end, len(rows_R), made)), heap.lines)
 
     def _kept(self, lines_R: Slots) -> Pieces:
         """Those that stay as they are.  lines_R: of all rows that are there."""
-        parts, end = self.parts, self.end
+        pieces, end = self.pieces, self.end
         new = int(np.count_nonzero(lines_R >= end))
         if self.wasteful(len(lines_R), new):
             return Pieces()
-        while parts and parts[-1].lines <= new:
-            parts, end = parts[:-1], parts[-1].first
+        while pieces and pieces[-1].lines <= 2 * new:
+            pieces, end = pieces[:-1], pieces[-1].first
             new = int(np.count_nonzero(lines_R >= end))
-        return Pieces(parts, end)
+        return Pieces(pieces, end)
 
 
 def load(records: RecordHeap, folder: Path, made: Files) -> Pieces:
     """Fills a heap, an empty one; raises `CorruptFile` where a file is not what it was."""
-    parts = []
-    for names, rows_R, table in read(folder, made, mapped=False):
-        parts.append(Piece(records.lines, len(rows_R), {name: made[name] for name in names}))
+    pieces = []
+    for of_piece, rows_R, table in read(folder, made, mapped=False):
+        pieces.append(Piece(records.lines, len(rows_R), of_piece))
         records.put(rows_R, table)
-    return Pieces(tuple(parts), records.lines)
+    return Pieces(tuple(pieces), records.lines)
 
 
 def read(
-    folder: Path, made: Mapping[str, files.Fingerprint], *, mapped: bool
-) -> Iterator[tuple[tuple[str, str], Slots, pa.Table]]:
+    folder: Path, made: Files, *, mapped: bool = True
+) -> Iterator[tuple[Files, Slots, pa.Table]]:
     """The pieces, the oldest first: their files, the row of each line, and the lines.
 
-    mapped: the lines are read where they are asked for. Raises `CorruptFile`.
+    mapped: lines are read where they are asked for. Raises `CorruptFile`.
     """
     files.check_all(folder, made)
-    names = list(made)
-    for table_file, rows_file in zip(names[::2], names[1::2], strict=True):
-        path = str(folder / table_file)
-        table = pa.ipc.open_file(pa.memory_map(path) if mapped else pa.OSFile(path)).read_all()
-        yield (table_file, rows_file), files.array_of(folder / rows_file), table
+    # Numbers of eight digits: as texts they are in order.
+    for table in sorted(name for name in made if name.endswith(".arrow")):
+        rows = ROWS.format(int(table.removesuffix(".arrow").rpartition("-")[2]))
+        if rows not in made:
+            raise CorruptFile(f"{folder / table} has lines whose rows are not named", expected=rows)
+        with (pa.memory_map if mapped else pa.OSFile)(str(folder / table)) as source:
+            lines = pa.ipc.open_file(source).read_all()
+        yield {name: made[name] for name in (table, rows)}, files.array_of(folder / rows), lines
+
+
+def _write_table(table: pa.Table, file: files.NewFile) -> None:
+    sink = pa.PythonFile(file, mode="w")
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_rows(rows_R: Slots, file: files.NewFile) -> None:
+    np.save(cast(Any, file), rows_R, allow_pickle=False)

@@ -1,7 +1,8 @@
 """Records: the Arrow columns of a shard's rows, on a heap that only grows, and lookup by value.
 
 The heap holds every record ever put, batch by batch; `where_N` says which heap line is a row's
-own now. Saving leaves the dead lines behind. One thread puts records; readers wait for nothing
+own now. Dead lines stay until most are (`shard.record_files`) and the store is opened anew. One
+thread puts records; readers wait for nothing
 but a column that is made ready for its first `lookup`.
 """
 
@@ -84,24 +85,7 @@ class RecordHeap:
     def take(self, rows_B: Slots, columns: Sequence[str], list_limit: int | None) -> pa.Table:
         """Reads columns of rows; each list is cut to its first `list_limit` items."""
         lines_B = self.where_N[rows_B]
-        chunks, starts = self._heap
-        chunk_B = np.searchsorted(starts, lines_B, side="right") - 1
-        parts, order = [], []
-        for c in range(len(chunks)):
-            at = np.flatnonzero(chunk_B == c)
-            if len(at):
-                local = lines_B[at] - starts[c]
-                taken = [_take(chunks[c].column(n), local, list_limit) for n in columns]
-                parts.append(pa.table(taken, names=list(columns)))
-                order.append(at)
-        if not parts:
-            return pa.table({n: pa.array([], self.schema.field(n).type) for n in columns})
-        table = pa.concat_tables(parts)
-        if len(parts) > 1:
-            inverse_B = np.empty(len(rows_B), np.int64)
-            inverse_B[np.concatenate(order)] = np.arange(len(rows_B))
-            table = table.take(inverse_B)
-        return table.combine_chunks()
+        return take(*self._heap, lines_B, self.schema, columns, list_limit)
 
     def lookup(
         self,
@@ -133,16 +117,47 @@ class RecordHeap:
         return copy
 
     def save(self, rows_B: Slots) -> pa.Table:
-        """The records of `rows_B` in that order: the heap without its dead lines.
+        """The records of `rows_B` in that order.
 
         Read block by block, since Arrow lays out at most 2 GiB of text in one batch.
         """
-        block = max(1, len(rows_B) * SAVED_BYTES // max(self.bytes, SAVED_BYTES))
+        block = max(1, self.lines * SAVED_BYTES // max(self.bytes, 1))
         starts = range(0, max(len(rows_B), 1), block)
         parts = (
             self.take(rows_B[start : start + block], self.schema.names, None) for start in starts
         )
         return pa.concat_tables(parts)
+
+
+def take(
+    batches: Sequence[pa.RecordBatch],
+    starts: Sequence[int],
+    lines_B: Slots,
+    schema: pa.Schema,
+    columns: Sequence[str],
+    list_limit: int | None = None,
+) -> pa.Table:
+    """Reads columns of lines, in their order; each list is cut to its first `list_limit` items.
+
+    starts: the line that each batch begins at.
+    """
+    batch_B = np.searchsorted(starts, lines_B, side="right") - 1
+    parts, order = [], []
+    for b, batch in enumerate(batches):
+        at = np.flatnonzero(batch_B == b)
+        if len(at):
+            local = lines_B[at] - starts[b]
+            taken = [_take(batch.column(n), local, list_limit) for n in columns]
+            parts.append(pa.table(taken, names=list(columns)))
+            order.append(at)
+    if not parts:
+        return pa.table({n: pa.array([], schema.field(n).type) for n in columns})
+    table = pa.concat_tables(parts)
+    if len(parts) > 1:
+        inverse_B = np.empty(len(lines_B), np.int64)
+        inverse_B[np.concatenate(order)] = np.arange(len(lines_B))
+        table = table.take(inverse_B)
+    return table.combine_chunks()
 
 
 def _joined(

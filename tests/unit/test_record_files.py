@@ -10,9 +10,13 @@ import pytest
 
 import memstore
 from memstore import IndexConfig, MemoryConfig, Store
-from memstore.durable.manifest import NAME, read
+from memstore.durable import manifest
+from memstore.durable.stills import Still
 from memstore.durable.verify import verify
+from memstore.errors import CorruptFile, DiskFailed, StorageFull
 from memstore.memory import Memory
+from memstore.placement import WHOLE
+from memstore.shard.rows import RowTable
 from tests.faults.changes import died
 
 WIDTH = 2
@@ -34,7 +38,7 @@ def keys(rows: int) -> Any:
 
 def pieces(folder: Path) -> list[dict[str, int]]:
     """What the manifest has of the records of one shard, the tables alone."""
-    [shard] = read(folder / NAME)["memories"]["m"]["shards"]
+    [shard] = manifest.read(folder / manifest.NAME)["memories"]["m"]["shards"]
     made = shard["records"]["files"]
     return [fingerprint for name, fingerprint in made.items() if name.endswith(".arrow")]
 
@@ -64,12 +68,107 @@ def test_as_much_again_makes_few_pieces(tmp_path: Path) -> None:
         for begin in range(0, 6_400, 100):
             with store.loading("m"):
                 memory.append(keys(100), records=named(range(begin, begin + 100)))
-            assert len(pieces(tmp_path)) <= 7
+            assert len(pieces(tmp_path)) <= 7, "the logarithm of 64 loads, and one"
             for path in tmp_path.rglob("records-*.arrow"):
                 written += path.stat().st_size if path.name not in seen else 0
                 seen.add(path.name)
         there = sum(piece["bytes"] for piece in pieces(tmp_path))
     assert written < 7 * there, "a line is written a logarithm of times"
+
+
+def test_ever_less_makes_few_pieces(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = made(store)
+        for count in range(64, 0, -2):
+            memory.append(keys(count), records=named(range(count)))
+            store.checkpoint()
+            assert len(pieces(tmp_path)) <= 11, "the logarithm of a thousand"
+
+
+def test_a_checkpoint_that_fails_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = made(store)
+        memory.append(keys(100), records=named(range(100)))
+        store.checkpoint()
+        before = pieces(tmp_path)
+        memory.append(keys(10), records=named(range(10)))
+        memory.write([3], keys(1), records=named([-1]))
+
+        def refuse(*_: Any) -> Any:
+            raise OSError(5, "the disk is gone")
+
+        monkeypatch.setattr(manifest, "write", refuse)
+        with pytest.raises(DiskFailed):
+            store.checkpoint()
+        monkeypatch.undo()
+        assert pieces(tmp_path) == before
+        store.checkpoint()
+        assert pieces(tmp_path)[:1] == before
+        known = dict(enumerate([*range(100), *range(10)])) | {3: -1}
+        check(memory, known)
+        died(store)
+    assert list(verify(tmp_path)) == []
+    with memstore.open(tmp_path) as store:
+        check(store.memory("m"), known)
+
+
+def test_what_was_not_put_has_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with memstore.open(tmp_path, fsync="always") as store:
+        memory = made(store)
+        memory.append(keys(5), records=named(range(5)))
+        store.checkpoint()
+        put = RowTable.put
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise StorageFull("no room")
+
+        monkeypatch.setattr(RowTable, "put", refuse)
+        with pytest.raises(StorageFull), store.loading("m"):
+            memory.append(keys(3), records=named([7, 8, 9]))
+        monkeypatch.setattr(RowTable, "put", put)
+        memory.append(keys(2), records=named([20, 21]))
+        store.checkpoint()
+        known = {slot: slot for slot in range(5)} | {8: 20, 9: 21}
+        check(memory, known)
+    with memstore.open(tmp_path) as store:
+        check(store.memory("m"), known)
+
+
+def test_a_still_has_the_records_of_its_moment(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = made(store)
+        memory.append(keys(1_000), records=named(range(1_000)))
+        store.checkpoint()
+        memory.write([7], keys(1), records=named([-1]))
+        memory.erase([9])
+        memory.append(keys(1), records=named([2_000]))
+        store.mark("then")
+        body = manifest.read(tmp_path / manifest.NAME)
+        still = Still(tmp_path / "memories" / "m", body["memories"]["m"], WHOLE)
+        memory.write([7], keys(1), records=named([5]))
+        store.checkpoint()
+        found = still.gather(np.array([1_000, 9, 7, 6]), vectors=False, columns=["place", "name"])
+        assert found.slots_B.tolist() == [1_000, 7, 6]
+        assert found.records is not None
+        assert found.records.select(["name", "place"]).to_pydict() == named([2_000, -1, 6])
+
+
+def test_rows_whose_lines_are_not_named_are_told(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = made(store)
+        memory.append(keys(5), records=named(range(5)))
+        body = manifest.read(tmp_path / manifest.NAME)
+        store.checkpoint()
+        body = manifest.read(tmp_path / manifest.NAME)
+    [shard] = body["memories"]["m"]["shards"]
+    shard["records"]["files"] = {
+        name: made for name, made in shard["records"]["files"].items() if name.startswith("rec")
+    }
+    manifest.write(tmp_path / manifest.NAME, body)
+    with pytest.raises(CorruptFile, match="rows are not named"):
+        memstore.open(tmp_path)
 
 
 def test_what_rows_have_no_more_goes_when_it_is_the_most(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Trimming: a process that serves gives back what it freed, though something stands behind it."""
+"""Trimming: a process gives back what it freed, though something stands behind it, and what
+memories held that are gone."""
 
 from __future__ import annotations
 
@@ -6,8 +7,15 @@ import ctypes
 import os
 import subprocess
 import sys
+import weakref
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+import memstore
+from memstore import EncodingConfig, MemoryConfig, trim
+from memstore.durable.checkpoints import base_of
 
 GLIBC = hasattr(ctypes.CDLL(None), "mallopt")
 
@@ -60,3 +68,23 @@ def test_what_was_freed_is_given_back_though_something_stands_behind_it() -> Non
 @pytest.mark.skipif(not GLIBC, reason="glibc alone is told")
 def test_who_sets_the_allocator_has_it_that_way() -> None:
     assert left_mib(MALLOC_PERTURB_="0") > 8
+
+
+@pytest.mark.parametrize("ends", ["closed", "dropped"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_memories_held_is_let_go_of_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, *, stored: bool
+) -> None:
+    monkeypatch.setattr(trim, "WORTH_BYTES", 1)
+    with memstore.open(tmp_path) as store:
+        store.create("parts", MemoryConfig(dim=4, index="none")).append(np.ones((9, 4)))
+        encoding = EncodingConfig(key={"part": "parts"}, stored=stored)
+        config = MemoryConfig(dim=4, records={"part": "int64"}, encoding=encoding)
+        store.create("facts", config).append(records={"part": [*range(9)]})
+        held = [
+            weakref.ref(base_of(store._contents.find(name)).shards[0].rows) for name in store.list()
+        ]
+        if ends == "dropped":
+            store.drop("facts")
+            assert [rows() is None for rows in held] == [True, False]
+    assert [rows() for rows in held] == [None, None]

@@ -6,6 +6,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import memstore
@@ -38,6 +39,15 @@ def test_what_was_written_is_read(tmp_path: Path, path: Path) -> None:
         with pytest.raises(RequestConflict):
             memory.erase([3], request_id=RequestId("vectors", 1))
         store.snapshot(tmp_path / "again", at="filled")
+        width = memory.config.value_dim
+        for _ in range(2):
+            rows = np.ones((3, memory.config.dim)), np.ones((3, width or 0))
+            memory.append(*rows, {"name": ["late", "later", "last"]})
+            memory.write([5], rows[0][:1], rows[1][:1], records={"name": ["anew"]})
+            store.checkpoint()
+        now = told(store)["float32"]
+    with memstore.open(tmp_path / "store", read_only=True) as store:
+        assert told(store)["float32"] == now
     memstore.restore(tmp_path / "snapshots", tmp_path / "restored")
     memstore.restore(tmp_path / "again", tmp_path / "copied")
     with memstore.open(tmp_path / "restored") as one, memstore.open(tmp_path / "copied") as other:
