@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
+from memstore.kernels.branch import highest_columns, keep_highest
+from memstore.kernels.group import group_equal
 from memstore.kernels.near import Operand, halves
 from memstore.kernels.select import nearest
 from memstore.memory import Array, Slots
@@ -15,8 +21,8 @@ from memstore.memory import Array, Slots
 BLOCK_ROWS = 256
 """Rows whose products with all centroids are at hand at a time: those stay in the cache."""
 
-FEWEST_BLOCKS = 8
-"""Blocks that are worth a thread of their own."""
+FEWEST_ROWS = 2_048
+"""Rows that are worth a thread of their own."""
 
 LIKELY = 2
 """Centroids of highest product that are compared again, in float32."""
@@ -29,9 +35,8 @@ ROUGH_CLUSTERS = 4_096
 then assigns 3.6 times as many rows by a tree as by the one large product; 8.6 times at 16,384.
 Where something does, the product is as fast up to `TREE_CLUSTERS`."""
 
-TREE_ROWS = 16_384
-"""Rows that a tree assigns at a time: their products with the parents, and what sorts them, take
-three thousand bytes a row."""
+TREE_ROWS = 4_096
+"""Rows that a tree assigns at a time: enough of them go to each parent for a product."""
 
 BRANCHES, ROUGH_BRANCHES = 8, 4
 """Parents whose children a row is compared with, for good and in k-means.
@@ -49,12 +54,7 @@ class Flat:
         self._operand = Operand(centroids_CE)
 
     def __call__(self, keys_RE: Array) -> Slots:
-        blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
-        threads = min(faiss.omp_get_max_threads(), len(blocks) // FEWEST_BLOCKS)
-        if threads < 2:
-            return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
-        with ThreadPoolExecutor(threads) as pool:
-            return np.concatenate(list(pool.map(self._assign, blocks)))
+        return _by_blocks(self._assign, keys_RE, BLOCK_ROWS)
 
     def _assign(self, keys_RE: Array) -> Slots:
         near_CR = self._operand.products(keys_RE)
@@ -76,30 +76,41 @@ class Tree:
     branches: int
 
     def __call__(self, keys_RE: Array) -> Slots:
-        blocks = (keys_RE[at : at + TREE_ROWS] for at in range(0, len(keys_RE), TREE_ROWS))
-        return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
+        return _by_blocks(self._assign, keys_RE, TREE_ROWS)
 
     def _assign(self, keys_RE: Array) -> Slots:
-        scores_RP = keys_RE @ self.parents_PE.T
         branches = min(self.branches, len(self.children))
-        parents_RB = np.argpartition(-scores_RP, branches - 1, axis=1)[:, :branches]
+        parents_RB = highest_columns(keys_RE @ self.parents_PE.T, branches)
+        met = group_equal(parents_RB.ravel())
         best_R = np.full(len(keys_RE), -np.inf, np.float32)
         lists_R = np.zeros(len(keys_RE), np.int64)
-        order_P = np.argsort(parents_RB.ravel(), kind="stable")
-        row_P = order_P // parents_RB.shape[1]
-        ends = np.searchsorted(
-            parents_RB.ravel(), np.arange(len(self.children) + 1), sorter=order_P
-        )
-        for parent, children in enumerate(self.children):
-            rows = row_P[ends[parent] : ends[parent + 1]]
-            if len(rows) and len(children):
-                scores = keys_RE[rows] @ self.centroids_CE[children].T
-                child = scores.argmax(axis=1)
-                score = scores[np.arange(len(rows)), child]
-                better = score > best_R[rows]
-                best_R[rows[better]] = score[better]
-                lists_R[rows[better]] = children[child[better]]
+        for parent, begin, end in zip(met.rows_U, met.starts[:-1], met.starts[1:], strict=True):
+            children = self.children[parent]
+            if len(children):
+                rows_B = met.order_B[begin:end] // branches
+                scores_BC = keys_RE[rows_B] @ self.centroids_CE[children].T
+                keep_highest(scores_BC, rows_B, children, best_R, lists_R)
         return lists_R
+
+
+def _by_blocks(assign: Callable[[Array], Slots], keys_RE: Array, rows: int) -> Slots:
+    """Assigns so many rows at a time, several blocks at once.
+
+    Threads are those of here. To BLAS's own a block is little to share, and where the machine has
+    other work they wait for one another: a hundred times as long was seen.
+    """
+    blocks = [keys_RE[at : at + rows] for at in range(0, len(keys_RE), rows)]
+    threads = min(faiss.omp_get_max_threads(), len(keys_RE) // FEWEST_ROWS)
+    with _blas().limit(limits=1):
+        if threads < 2:
+            return np.concatenate([np.empty(0, np.int64), *map(assign, blocks)])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(assign, blocks)))
+
+
+@functools.cache
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def assigner(centroids_CE: Array, seed: int, *, rough: bool = False) -> Flat | Tree:

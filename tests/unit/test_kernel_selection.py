@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from memstore import NO_SLOT
 from memstore.index import exact
+from memstore.kernels.branch import highest_columns, keep_highest
 from memstore.kernels.near import Operand, peaks
 from memstore.kernels.select import best_found, best_products, best_rows
 from memstore.kernels.sequence import quiet
@@ -145,3 +146,31 @@ def test_best_found_is_its_twin(seed: int, count: int) -> None:
     found_rows, found_scores = best_found(rows, scores, count)
     assert np.sort(found_rows).tolist() == np.sort(best_rows).tolist()
     assert np.sort(found_scores).tolist() == np.sort(best_scores).tolist()
+
+
+@given(seed=seeds, count=st.integers(1, 6))
+@dtypes
+def test_highest_columns_is_its_twin(dtype: Any, seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-3, 4, (rng.integers(0, 9), rng.integers(count, 20))).astype(dtype)
+    twin = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(highest_columns(scores, count), twin)
+
+
+@given(seed=seeds)
+@dtypes
+def test_keep_highest_is_its_twin(dtype: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.permutation(12)[: rng.integers(0, 12)], rng.integers(1, 9)
+    scores = rng.integers(-3, 4, (len(rows), columns)).astype(dtype)
+    names = rng.permutation(99)[:columns]
+    highest = rng.integers(-3, 4, 12).astype(dtype)
+    highest[rng.random(12) < 0.3] = -np.inf
+    named = np.full(12, -1)
+    expected = highest.copy(), named.copy()
+    keep_highest(scores, rows, names, highest, named)
+    for row, of_row in zip(rows, scores, strict=True):
+        if of_row.max() > expected[0][row]:
+            expected[0][row], expected[1][row] = of_row.max(), names[of_row.argmax()]
+    np.testing.assert_array_equal(highest, expected[0])
+    np.testing.assert_array_equal(named, expected[1])
