@@ -341,6 +341,15 @@ class ChangeableMemory(ReadableMemory):
         for shard in self.shards:
             shard.maintainer.stop()
 
+    def let_go(self) -> int:
+        """Holds no rows any more, whoever has it, after `retire`; returns the bytes of before.
+
+        What reads them, since before, goes on: it has them itself.
+        """
+        held_bytes = self.bytes
+        self._here = None
+        return held_bytes
+
     def close_logs(self) -> None:
         """Makes what was logged durable and lets go of the logs."""
         for shard in self.shards:

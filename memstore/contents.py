@@ -143,7 +143,7 @@ class Contents:
         dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
         dropped.close_logs()
         self._manifests.sweep()
-        return dropped.bytes
+        return dropped.let_go()
 
     def load(self, body: manifest.Body) -> None:
         """Loads what a manifest names, and does again what was logged since."""
@@ -291,8 +291,8 @@ class Contents:
                 stack.callback(base.close_logs)
 
     def let_go(self) -> int:
-        """Refers to no memory any more; returns the bytes that they held."""
-        held = sum(base_of(memory).bytes for memory in self.memories.values())
+        """Holds nothing any more of memories that were retired; returns the bytes of before."""
+        held = sum(base_of(memory).let_go() for memory in self.memories.values())
         self.memories.clear()
         self._checkpoints.clear()
         return held

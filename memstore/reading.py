@@ -53,8 +53,9 @@ class ReadableMemory:
         self._dtype = storage(config.dtype)
         self.next_slot = next_slot
         self.part = part
-        self.shards = [Shard(config, i, folder) for i in part.shards(config.shards)]
-        self._by_number = {shard.number: shard for shard in self.shards}
+        self._here: dict[int, Shard] | None = {
+            number: Shard(config, number, folder) for number in part.shards(config.shards)
+        }
         self._retired: MemstoreError | None = None
         self.meter = Meter()
 
@@ -65,6 +66,18 @@ class ReadableMemory:
     @property
     def config(self) -> MemoryConfig:
         return self._config
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Those that are here, rising; raises what `retire` said once they were let go of."""
+        return [*self._by_number.values()]
+
+    @property
+    def _by_number(self) -> dict[int, Shard]:
+        if self._here is None:
+            assert self._retired is not None
+            raise self._retired
+        return self._here
 
     @property
     def candidates(self) -> widening.ShardCandidates:

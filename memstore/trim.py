@@ -32,9 +32,9 @@ def give_back() -> None:
 
 
 def let_go(held_bytes: int) -> None:
-    """Gives back what memories held that nobody refers to any more, where that is much.
+    """Gives back what memories held that let go of it, where that is much.
 
-    A memory refers to itself, by way of what keeps its index. Python looks for such things when
+    A shard refers to itself, by way of what keeps its index. Python looks for such things when
     many objects came, whatever these hold.
     """
     if held_bytes >= WORTH_BYTES:

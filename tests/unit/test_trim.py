@@ -16,6 +16,7 @@ import pytest
 import memstore
 from memstore import EncodingConfig, MemoryConfig, trim
 from memstore.durable.checkpoints import base_of
+from memstore.errors import StoreClosed, UnknownMemory
 
 GLIBC = hasattr(ctypes.CDLL(None), "mallopt")
 
@@ -81,10 +82,12 @@ def test_what_memories_held_is_let_go_of_with_them(
         encoding = EncodingConfig(key={"part": "parts"}, stored=stored)
         config = MemoryConfig(dim=4, records={"part": "int64"}, encoding=encoding)
         store.create("facts", config).append(records={"part": [*range(9)]})
-        held = [
-            weakref.ref(base_of(store._contents.find(name)).shards[0].rows) for name in store.list()
-        ]
+        memories = [base_of(store._contents.find(name)) for name in store.list()]
+        held = [weakref.ref(memory.shards[0].rows) for memory in memories]
         if ends == "dropped":
             store.drop("facts")
             assert [rows() is None for rows in held] == [True, False]
     assert [rows() for rows in held] == [None, None]
+    for memory in memories:
+        with pytest.raises((StoreClosed, UnknownMemory)):
+            memory.live_slots()
