@@ -77,6 +77,13 @@ def mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
+def wanted(target: float, figure: Figure, why: str = "") -> Figure:
+    """At least so much of a share, whatever stands beside it.  why: it is known to be missed."""
+    met = figure.value >= target
+    said = f"at least {target:g} share{'' if met or not why else f'; {why}'}"
+    return dataclasses.replace(figure, target=said, met=met)
+
+
 def spread(case: str, what: str, values: Sequence[float]) -> Iterator[Figure]:
     """How far the best is from the worst; of one nothing."""
     if len(values) > 1:
