@@ -188,6 +188,7 @@ SITES = [
     "file < _advance",
     "file < _begin",
     "file < sync < make < _make",
+    "file < sync < make < grown",
     "file < sync < make < new",
     "file < sync < make < replace_json",
     "file < sync < write",

@@ -20,7 +20,7 @@ from memstore.errors import DeviceError, DeviceUnavailable, OutOfDeviceMemory
 from memstore.index import mirror
 from memstore.kernels.whole import copies
 from memstore.memory import Array
-from memstore.shard import optimizers, rows
+from memstore.shard import optimizers, row_view
 from tests.gpu import stand_in
 from tests.gpu.stand_in import ON_GPU, PLACES, StandIn
 
@@ -162,7 +162,7 @@ def test_only_what_changed_is_copied_again(there: StandIn, monkeypatch: pytest.M
         copied.append(len(rows_B))
         return copies(table_ND, marks, rows_B)
 
-    monkeypatch.setattr(rows, "copies", counted)
+    monkeypatch.setattr(row_view, "copies", counted)
     for _ in range(2):
         check_same(memory, host, gaussian(1, 5))
     for each in (memory, host):
