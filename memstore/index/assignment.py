@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import faiss
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from memstore.kernels.branch import highest_columns, keep_highest
 from memstore.kernels.group import group_equal
 from memstore.kernels.near import Operand, halves
 from memstore.kernels.select import nearest
+from memstore.kernels.threads import blas_alone
 from memstore.memory import Array, Slots
 
 BLOCK_ROWS = 256
@@ -101,16 +99,11 @@ def _by_blocks(assign: Callable[[Array], Slots], keys_RE: Array, rows: int) -> S
     """
     blocks = [keys_RE[at : at + rows] for at in range(0, len(keys_RE), rows)]
     threads = min(faiss.omp_get_max_threads(), len(keys_RE) // FEWEST_ROWS)
-    with _blas().limit(limits=1):
+    with blas_alone():
         if threads < 2:
             return np.concatenate([np.empty(0, np.int64), *map(assign, blocks)])
         with ThreadPoolExecutor(threads) as pool:
             return np.concatenate(list(pool.map(assign, blocks)))
-
-
-@functools.cache
-def _blas() -> Any:
-    return ThreadpoolController().select(user_api="blas")
 
 
 def assigner(centroids_CE: Array, seed: int, *, rough: bool = False) -> Flat | Tree:
