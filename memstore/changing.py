@@ -195,11 +195,6 @@ class ChangeableMemory(ReadableMemory):
         """How many rows are there."""
         return sum(shard.rows.live for shard in self.shards)
 
-    @property
-    def bytes(self) -> int:
-        """Main memory that rows, index and records take."""
-        return sum(s.rows.bytes + s.index.bytes + s.records.bytes for s in self.shards)
-
     def put_new(
         self,
         count: int,
@@ -341,14 +336,11 @@ class ChangeableMemory(ReadableMemory):
         for shard in self.shards:
             shard.maintainer.stop()
 
-    def let_go(self) -> int:
-        """Holds no rows any more, whoever has it, after `retire`; returns the bytes of before.
-
-        What reads them, since before, goes on: it has them itself.
-        """
-        held_bytes = self.bytes
-        self._here = None
-        return held_bytes
+    def let_go(self) -> None:
+        """Holds no rows any more, whoever has it, after `retire`: they go with who reads them."""
+        shards, self._here = self.shards, None
+        for shard in shards:
+            shard.maintainer.let_go()
 
     def close_logs(self) -> None:
         """Makes what was logged durable and lets go of the logs."""
@@ -368,14 +360,15 @@ class ChangeableMemory(ReadableMemory):
     @contextlib.contextmanager
     def _mutating(self, deadline: Deadline, *, appends: bool = False) -> Iterator[None]:
         """Keeps other mutations off; what was done is as durable as the log promises, when done."""
-        for refusal in (self.refusal, *(shard.behind for shard in self.shards)):
+        shards = self.shards
+        for refusal in (self.refusal, *(shard.behind for shard in shards)):
             if refusal is not None:
                 raise refusal
         with deadline.held(self._mutation, "other mutations"):
             if self._held is not None and not (appends and self._loads()):
                 raise self._held
             yield
-        for shard in self.shards:
+        for shard in shards:
             shard.commit()
 
     def _loads(self) -> bool:

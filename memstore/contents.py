@@ -135,15 +135,17 @@ class Contents:
             raise
         self.memories |= memories
 
-    def drop(self, name: str, **facts: Any) -> int:
-        """Takes a memory and its files away; returns the bytes held.  facts: as in `write`."""
+    def drop(self, name: str, **facts: Any) -> None:
+        """Takes a memory and its files away.  facts: as in `write`."""
         left = {n: each for n, each in self._checkpoints.items() if n != name}
         self.write([], made=left, **facts)
         dropped = base_of(self.memories.pop(name))
         dropped.retire(UnknownMemory(f"memory {name!r} was dropped"))
-        dropped.close_logs()
+        try:
+            dropped.close_logs()
+        finally:
+            dropped.let_go()
         self._manifests.sweep()
-        return dropped.let_go()
 
     def load(self, body: manifest.Body) -> None:
         """Loads what a manifest names, and does again what was logged since."""
@@ -290,12 +292,11 @@ class Contents:
                 base.retire(StoreClosed(f"{self._path} was closed", hint="open it again"))
                 stack.callback(base.close_logs)
 
-    def let_go(self) -> int:
-        """Holds nothing any more of memories that were retired; returns the bytes of before."""
-        held = sum(base_of(memory).let_go() for memory in self.memories.values())
-        self.memories.clear()
-        self._checkpoints.clear()
-        return held
+    def let_go(self) -> None:
+        """Holds nothing any more of memories that were retired."""
+        for memory in self.memories.values():
+            base_of(memory).let_go()
+        self.memories, self._checkpoints = {}, {}
 
     def give_up(self) -> None:
         """Lets go of what was loaded of a store that could not be opened."""
@@ -303,6 +304,7 @@ class Contents:
             base_of(memory).retire(StoreClosed(f"{self._path} could not be opened"))
             with contextlib.suppress(MemstoreError):
                 base_of(memory).close_logs()
+        self.let_go()
 
 
 def encoded(base: EmbeddedMemory, memories: Mapping[str, EmbeddedMemory]) -> EncodedMemory:

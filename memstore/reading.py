@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ class ReadableMemory:
 
     @property
     def _by_number(self) -> dict[int, Shard]:
-        if self._here is None:
-            assert self._retired is not None
-            raise self._retired
-        return self._here
+        here = self._here
+        if here is None:
+            self._check_open()
+            raise AssertionError("a memory lets go of its shards after it was retired")
+        return here
 
     @property
     def candidates(self) -> widening.ShardCandidates:
@@ -253,7 +255,8 @@ class ReadableMemory:
 
     def _check_open(self) -> None:
         if self._retired is not None:
-            raise self._retired
+            # One of its own for each call: it holds what that looked at.
+            raise copy.copy(self._retired)
 
     def _matrix(self, name: str, value: Any, width: int, rows: int | None = None) -> Array:
         """Numbers to count with, not to keep."""

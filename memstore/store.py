@@ -51,7 +51,7 @@ from memstore.index import devices
 from memstore.memory import Memory
 from memstore.placement import WHOLE, Part, check_cluster, check_made, draw_made
 from memstore.shard.log import Fsync
-from memstore.trim import give_back, let_go
+from memstore.trim import give_back
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -284,7 +284,8 @@ class Store:
                     f"memory {name!r} holds the parts of {users}",
                     hint="drop what is encoded from it first",
                 )
-            let_go(self._contents.drop(name, **self._turned(turn)))
+            self._contents.drop(name, **self._turned(turn))
+        give_back()
 
     @contextlib.contextmanager
     def loading(
@@ -442,16 +443,21 @@ class Store:
                 if self._refusal is None:
                     self._contents.last_checkpoint()
                 with contextlib.ExitStack() as stack:
+                    stack.callback(self._let_go)
                     stack.callback(self._lock.close)
                     stack.callback(self._ended.set)
                     self._contents.retire(stack)
                     if self.part != WHOLE and self._refusal is None and not self._contents.behind():
                         belonging.note_closed(self.path, self._disk)
                     self._closed = True
-            held = self._contents.let_go()
         if self._tender is not None and self._tender is not threading.current_thread():
             self._tender.join()
-        let_go(held)
+        give_back()
+
+    def _let_go(self) -> None:
+        """Holds nothing any more, once it is closed."""
+        if self._closed:
+            self._contents.let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -466,13 +472,10 @@ class Store:
 
     def _tended(self, pause_s: float) -> float:
         """Makes a checkpoint if much was logged; returns when to look again."""
-        if (
-            self._loading is not None
-            or self.cuts.reserved
-            or self._contents.logged <= self._log_bytes
-        ):
-            return LOOK_S
         try:
+            logged = self._contents.logged
+            if self._loading is not None or self.cuts.reserved or logged <= self._log_bytes:
+                return LOOK_S
             self.checkpoint()
         except (MemstoreError, OSError, MemoryError, RuntimeError, ValueError) as error:
             if not self._closed:

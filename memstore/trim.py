@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 
 KEPT_BYTES = 1 << 22
@@ -13,9 +12,6 @@ KEPT_BYTES = 1 << 22
 APART_BYTES = 1 << 20
 """What is as large is mapped by itself, and is the system's again once it is freed. Rows of a call
 are smaller as a rule, and are not worth it: to map them anew takes longer than to copy them."""
-
-WORTH_BYTES = 1 << 26
-"""So much that is let go of at once is worth looking for what refers to itself: some 50 ms."""
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # of mallopt, in malloc.h of glibc
 
@@ -29,17 +25,6 @@ def give_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def let_go(held_bytes: int) -> None:
-    """Gives back what memories held that let go of it, where that is much.
-
-    A shard refers to itself, by way of what keeps its index. Python looks for such things when
-    many objects came, whatever these hold.
-    """
-    if held_bytes >= WORTH_BYTES:
-        gc.collect()
-        give_back()
 
 
 def keep_little() -> None:

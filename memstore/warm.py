@@ -13,6 +13,7 @@ import numpy as np
 from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, OptimizerKind
 from memstore.dtypes import counting, storage
 from memstore.embedded import EmbeddedMemory
+from memstore.kernels.branch import highest_columns, keep_highest
 from memstore.kernels.select import best_found
 from memstore.memory import SearchOptions
 
@@ -27,8 +28,11 @@ def warm(configs: Iterable[MemoryConfig]) -> None:
     are kept. No file but those is written, so what only a log asks for is left out: rows of half
     precision that are blended, or updated with `updates="logged"`.
     """
-    # A memory has several segments to choose from only later.
-    best_found(np.zeros((1, 2), np.int64), np.zeros((1, 2), np.float32), 1)
+    # A memory has several segments to choose from, and a tree of clusters, only later.
+    scores = np.zeros((1, 2), np.float32)
+    best_found(np.zeros((1, 2), np.int64), scores, 1)
+    columns = highest_columns(scores, 1)
+    keep_highest(scores, columns[0], np.zeros(2, np.int64), scores[0, :1], columns[0])
     for config in configs:
         # What comes over the wire, or out of the log, cannot be written to: other kernels.
         for writeable in (True, False):

@@ -128,7 +128,7 @@ class MemoryCheckpoints:
     @property
     def logged(self) -> int:
         """Bytes in its logs that no checkpoint covered when it was opened, and logged since."""
-        journals = (shard.journal for shard in base_of(self.memory).shards)
+        journals = (part.shard.journal for part in self._shards)
         return sum(journal.log.bytes for journal in journals if journal is not None)
 
     def load(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,14 +12,13 @@ from memstore.kernels.branch import highest_columns, keep_highest
 from memstore.kernels.group import group_equal
 from memstore.kernels.near import Operand, halves
 from memstore.kernels.select import nearest
-from memstore.kernels.threads import blas_alone
 from memstore.memory import Array, Slots
 
 BLOCK_ROWS = 256
 """Rows whose products with all centroids are at hand at a time: those stay in the cache."""
 
-FEWEST_ROWS = 2_048
-"""Rows that are worth a thread of their own."""
+FEWEST_BLOCKS = 8
+"""Blocks that are worth a thread of their own."""
 
 LIKELY = 2
 """Centroids of highest product that are compared again, in float32."""
@@ -33,7 +31,7 @@ ROUGH_CLUSTERS = 4_096
 then assigns 3.6 times as many rows by a tree as by the one large product; 8.6 times at 16,384.
 Where something does, the product is as fast up to `TREE_CLUSTERS`."""
 
-TREE_ROWS = 4_096
+TREE_ROWS = 16_384
 """Rows that a tree assigns at a time: enough of them go to each parent for a product."""
 
 BRANCHES, ROUGH_BRANCHES = 8, 4
@@ -52,7 +50,12 @@ class Flat:
         self._operand = Operand(centroids_CE)
 
     def __call__(self, keys_RE: Array) -> Slots:
-        return _by_blocks(self._assign, keys_RE, BLOCK_ROWS)
+        blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
+        threads = min(faiss.omp_get_max_threads(), len(blocks) // FEWEST_BLOCKS)
+        if threads < 2:
+            return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(self._assign, blocks)))
 
     def _assign(self, keys_RE: Array) -> Slots:
         near_CR = self._operand.products(keys_RE)
@@ -74,7 +77,9 @@ class Tree:
     branches: int
 
     def __call__(self, keys_RE: Array) -> Slots:
-        return _by_blocks(self._assign, keys_RE, TREE_ROWS)
+        # Here threads of BLAS are at work: with others that call it at once, each waits for all.
+        blocks = (keys_RE[at : at + TREE_ROWS] for at in range(0, len(keys_RE), TREE_ROWS))
+        return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
 
     def _assign(self, keys_RE: Array) -> Slots:
         branches = min(self.branches, len(self.children))
@@ -89,21 +94,6 @@ class Tree:
                 scores_BC = keys_RE[rows_B] @ self.centroids_CE[children].T
                 keep_highest(scores_BC, rows_B, children, best_R, lists_R)
         return lists_R
-
-
-def _by_blocks(assign: Callable[[Array], Slots], keys_RE: Array, rows: int) -> Slots:
-    """Assigns so many rows at a time, several blocks at once.
-
-    Threads are those of here. To BLAS's own a block is little to share, and where the machine has
-    other work they wait for one another: a hundred times as long was seen.
-    """
-    blocks = [keys_RE[at : at + rows] for at in range(0, len(keys_RE), rows)]
-    threads = min(faiss.omp_get_max_threads(), len(keys_RE) // FEWEST_ROWS)
-    with blas_alone():
-        if threads < 2:
-            return np.concatenate([np.empty(0, np.int64), *map(assign, blocks)])
-        with ThreadPoolExecutor(threads) as pool:
-            return np.concatenate(list(pool.map(assign, blocks)))
 
 
 def assigner(centroids_CE: Array, seed: int, *, rough: bool = False) -> Flat | Tree:

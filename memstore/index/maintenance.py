@@ -16,12 +16,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import faiss
 
 from memstore.deadline import NO_DEADLINE, Deadline
-from memstore.errors import Overloaded
+from memstore.errors import Overloaded, StoreClosed
 from memstore.index import due, jobs
+from memstore.index.fresh import Queue
 from memstore.index.jobs import Source
 from memstore.index.two_tier import TwoTierIndex
 from memstore.memory import Array, JobDescription, Slots
@@ -161,6 +163,20 @@ class Maintainer:
             self._moved.notify_all()
         for thread in self._started:
             thread.join()
+
+    def let_go(self) -> None:
+        """Holds no rows any more, after `stop`; jobs that are asked for raise `StoreClosed`.
+
+        Rows refer to what keeps their index, by this, and no more to themselves: they go with who
+        read them last, and wait for no collection of garbage.
+        """
+
+        def gone(*_: object) -> Any:
+            raise StoreClosed("the memory was closed, or dropped", hint="open its store again")
+
+        self._source = Source(gone, gone, gone, gone, self._source.writers, gone, gone)
+        self.index.queue = Queue(gone)
+        self.index.recent.known = None
 
     # In the thread of a mutation.
 

@@ -75,7 +75,7 @@ class Checkpoints:
     """Writes the checkpoints of one shard into one folder; one at a time."""
 
     def __init__(self, shard: Shard, folder: Path, disk: Disk = DISK) -> None:
-        self._shard, self._folder, self._disk = shard, folder, disk
+        self.shard, self._folder, self._disk = shard, folder, disk
         self._entry: Entry = {"blocks": {}, "records": {}, "requests": {}}
         self._directory: blocks.Directory = {}
         self._records, self._index = Pieces(), saving.Kept()
@@ -84,7 +84,7 @@ class Checkpoints:
 
     def begin(self) -> Moment:
         """Takes the shard as it is; until `keep` or `abandon`, writers keep what they change."""
-        shard = self._shard
+        shard = self.shard
         wasted = [
             blocks_K for _, blocks_K in blocks.wasteful(self._folder, self._directory, self._disk)
         ]
@@ -166,21 +166,21 @@ class Checkpoints:
         """The manifest has it: the next checkpoint builds on this one."""
         self._entry, self._directory = draft.entry, draft.directory
         self._records, self._index = draft.records, draft.index
-        with self._shard.writers:
-            self._shard.cut = None
+        with self.shard.writers:
+            self.shard.cut = None
 
     def abandon(self, moment: Moment) -> None:
         """It was not written: the next checkpoint writes what this one was to."""
-        with self._shard.writers:
-            self._shard.changed.put_back(moment.changed_K)
-            self._shard.cut = None
+        with self.shard.writers:
+            self.shard.changed.put_back(moment.changed_K)
+            self.shard.cut = None
 
     def load(self, entry: Entry) -> None:
         """Fills the shard, which is empty; raises `CorruptFile` where a file is not what it was.
 
         An index that is not what it was has to be built again, by `mend`.
         """
-        shard, requests = self._shard, entry["requests"]
+        shard, requests = self.shard, entry["requests"]
         files.check_all(self._folder, entry["rows"])
         for name, fingerprint in entry["blocks"].items():
             # Each block has a checksum of its own.
@@ -210,11 +210,11 @@ class Checkpoints:
     def mend(self) -> None:
         """Builds the index again, if it was not what it was; after all that rows are sums of."""
         if self._broken:
-            self._shard.reindex()
+            self.shard.reindex()
             self._broken = False
 
     def _changed(self, cut: Cut) -> Iterator[tuple[str, int, Array]]:
-        for block, arrays in cut.blocks(self._shard.writers):
+        for block, arrays in cut.blocks(self.shard.writers):
             for name, rows in arrays.items():
                 yield name, block, rows
 
@@ -227,13 +227,13 @@ class Checkpoints:
         return {name: known[name] for name in _flat(index.names)}
 
     def _load_records(self, entry: Entry) -> None:
-        records = self._shard.records
+        records = self.shard.records
         self._records = record_files.load(records, self._folder, entry.get("files", {}))
         records.version = entry.get("version", 0)
 
     def _load_index(self, entry: Entry, checked: Callable[[], None]) -> None:
         """checked: raises `CorruptFile` where one of its files is not what it was."""
-        shard, parts = self._shard, entry["index"]["parts"]
+        shard, parts = self.shard, entry["index"]["parts"]
         live_R, number = shard.rows.live_rows(), entry["versions"]["index"]
         try:
             checked()
@@ -245,7 +245,7 @@ class Checkpoints:
 
     def _check_dtypes(self, path: Path) -> None:
         """Keys and values of float16 and bfloat16 stand in files as their bits."""
-        config = self._shard.config
+        config = self.shard.config
         dtypes = {"keys": kept(config)[1], "values": storage(config.dtype)}
         for name, dtype in dtypes.items():
             expected = packed(np.empty(0, dtype)).dtype

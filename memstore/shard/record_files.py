@@ -10,6 +10,7 @@ last line of a row is its own.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,15 @@ def read(
     mapped: lines are read where they are asked for. Raises `CorruptFile`.
     """
     files.check_all(folder, made)
-    # Numbers of eight digits: as texts they are in order.
-    for table in sorted(name for name in made if name.endswith(".arrow")):
-        rows = ROWS.format(int(table.removesuffix(".arrow").rpartition("-")[2]))
-        if rows not in made:
-            raise CorruptFile(f"{folder / table} has lines whose rows are not named", expected=rows)
+    numbers = sorted(int(digits) for name in made for digits in re.findall(r"\d+", name)[:1])
+    for number in dict.fromkeys(numbers):
+        table, rows = TABLE.format(number), ROWS.format(number)
+        if not {table, rows} <= made.keys():
+            raise CorruptFile(
+                f"{folder} has lines of records whose rows are not named, or the other way round",
+                got=sorted(made),
+                expected=f"{table} and {rows}",
+            )
         with (pa.memory_map if mapped else pa.OSFile)(str(folder / table)) as source:
             lines = pa.ipc.open_file(source).read_all()
         yield {name: made[name] for name in (table, rows)}, files.array_of(folder / rows), lines

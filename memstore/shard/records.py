@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from memstore.errors import CorruptFile
 from memstore.memory import Array, Slots
 from memstore.shard.inverted import InvertedColumn
 
@@ -121,7 +122,8 @@ class RecordHeap:
 
         Read block by block, since Arrow lays out at most 2 GiB of text in one batch.
         """
-        block = max(1, self.lines * SAVED_BYTES // max(self.bytes, 1))
+        a_line = max((b.nbytes / b.num_rows for b in self._heap[0] if b.num_rows), default=0.0)
+        block = max(1, int(SAVED_BYTES / max(a_line, 1.0)))
         starts = range(0, max(len(rows_B), 1), block)
         parts = (
             self.take(rows_B[start : start + block], self.schema.names, None) for start in starts
@@ -139,8 +141,11 @@ def take(
 ) -> pa.Table:
     """Reads columns of lines, in their order; each list is cut to its first `list_limit` items.
 
-    starts: the line that each batch begins at.
+    starts: the line that each batch begins at, and the end. Raises `CorruptFile` where there is no
+    such line.
     """
+    if len(lines_B) and not 0 <= lines_B.min() <= lines_B.max() < starts[-1]:
+        raise CorruptFile("a row names a record that there is not", hint="memstore verify tells")
     batch_B = np.searchsorted(starts, lines_B, side="right") - 1
     parts, order = [], []
     for b, batch in enumerate(batches):

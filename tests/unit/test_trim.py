@@ -4,17 +4,20 @@ memories held that are gone."""
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import memstore
-from memstore import EncodingConfig, MemoryConfig, trim
+from memstore import EncodingConfig, IndexConfig, MemoryConfig
 from memstore.durable.checkpoints import base_of
 from memstore.errors import StoreClosed, UnknownMemory
 
@@ -71,23 +74,52 @@ def test_who_sets_the_allocator_has_it_that_way() -> None:
     assert left_mib(MALLOC_PERTURB_="0") > 8
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile, as in a server that left what it has out."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("ends", ["closed", "dropped"])
-@pytest.mark.parametrize("stored", [True, False])
-def test_what_memories_held_is_let_go_of_with_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, *, stored: bool
-) -> None:
-    monkeypatch.setattr(trim, "WORTH_BYTES", 1)
+@pytest.mark.parametrize("kind", ["auto", "graph", "exact", "sums"])
+def test_what_memories_held_is_let_go_of_with_them(tmp_path: Path, kind: str, ends: str) -> None:
     with memstore.open(tmp_path) as store:
         store.create("parts", MemoryConfig(dim=4, index="none")).append(np.ones((9, 4)))
-        encoding = EncodingConfig(key={"part": "parts"}, stored=stored)
-        config = MemoryConfig(dim=4, records={"part": "int64"}, encoding=encoding)
-        store.create("facts", config).append(records={"part": [*range(9)]})
+        encoding = EncodingConfig(key={"part": "parts"}, stored=kind != "sums")
+        kind_of_index: Any = "clustered" if kind == "sums" else kind
+        index = IndexConfig(kind=kind_of_index, clusters=2)
+        config = MemoryConfig(dim=4, records={"part": "int64"}, encoding=encoding, index=index)
+        facts = store.create("facts", config)
+        facts.append(records={"part": [*range(9)] * 100})
+        facts.reindex()
+        facts.search(np.ones((2, 4)), 3)
         memories = [base_of(store._contents.find(name)) for name in store.list()]
-        held = [weakref.ref(memory.shards[0].rows) for memory in memories]
+        shards = [memory.shards[0] for memory in memories]
+        held = [weakref.ref(each) for s in shards for each in (s.rows, s.index, s.records)]
+        del shards
+        # What was compiled for the first time left errors behind, and these what they looked at.
+        gc.collect()
         if ends == "dropped":
             store.drop("facts")
-            assert [rows() is None for rows in held] == [True, False]
-    assert [rows() for rows in held] == [None, None]
-    for memory in memories:
+            assert [each() is None for each in held] == [True] * 3 + [False] * 3
+    assert [each() for each in held] == [None] * 6
+    for memory in (facts, *memories):
         with pytest.raises((StoreClosed, UnknownMemory)):
-            memory.live_slots()
+            memory.gather([0])
+        with pytest.raises((StoreClosed, UnknownMemory)):
+            memory.reindex()
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_what_is_read_while_its_memory_goes_is_read_to_its_end(tmp_path: Path) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = store.create("m", MemoryConfig(dim=4))
+        memory.append(np.ones((9, 4)))
+        [shard] = base_of(store._contents.find("m")).shards
+        store.drop("m")
+        assert shard.rows.view.keys(np.arange(9)).sum() == 36
+        with pytest.raises(StoreClosed):
+            shard.reindex()
