@@ -20,6 +20,7 @@ from memstore.embedded import EmbeddedMemory
 from memstore.kernels.half import narrow, wide
 from memstore.memory import Applied, Array, Description, Refreshed, RequestId, Slots
 from memstore.meter import Meter, metered
+from memstore.part_uses import PartUses
 from memstore.retries import Asked
 from memstore.sums import SummedMemory
 
@@ -45,6 +46,8 @@ class EncodedMemory(SummedMemory):
         self.encoded_at: dict[str, Array] = {column: np.zeros(0) for column in self._parts}
         """For each key column, the travel of the part rows at their last encoding."""
         self.refreshed = 0
+        self._uses: tuple[tuple[int, ...], PartUses] | None = None
+        """And what the versions of the records were that it was made of."""
         self.meter = Meter()
 
     def loaded(self, encoded_at: dict[str, Array], refreshed: int) -> None:
@@ -66,9 +69,9 @@ class EncodedMemory(SummedMemory):
         # Travel is read before the rows are: a step in between is encoded and still counted.
         travel = {column: part.travel() for column, part in self._parts.items()}
         drift = {column: self._drift(column, travel[column]) for column in self._parts}
-        before = max((float(d.max(initial=0.0)) for d in drift.values()), default=0.0)
+        before = _largest(drift)
         chosen = self._most_drifted(drift, limit)
-        slots = self._slots_of(chosen)
+        slots = self.uses.slots(chosen) if any(map(len, chosen.values())) else np.empty(0, np.int64)
         if len(slots) > WHOLE_SHARE * max(self.base.live, 1):
             encoded = self._encode_again(slots, drifts=True)
             if self.config.index_config.kind not in ("none", "exact"):
@@ -78,8 +81,9 @@ class EncodedMemory(SummedMemory):
         for column, rows in chosen.items():
             self.encoded_at[column] = fitted(self.encoded_at[column], len(travel[column]))
             self.encoded_at[column][rows] = travel[column][rows]
+            drift[column][rows] = 0.0
         self.refreshed += 1
-        return Refreshed(encoded=encoded, drift_before=before, drift_after=self.drift())
+        return Refreshed(encoded=encoded, drift_before=before, drift_after=_largest(drift))
 
     def replayed(self, slots: Slots) -> None:
         """Encodes slots again whose keys came out of the log, after a crash.
@@ -96,8 +100,7 @@ class EncodedMemory(SummedMemory):
         """The largest bound of a part row's relative drift since it was last encoded."""
         if not self._encodes:
             return 0.0
-        drifts = (self._drift(column, part.travel()) for column, part in self._parts.items())
-        return max((float(drift.max(initial=0.0)) for drift in drifts), default=0.0)
+        return _largest({c: self._drift(c, part.travel()) for c, part in self._parts.items()})
 
     def _drift(self, column: str, travel_P: Array) -> Array:
         moved_P = travel_P - fitted(self.encoded_at[column], len(travel_P))
@@ -120,31 +123,18 @@ class EncodedMemory(SummedMemory):
         rows = {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
         if limit is None:
             return rows
-        uses = self.uses(rows)
+        uses = self.uses.counts(rows)
         return worst(rows, {c: drift[c][rows[c]] for c in drift}, uses, limit)
 
-    def uses(self, rows: Mapping[str, Slots]) -> dict[str, Slots]:
-        """Of how many slots each of some part rows, rising, is a part, by key column."""
-        uses = {column: np.zeros(len(rows_P) + 1, np.int64) for column, rows_P in rows.items()}
-        places = {column: _Places(rows_P) for column, rows_P in rows.items()}
-        for _, records in self._blocks(self.base.live_slots()):
-            for column, place in places.items():
-                at = place(records[column].to_numpy())
-                uses[column] += np.bincount(at, minlength=len(uses[column]))
-        return {column: counts[:-1] for column, counts in uses.items()}
-
-    def _slots_of(self, chosen: Mapping[str, Slots]) -> Slots:
-        """The slots that any of the chosen part rows is a part of, rising."""
-        found = [np.empty(0, np.int64)]
-        if not any(map(len, chosen.values())):
-            return found[0]
-        places = {column: _Places(rows) for column, rows in chosen.items() if len(rows)}
-        for slots_B, records in self._blocks(self.base.live_slots()):
-            hit_B = np.zeros(len(slots_B), bool)
-            for column, place in places.items():
-                hit_B |= place(records[column].to_numpy()) < len(chosen[column])
-            found.append(slots_B[hit_B])
-        return np.concatenate(found)
+    @property
+    def uses(self) -> PartUses:
+        """Which slots each part row is a part of; those that were erased since, too."""
+        # Read first: records that come meanwhile have it made anew the next time.
+        version = tuple(shard.records.version for shard in self.base.shards)
+        if self._uses is None or self._uses[0] != version:
+            blocks = self._blocks(self.base.live_slots())
+            self._uses = version, PartUses(blocks, list(self._encoding.key))
+        return self._uses[1]
 
     def _live(self, slots: Slots) -> Iterator[Slots]:
         """Slots that still are there, block by block; no mutation comes in between."""
@@ -222,22 +212,8 @@ class EncodedMemory(SummedMemory):
         return self.base.put_over(*rows, step, asked, Deadline(deadline_s))
 
 
-class _Places:
-    """Where part rows stand among some, rising; others stand behind them."""
-
-    def __init__(self, rows_P: Slots) -> None:
-        self._rows_P = rows_P
-        self._place_P = np.full(1, len(rows_P))
-
-    def __call__(self, named_B: Slots) -> Slots:
-        """named_B: by records, so that none is far beyond the rows that there are."""
-        size = int(named_B.max(initial=-1)) + 1
-        if size >= len(self._place_P):
-            self._place_P = np.full(2 * size + 1, len(self._rows_P))
-            inside = self._rows_P[: np.searchsorted(self._rows_P, 2 * size)]
-            self._place_P[inside] = np.arange(len(inside))
-        placed_B: Slots = self._place_P[named_B]
-        return placed_B
+def _largest(drift: Mapping[str, Array]) -> float:
+    return max((float(drift_P.max(initial=0.0)) for drift_P in drift.values()), default=0.0)
 
 
 def worst(

@@ -117,16 +117,17 @@ class HeldEncodedMemory(EncodedMemory):
 
     def used(self, column: str, rows_P: Slots) -> Slots:
         """Of how many of its slots each part row is a part."""
-        return self.uses({column: rows_P})[column]
+        return self.uses.counts({column: rows_P})[column]
 
     def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]:
         """A page of its slots that any of some rows is a part of, rising, behind a slot: the
         slots, and what they name in each key column, `[B, C]`."""
         slots = [np.empty(0, np.int64)]
         named = [np.empty((0, len(self._encoding.key)), np.int64)]
-        live, found = self.base.live_slots(), 0
-        for slots_B, records in self._blocks(live[live > after]):
+        using, found = self.uses.slots({column: rows_P}), 0
+        for slots_B, records in self._blocks(using[using > after]):
             named_BC = np.stack([records[c].to_numpy() for c in self._encoding.key], axis=1)
+            # What a slot names may be another part row by now.
             hit_B = np.isin(records[column].to_numpy(), rows_P)
             slots.append(slots_B[hit_B])
             named.append(named_BC[hit_B])
