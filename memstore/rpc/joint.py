@@ -373,9 +373,9 @@ def _check_shared(place: Place, asked: pb.CutRequest, part: Part) -> None:
 def _knows(store: Store, key: Key) -> bool:
     try:
         held = base_of(store.memory(key.memory))  # type: ignore[arg-type]
+        return isinstance(held, HeldMemory) and held.knows(key)
     except UnknownMemory:
         return False
-    return isinstance(held, HeldMemory) and held.knows(key)
 
 
 def to_begun(key: Key, state: str = "", parts: Sequence[int] = ()) -> pb.Begun:
