@@ -121,7 +121,7 @@ class EncodedMemory(SummedMemory):
     def _most_drifted(self, drift: Mapping[str, Array], limit: int | None) -> dict[str, Slots]:
         """The part rows to encode again, by key column; with a limit the worst, at least one."""
         rows = {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
-        if limit is None:
+        if limit is None or not any(map(len, rows.values())):
             return rows
         uses = self.uses.counts(rows)
         return worst(rows, {c: drift[c][rows[c]] for c in drift}, uses, limit)

@@ -276,7 +276,7 @@ class Applied:
 @dataclass(frozen=True, kw_only=True)
 class Refreshed:
     """What `refresh` did to an encoded memory: slots encoded anew, and the largest bound of a
-    part row's relative drift before and after."""
+    part row's relative drift before and after, without steps that were taken meanwhile."""
 
     encoded: int
     drift_before: float

@@ -27,9 +27,8 @@ TREE_CLUSTERS = 16_384
 """Centroids from which on rows go to their lists through a tree."""
 
 ROUGH_CLUSTERS = 4_096
-"""Those from which on k-means assigns through one, where nothing multiplies in bfloat16: one thread
-then assigns 3.6 times as many rows by a tree as by the one large product; 8.6 times at 16,384.
-Where something does, the product is as fast up to `TREE_CLUSTERS`."""
+"""Those from which on k-means assigns through one, where nothing multiplies in bfloat16. Where
+something does, the one large product is as fast up to `TREE_CLUSTERS`."""
 
 TREE_ROWS = 16_384
 """Rows that a tree assigns at a time: enough of them go to each parent for a product."""
@@ -77,7 +76,8 @@ class Tree:
     branches: int
 
     def __call__(self, keys_RE: Array) -> Slots:
-        # Here threads of BLAS are at work: with others that call it at once, each waits for all.
+        # Products are shared by the threads of BLAS: where several call it at once on a machine
+        # that has other work, each waits for all.
         blocks = (keys_RE[at : at + TREE_ROWS] for at in range(0, len(keys_RE), TREE_ROWS))
         return np.concatenate([np.empty(0, np.int64), *map(self._assign, blocks)])
 

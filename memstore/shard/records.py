@@ -1,9 +1,9 @@
 """Records: the Arrow columns of a shard's rows, on a heap that only grows, and lookup by value.
 
 The heap holds every record ever put, batch by batch; `where_N` says which heap line is a row's
-own now. Dead lines stay until most are (`shard.record_files`) and the store is opened anew. One
-thread puts records; readers wait for nothing
-but a column that is made ready for its first `lookup`.
+own now. Dead lines stay until the store is opened after most in its files were dead
+(`shard.record_files`). One thread puts records; readers wait for nothing but a column that is made
+ready for its first `lookup`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ RUNS = settings(
     phases=[Phase.generate],
 )
 FEWER, FEWEST = (
-    settings(RUNS, max_examples=many if LONG else few) for few, many in ((4, 40), (3, 30))
+    settings(RUNS, max_examples=many if LONG else few) for few, many in ((6, 40), (4, 30))
 )
 """For what is served, and by several servers: a step takes several times as long."""
 

@@ -55,6 +55,8 @@ def test_it_is_made_anew_once_records_came_and_only_then(tmp_path: Any, shards: 
         facts = store.create("facts", config)
         assert isinstance(facts, EncodedMemory)
         facts.append(records={"a": [0, 1, 2], "b": [1, 1, 3]})
+        assert facts.refresh(limit=1).encoded == 0
+        assert facts._uses is None, "nothing drifted: nothing is looked at"
         before = facts.uses
         words.update([1], np.ones((1, 4)), lr=0.5)
         assert facts.refresh().encoded == 2
