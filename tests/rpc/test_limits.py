@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -288,9 +289,11 @@ def test_what_waits_for_a_thread_is_not_begun_too_late(
                     late = once(client, "append", append(100), 2.0)
                 else:
                     late = session.begin("append", append(100), 2.0)
-                wait_for(lambda: server.gate.all.calls == 2)
+                wait_for(lambda: late.done() or len(server._pools.writers._given) == 2)
+                over_there = time.monotonic() + 2.0  # the server counts from when it gets a call
                 with pytest.raises(DeadlineExceeded):
                     late.result(30)
+                wait_for(lambda: time.monotonic() > over_there)
             first.result(30)
             wait_for(lambda: server.gate.all.calls == 0)
     assert embedded.describe().rows == 1
