@@ -7,6 +7,7 @@ kept once a part row and never once a slot.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import checks
+from memstore.batches import Pieces, worst
 from memstore.deadline import Deadline
 from memstore.dtypes import storage
 from memstore.embedded import EmbeddedMemory
@@ -48,11 +50,13 @@ class EncodedMemory(SummedMemory):
         self.refreshed = 0
         self._uses: tuple[tuple[int, ...], PartUses] | None = None
         """And what the versions of the records were that it was made of."""
+        self._pieces, self._refreshing = Pieces(), threading.Lock()
         self.meter = Meter()
 
     def loaded(self, encoded_at: dict[str, Array], refreshed: int) -> None:
         """Goes on from a checkpoint."""
         self.encoded_at, self.refreshed = encoded_at, refreshed
+        self._pieces = Pieces()
 
     @property
     def _encodes(self) -> bool:
@@ -66,24 +70,39 @@ class EncodedMemory(SummedMemory):
             raise self.base.refusal
         if not self._encodes:
             return Refreshed(encoded=0, drift_before=0.0, drift_after=0.0)
+        with self._refreshing:
+            return self._refresh(limit)
+
+    def _refresh(self, limit: int | None) -> Refreshed:
         # Travel is read before the rows are: a step in between is encoded and still counted.
         travel = {column: part.travel() for column, part in self._parts.items()}
         drift = {column: self._drift(column, travel[column]) for column in self._parts}
         before = _largest(drift)
         chosen = self._most_drifted(drift, limit)
         slots = self.uses.slots(chosen) if any(map(len, chosen.values())) else np.empty(0, np.int64)
-        if len(slots) > WHOLE_SHARE * max(self.base.live, 1):
-            encoded = self._encode_again(slots, drifts=True)
+        gone = {column: travel[column][rows] for column, rows in chosen.items()}
+        batch = self._pieces.cut(chosen, gone, slots, limit)
+        if len(batch.slots) > WHOLE_SHARE * max(self.base.live, 1):
+            encoded = self._encode_again(batch.slots, drifts=True)
             if self.config.index_config.kind not in ("none", "exact"):
                 self.base.reindex()
         else:
-            encoded = self._encode_again(slots, drifts=False)
-        for column, rows in chosen.items():
-            self.encoded_at[column] = fitted(self.encoded_at[column], len(travel[column]))
-            self.encoded_at[column][rows] = travel[column][rows]
-            drift[column][rows] = 0.0
+            encoded = self._encode_again(batch.slots, drifts=False)
+        self._pieces.done(chosen, batch)
+        if batch.ends:
+            for column, rows in chosen.items():
+                self._note(column, rows, batch.travel[column], len(travel[column]))
+                drift[column][rows] = 0.0
+                if (batch.travel[column] < travel[column][rows]).any():
+                    drift[column] = self._drift(column, travel[column])
         self.refreshed += 1
         return Refreshed(encoded=encoded, drift_before=before, drift_after=_largest(drift))
+
+    def _note(self, column: str, rows: Slots, travel_R: Array, parts: int) -> None:
+        """Part rows, of so many, are encoded as they were when they had gone so far."""
+        at_P = fitted(self.encoded_at[column], parts)
+        at_P[rows] = travel_R
+        self.encoded_at[column] = at_P
 
     def replayed(self, slots: Slots) -> None:
         """Encodes slots again whose keys came out of the log, after a crash.
@@ -136,16 +155,16 @@ class EncodedMemory(SummedMemory):
             self._uses = version, PartUses(blocks, list(self._encoding.key))
         return self._uses[1]
 
-    def _live(self, slots: Slots) -> Iterator[Slots]:
+    def _live(self, slots: Slots, block: int = BLOCK) -> Iterator[Slots]:
         """Slots that still are there, block by block; no mutation comes in between."""
-        for start in range(0, len(slots), BLOCK):
+        for start in range(0, len(slots), block):
             with self.base.frozen():
-                slots_B = slots[start : start + BLOCK]
+                slots_B = slots[start : start + block]
                 yield slots_B[self.base.alive(slots_B)]
 
-    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, pa.Table]]:
+    def _blocks(self, slots: Slots, block: int = BLOCK) -> Iterator[tuple[Slots, pa.Table]]:
         """Slots that still are there and what their parts are; no mutation comes in between."""
-        for slots_B in self._live(slots):
+        for slots_B in self._live(slots, block):
             columns = list(self._encoding.key)
             records = self.base.gather(slots_B, vectors=False, columns=columns).records
             assert records is not None
@@ -214,25 +233,6 @@ class EncodedMemory(SummedMemory):
 
 def _largest(drift: Mapping[str, Array]) -> float:
     return max((float(drift_P.max(initial=0.0)) for drift_P in drift.values()), default=0.0)
-
-
-def worst(
-    rows: Mapping[str, Slots],
-    drift: Mapping[str, Array],
-    uses: Mapping[str, Slots],
-    limit: int,
-) -> dict[str, Slots]:
-    """Of drifted part rows, by key column, those that drifted most: as many as at most `limit`
-    slots are made of, at least one."""
-    columns = list(rows)
-    owner_P = np.repeat(np.arange(len(columns)), [len(rows[c]) for c in columns])
-    row_P, drift_P, uses_P = (
-        np.concatenate([by[c] for c in columns]) for by in (rows, drift, uses)
-    )
-    worst_P = np.argsort(-drift_P, kind="stable")
-    fits = int(np.searchsorted(np.cumsum(uses_P[worst_P]), limit, side="right"))
-    taken = worst_P[: max(1, fits)]
-    return {c: np.sort(row_P[taken][owner_P[taken] == i]) for i, c in enumerate(columns)}
 
 
 def fitted(array: Array, length: int) -> Array:

@@ -13,7 +13,7 @@ from memstore.memory import Array, Slots
 from memstore.rpc import codec, splice
 from memstore.rpc.parts import RemotePart
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.spread.held_encoded import Begun, Drifted, HeldEncodedMemory
+from memstore.spread.held_encoded import PAGE, Begun, Drifted, HeldEncodedMemory
 
 
 class RemoteSums:
@@ -40,8 +40,11 @@ class RemoteSums:
         reply = self._ask("used", column=column, slots=splice.tensor(rows_P))
         return codec.received("uses", reply.uses)
 
-    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]:
-        reply = self._ask("naming", column=column, slots=splice.tensor(rows_P), after=after)
+    def naming(
+        self, column: str, rows_P: Slots, after: int, most: int
+    ) -> tuple[Slots, Slots]:
+        asked = {"slots": splice.tensor(rows_P), "after": after, "most": most}
+        reply = self._ask("naming", column=column, **asked)
         return codec.received("slots", reply.slots), codec.received("named", reply.named)
 
     def put_again(
@@ -81,7 +84,7 @@ def summed(held: HeldEncodedMemory, asked: Any) -> Any:
     if question == "used":
         return _reply(uses=held.used(asked.column, rows_P))
     if question == "naming":
-        slots_B, named_BC = held.naming(asked.column, rows_P, asked.after)
+        slots_B, named_BC = held.naming(asked.column, rows_P, asked.after, _most(asked.most))
         return _reply(slots=slots_B, named=named_BC)
     travel = codec.to_array("travel", asked.travel)
     if question != "note":
@@ -89,6 +92,13 @@ def summed(held: HeldEncodedMemory, asked: Any) -> Any:
     travel_P = checks.vector("travel", travel, dtype="float64", rows=len(rows_P))
     held.note(asked.column, rows_P, travel_P)
     return pb.EncodeReply()
+
+
+def _most(asked: int) -> int:
+    """Slots of a page; 0 says nothing."""
+    if asked < 0:
+        raise InvalidArgument("a page is too small", got=asked, expected="≥ 0")
+    return asked or PAGE
 
 
 def _put(held: HeldEncodedMemory, asked: Any) -> int:

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import checks
+from memstore.batches import Pieces, worst
 from memstore.changes import NOTHING, Change
 from memstore.deadline import NO_DEADLINE, Deadline
 from memstore.dtypes import storage
-from memstore.encoded import WHOLE_SHARE, worst
+from memstore.encoded import WHOLE_SHARE
 from memstore.errors import MemoryInUse, MemstoreError, UnknownSlot, Unreachable
 from memstore.kernels.half import narrow
 from memstore.memory import (
@@ -62,7 +63,9 @@ class EncodedPart(Protocol):
 
     def used(self, column: str, rows_P: Slots) -> Slots: ...
 
-    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]: ...
+    def naming(
+        self, column: str, rows_P: Slots, after: int, most: int
+    ) -> tuple[Slots, Slots]: ...
 
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
@@ -118,7 +121,8 @@ class SpreadEncodedMemory(SummedMemory):
         """sides: what each server of the base has.  leader: who refreshes; None does so here."""
         super().__init__(base, {name: SpreadRows(memory) for name, memory in memories.items()})
         self._sides, self._leader = sides, leader
-        self._refreshing = threading.Lock()
+        self._pieces, self._refreshing = Pieces(), threading.Lock()
+        self._epochs: list[int] = []
 
     def describe(self) -> Description:
         return self.base.describe()
@@ -138,16 +142,26 @@ class SpreadEncodedMemory(SummedMemory):
         drift = {column: of.drift_P for column, of in drifted.items()}
         before = max((float(drift_P.max(initial=0.0)) for drift_P in drift.values()), default=0.0)
         epochs = self._each(lambda i, side: side.renew())
+        if epochs != [epoch + 1 for epoch in self._epochs]:
+            # A server was started anew, and what pieces were summed of may be lost.
+            self._pieces = Pieces()
+        self._epochs = epochs
         chosen = {column: of.slots_P for column, of in drifted.items()}
         if limit is not None:
             chosen = worst(chosen, drift, self._uses(chosen), limit)
-        slots_B, named_BC = self._naming(chosen)
-        whole = len(slots_B) > WHOLE_SHARE * max(self.base.describe().rows, 1)
-        encoded = self._encode_again(slots_B, named_BC, epochs, whole)
+        after = self._pieces.last(chosen, limit)
+        slots_B, named_BC = self._naming(chosen, after, None if limit is None else limit + 1)
+        gone = {c: of.travel_P[np.isin(of.slots_P, chosen[c])] for c, of in drifted.items()}
+        batch = self._pieces.cut(chosen, gone, slots_B, limit)
+        named_BC = named_BC[np.isin(slots_B, batch.slots)]
+        whole = len(batch.slots) > WHOLE_SHARE * max(self.base.describe().rows, 1)
+        encoded = self._encode_again(batch.slots, named_BC, epochs, whole)
         if whole and self.config.index_config.kind not in ("none", "exact"):
             self.base.reindex()
-        for column, of in drifted.items():
-            self._note(column, of, chosen[column])
+        self._pieces.done(chosen, batch)
+        if batch.ends:
+            for column, rows_P in chosen.items():
+                self._note(column, rows_P, batch.travel[column])
         return Refreshed(
             encoded=encoded, drift_before=before, drift_after=self.describe().drift or 0.0
         )
@@ -253,14 +267,17 @@ class SpreadEncodedMemory(SummedMemory):
 
         return {column: of(column, rows_P) for column, rows_P in rows.items()}
 
-    def _naming(self, chosen: Mapping[str, Slots]) -> tuple[Slots, Slots]:
-        """The slots that any of the part rows is a part of, rising, and what each names."""
+    def _naming(
+        self, chosen: Mapping[str, Slots], after: int, most: int | None
+    ) -> tuple[Slots, Slots]:
+        """The slots behind one that any of the part rows is a part of, rising, and what each names.
+        most: so many will do, of each server; None is all."""
         slots = [NOTHING]
         named = [np.empty((0, len(self._parts)), np.int64)]
         for column, rows_P in chosen.items():
             for start in range(0, len(rows_P), PAGE):
                 page = rows_P[start : start + PAGE]
-                for found in self._each(partial(_all_naming, column, page)):
+                for found in self._each(partial(_all_naming, column, page, after, most)):
                     slots += [slots_B for slots_B, _ in found]
                     named += [named_BC for _, named_BC in found]
         slots_B, first_B = np.unique(np.concatenate(slots), return_index=True)
@@ -304,9 +321,9 @@ class SpreadEncodedMemory(SummedMemory):
             hint="refresh it again",
         )
 
-    def _note(self, column: str, drifted: Drifted, rows_P: Slots) -> None:
-        """Tells the server of each part row that it was summed anew."""
-        travel_P = drifted.travel_P[np.isin(drifted.slots_P, rows_P)]
+    def _note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
+        """Tells the server of each part row that it was summed anew as of when it had gone so
+        far."""
         calls = [
             partial(self._sides[i].note, column, rows_P[on], travel_P[on])
             for i, at in self._parts[column].memory.split(rows_P)
@@ -324,11 +341,17 @@ class SpreadEncodedMemory(SummedMemory):
         return all_of(self.base.fan([partial(ask, i, side) for i, side in enumerate(self._sides)]))
 
 
-def _all_naming(column: str, rows_P: Slots, _: int, side: EncodedPart) -> list[tuple[Slots, Slots]]:
-    """All pages of what a server has."""
-    pages = [side.naming(column, rows_P, -1)]
-    while len(pages[-1][0]) == PAGE:
-        pages.append(side.naming(column, rows_P, int(pages[-1][0][-1])))
+def _all_naming(
+    column: str, rows_P: Slots, after: int, most: int | None, _: int, side: EncodedPart
+) -> list[tuple[Slots, Slots]]:
+    """Pages of what a server has, the last one or as many as hold `most` slots."""
+    page = PAGE if most is None else min(PAGE, most)
+    pages, found = [side.naming(column, rows_P, after, page)], 0
+    while len(pages[-1][0]) >= page:
+        found += len(pages[-1][0])
+        if most is not None and found >= most:
+            break
+        pages.append(side.naming(column, rows_P, int(pages[-1][0][-1]), page))
     return pages
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from memstore.embedded import EmbeddedMemory
-from memstore.encoded import EncodedMemory, fitted
+from memstore.encoded import BLOCK, EncodedMemory, fitted
 from memstore.errors import UnknownSlot, Unsupported
 from memstore.memory import Array, Description, Refreshed, Slots
 from memstore.meter import metered
@@ -119,22 +119,25 @@ class HeldEncodedMemory(EncodedMemory):
         """Of how many of its slots each part row is a part."""
         return self.uses.counts({column: rows_P})[column]
 
-    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]:
-        """A page of its slots that any of some rows is a part of, rising, behind a slot: the
-        slots, and what they name in each key column, `[B, C]`."""
+    def naming(
+        self, column: str, rows_P: Slots, after: int, most: int = PAGE
+    ) -> tuple[Slots, Slots]:
+        """A page, of `most` slots, of its slots that any of some rows is a part of, rising, behind
+        a slot: the slots, and what they name in each key column, `[B, C]`."""
+        most = min(most, PAGE)
         slots = [np.empty(0, np.int64)]
         named = [np.empty((0, len(self._encoding.key)), np.int64)]
         using, found = self.uses.slots({column: rows_P}), 0
-        for slots_B, records in self._blocks(using[using > after]):
+        for slots_B, records in self._blocks(using[using > after], min(most, BLOCK)):
             named_BC = np.stack([records[c].to_numpy() for c in self._encoding.key], axis=1)
             # What a slot names may be another part row by now.
             hit_B = np.isin(records[column].to_numpy(), rows_P)
             slots.append(slots_B[hit_B])
             named.append(named_BC[hit_B])
             found += len(slots[-1])
-            if found >= PAGE:
+            if found >= most:
                 break
-        return np.concatenate(slots)[:PAGE], np.concatenate(named)[:PAGE]
+        return np.concatenate(slots)[:most], np.concatenate(named)[:most]
 
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool

@@ -289,6 +289,23 @@ def test_steps_that_a_crash_loses_count_as_drift(
     assert facts.describe().drift == 0.0
 
 
+def test_pieces_of_a_part_row_begin_anew_where_a_crash_may_have_lost_its_steps(
+    tmp_path: Path, servers: Servers, client: Client
+) -> None:
+    """Of those before it the sums are of a row that is no more."""
+    ones, others, facts = made(client)
+    records = {"a": [6] * 9, "b": np.arange(9) % 4, "c": [0] * 9}  # row 6 is of server 2
+    facts.append(records=records)
+    for store in servers.stores:
+        store.checkpoint()
+    ones.update([6], rows(1, 5), lr=1.0)
+    assert facts.refresh(limit=4).encoded == 4
+    again(servers, tmp_path / "servers", 2, crashes=True)
+    while facts.refresh(limit=4).drift_after:
+        pass
+    np.testing.assert_array_equal(facts.gather(range(9)).keys_BD, expected(ones, others, records))
+
+
 def test_a_crash_takes_no_sum_that_others_know_of(tmp_path: Path, servers: Servers) -> None:
     """Of a refresh so large that all keys only drift, until the index is built anew."""
 
@@ -369,7 +386,7 @@ def test_questions_about_sums_are_checked(servers: Servers) -> None:
         sums = RemoteSums(memory._parts[1])
         far = np.array([1, 2**60])
         assert sums.used("a", far)[1] == 0
-        assert sums.naming("a", far[1:], -1)[1].shape == (0, 2)
+        assert sums.naming("a", far[1:], -1, 9)[1].shape == (0, 2)
         for wrong in (
             lambda: sums.note("a", far, np.zeros(2)),
             lambda: sums.note("a", np.array([1]), np.zeros(2)),

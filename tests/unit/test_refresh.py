@@ -140,6 +140,29 @@ def test_what_drifted_most_comes_first(source: Any, monkeypatch: pytest.MonkeyPa
     assert progress.batches == PARTS // 2
 
 
+def test_a_part_row_of_more_facts_than_a_batch_is_encoded_in_pieces(source: Any) -> None:
+    """It counts as encoded once all are, as of when the first were."""
+    facts, ones = source.memory("facts"), source.memory("ones")
+    of_row = np.flatnonzero(named()["a"] == 3)
+    ones.update([3], rows(1, 5), lr=0.5)
+    moved = sums(source)
+    for first in range(0, len(of_row), 4):
+        before = facts.describe().drift
+        done = facts.refresh(limit=4)
+        piece = of_row[first : first + 4]
+        assert done.encoded == len(piece)
+        np.testing.assert_array_equal(facts.gather(piece).keys_BD, sums(source)[piece])
+        if first + 4 < len(of_row):
+            assert done.drift_before == done.drift_after == before > 0.0
+        if first == 4:  # Those before it are as old as that again.
+            ones.update([3], rows(1, 6), lr=0.25)
+    np.testing.assert_array_equal(facts.gather(of_row[:8]).keys_BD, moved[of_row[:8]])
+    assert 0.0 < done.drift_after == pytest.approx(facts.describe().drift)
+    assert facts.refresh().encoded == len(of_row)
+    np.testing.assert_array_equal(facts.gather(range(FACTS)).keys_BD, sums(source))
+    assert facts.describe().drift == 0.0
+
+
 def test_it_keeps_up_beside_training(source: Any) -> None:
     """Rows are trained in one thread and facts refreshed in another."""
     ones, others, facts = (source.memory(name) for name in ("ones", "others", "facts"))
