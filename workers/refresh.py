@@ -8,7 +8,7 @@
 The engine does the work, over all shards and servers: `refresh(limit)` encodes the slots of those
 part rows that drifted most, and reads each part row once a batch. Here is decided when, of which
 memory and how much at once: one batch of the memory that drifted most, then a rest that is as much
-longer as the share is smaller.
+longer as the share is smaller. What the index takes to seal what was written counts as work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from memstore.errors import InvalidArgument, MemstoreError, Overloaded, StoreClosed, UnknownMemory
-from memstore.memory import Memory
+from memstore.memory import Description, Memory
 
 DRIFT = 0.05
 """Of a part row, relative: below it a key is as good as new, for what a search proposes is scored
@@ -57,9 +57,9 @@ class Progress:
     """What a worker has done.
 
     drift: of the memory that drifts most, as far as is known; None before it was looked at.
-    encoded: slots.  worked_s: what its calls took, wherever they were answered; cpu_s: of that, by
-    its own thread, on the processor.  rested_s: in which it was not to work.  why: the last
-    failure.
+    encoded: slots.  worked_s: what its calls took, wherever they were answered, and the index until
+    it had sealed what they wrote; sealed_s: of that, the index; cpu_s: its own thread, on the
+    processor.  rested_s: in which it was not to work.  why: the last failure.
     """
 
     drift: float | None = None
@@ -67,6 +67,7 @@ class Progress:
     encoded: int = 0
     failed: int = 0
     worked_s: float = 0.0
+    sealed_s: float = 0.0
     cpu_s: float = 0.0
     rested_s: float = 0.0
     why: str = ""
@@ -83,6 +84,28 @@ class Progress:
     def share(self) -> float:
         """Of its time, that it worked."""
         return self.worked_s / max(self.worked_s + self.rested_s, 1e-9)
+
+
+class Sealing:
+    """What sealing in the background has taken, of the rows of one memory that were encoded."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        """Slots that, as far as is known, are not sealed yet."""
+        self._rows, self._seconds = 0, 0.0
+
+    def told(self, described: Description) -> float:
+        """The seconds since it was told last: of other rows that were sealed with them, none."""
+        jobs = [job for shard in described.shards for job in shard.jobs]
+        rows = sum(job.rows for job in jobs if job.kind == "seal")
+        seconds = sum(job.seconds for job in jobs if job.kind in ("seal", "merge"))
+        sealed, took_s = rows - self._rows, seconds - self._seconds
+        self._rows, self._seconds = rows, seconds
+        own = min(self.encoded, sealed)
+        if own <= 0:  # Nothing; or a server was started anew, and counts from there.
+            return 0.0
+        self.encoded -= own
+        return took_s * own / sealed
 
 
 class Refresher:
@@ -106,6 +129,7 @@ class Refresher:
         self.share, self.drift = share, drift
         self.progress = Progress()
         self._known: dict[str, float] = {}
+        self._sealing: dict[str, Sealing] = {}
         self._looked = -LOOK_S
         self._limit = FIRST
         self._working, self._stop = threading.Lock(), threading.Event()
@@ -130,12 +154,12 @@ class Refresher:
         failures = 0
         while not stop.is_set():
             began, cpu = time.perf_counter(), time.thread_time()
-            busy, encoded, why, pause = False, 0, "", 0.0
+            busy, encoded, sealed, why, pause = False, 0, 0.0, "", 0.0
             try:
                 with self._working:
                     # Waiting for that was no work.
                     began, cpu = time.perf_counter(), time.thread_time()
-                    name = self._most_drifted()
+                    name, sealed = self._most_drifted()
                     busy = name is not None
                     if name is not None:
                         encoded = self._batch(name)
@@ -152,13 +176,13 @@ class Refresher:
                     pause = max(pause, error.retry_after_s)
                 failures += 1
                 logger.warning("no refresh: %s", error)
-            worked, cpu = time.perf_counter() - began, time.thread_time() - cpu
+            worked, cpu = time.perf_counter() - began + sealed, time.thread_time() - cpu
             ends = once and not busy and not why
             rest = 0.0 if ends else worked * (1.0 - self.share) / self.share
             if not busy and not why and not ends:
                 pause = IDLE_S
             rest = max(rest, pause)
-            self._note(encoded, worked, cpu, rest, why)
+            self._note(encoded, worked, sealed, cpu, rest, why)
             tell(self.progress)
             if ends:
                 break
@@ -211,8 +235,10 @@ class Refresher:
             logger.error("refreshing ended: %s", error)
             self._failure = error
 
-    def _most_drifted(self) -> str | None:
-        """The memory that drifted most; None where none did further than it may."""
+    def _most_drifted(self) -> tuple[str | None, float]:
+        """The memory that drifted most; None where none did further than it may. And for how long
+        indices sealed what was encoded, as far as was not told yet."""
+        sealed_s = 0.0
         worst = max(self._known, key=self._known.__getitem__, default=None)
         old = time.monotonic() - self._looked > LOOK_S
         if worst is None or self._known[worst] <= self.drift or old:
@@ -221,7 +247,10 @@ class Refresher:
             for name in names:
                 memory = self._source.memory(name)
                 if memory.config.encoding is not None:
-                    known[name] = memory.describe().drift or 0.0
+                    described = memory.describe()
+                    known[name] = described.drift or 0.0
+                    if memory.config.index_config.maintenance == "background":
+                        sealed_s += self._sealing.setdefault(name, Sealing()).told(described)
                 elif self._names is not None:
                     raise InvalidArgument(
                         f"memory {name!r} is refreshed by nobody",
@@ -231,20 +260,25 @@ class Refresher:
             self._known = known
             self._looked = time.monotonic()
             worst = max(self._known, key=self._known.__getitem__, default=None)
-        return worst if worst is not None and self._known[worst] > self.drift else None
+        if worst is None or self._known[worst] <= self.drift:
+            return None, sealed_s
+        return worst, sealed_s
 
     def _batch(self, name: str) -> int:
         began = time.perf_counter()
         refreshed = self._source.memory(name).refresh(self._limit)
         seconds = time.perf_counter() - began
         self._known[name] = refreshed.drift_after
+        self._sealing.setdefault(name, Sealing()).encoded += refreshed.encoded
         if seconds > 2 * BATCH_S:
             self._limit = max(LEAST, self._limit // 2)
         elif seconds < BATCH_S / 2 and refreshed.encoded > self._limit // 2:
             self._limit = min(MOST, self._limit * 2)
         return refreshed.encoded
 
-    def _note(self, encoded: int, worked: float, cpu: float, rest: float, why: str) -> None:
+    def _note(
+        self, encoded: int, worked: float, sealed: float, cpu: float, rest: float, why: str
+    ) -> None:
         before = self.progress
         self.progress = Progress(
             drift=max(self._known.values(), default=before.drift if why else 0.0),
@@ -252,6 +286,7 @@ class Refresher:
             encoded=before.encoded + encoded,
             failed=before.failed + bool(why),
             worked_s=before.worked_s + worked,
+            sealed_s=before.sealed_s + sealed,
             cpu_s=before.cpu_s + cpu,
             rested_s=before.rested_s + rest,
             why=why or before.why,

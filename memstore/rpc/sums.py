@@ -40,9 +40,7 @@ class RemoteSums:
         reply = self._ask("used", column=column, slots=splice.tensor(rows_P))
         return codec.received("uses", reply.uses)
 
-    def naming(
-        self, column: str, rows_P: Slots, after: int, most: int
-    ) -> tuple[Slots, Slots]:
+    def naming(self, column: str, rows_P: Slots, after: int, most: int) -> tuple[Slots, Slots]:
         asked = {"slots": splice.tensor(rows_P), "after": after, "most": most}
         reply = self._ask("naming", column=column, **asked)
         return codec.received("slots", reply.slots), codec.received("named", reply.named)

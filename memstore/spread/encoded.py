@@ -63,9 +63,7 @@ class EncodedPart(Protocol):
 
     def used(self, column: str, rows_P: Slots) -> Slots: ...
 
-    def naming(
-        self, column: str, rows_P: Slots, after: int, most: int
-    ) -> tuple[Slots, Slots]: ...
+    def naming(self, column: str, rows_P: Slots, after: int, most: int) -> tuple[Slots, Slots]: ...
 
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool

@@ -40,7 +40,8 @@ def test_others_in_between_are_no_matter() -> None:
     batch = pieces.cut(other, gone(1.0, 1.0, other=1), SLOTS[:5], 8)
     assert batch.ends
     pieces.done(other, batch)
-    behind = SLOTS[SLOTS > pieces.last(chosen(7), 8)]
+    last = pieces.last(chosen(7), 8)
+    behind = SLOTS[np.searchsorted(SLOTS, last, side="right") :]
     for row, known in ((8, SLOTS), (7, behind)):  # all slots, or those behind the last
         batch = pieces.cut(chosen(row), gone(20.0), known, 8)
         assert (batch.ends, batch.travel["a"].tolist()) == (True, [float(row)])

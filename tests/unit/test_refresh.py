@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 import memstore
-from memstore import NO_SLOT, EncodingConfig, Memory, MemoryConfig, Refreshed, SearchOptions
+from memstore import (
+    NO_SLOT,
+    EncodingConfig,
+    IndexConfig,
+    Memory,
+    MemoryConfig,
+    Refreshed,
+    SearchOptions,
+)
 from memstore.errors import (
     InvalidArgument,
     Overloaded,
@@ -26,12 +34,13 @@ from memstore.errors import (
     UnknownSlot,
     Unsupported,
 )
-from memstore.memory import Array, Slots
+from memstore.memory import Array, Description, JobDescription, Slots
 from memstore.rpc.server import Server
 from memstore.staleness import staleness
+from tests.congruence.oracle import settle
 from tests.congruence.spread import Servers
 from workers import refresh
-from workers.refresh import Refresher
+from workers.refresh import Refresher, Sealing
 
 WIDTH, PARTS, FACTS = 8, 40, 600
 PART = MemoryConfig(dim=WIDTH, shards=2, index="none", optimizer="sgd")
@@ -200,6 +209,56 @@ def test_it_rests_by_its_share(source: Any, share: float) -> None:
     assert 0 <= done.cpu_s < done.worked_s + 0.01
     assert sum(stop.waited) == pytest.approx(done.worked_s * (1 - share) / share)
     assert done.share == pytest.approx(share)
+
+
+def test_sealing_behind_it_counts_as_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "LOOK_S", 0.0)
+    index = IndexConfig(kind="clustered", fresh_limit=20)
+    with memstore.open(tmp_path) as store:
+        for name, seed in (("ones", 1), ("others", 2)):
+            store.create(name, PART).append(rows(PARTS, seed))
+        config = MemoryConfig.from_dict(CONFIG.to_dict() | {"index": index.to_dict()})
+        facts = store.create("facts", config)
+        facts.append(records=named())
+        facts.reindex()
+
+        def busy() -> bool:
+            settle(facts)
+            store.memory("ones").update(range(6), rows(6, len(stop.waited)), lr=0.5)
+            return len(stop.waited) > 5
+
+        stop = Stop(busy)
+        busy()
+        done = Refresher(store, share=0.5).run(stop)
+    assert 0.0 < done.sealed_s < done.worked_s
+    assert sum(stop.waited) == pytest.approx(done.worked_s)
+
+
+def described(source: Any, *jobs: JobDescription) -> Description:
+    description = source.memory("facts").describe()
+    first, *others = (dataclasses.replace(shard, jobs=()) for shard in description.shards)
+    shards = (dataclasses.replace(first, jobs=jobs), *others)
+    described: Description = dataclasses.replace(description, shards=shards)
+    return described
+
+
+def test_of_rows_that_others_wrote_sealing_is_not_its_work(source: Any) -> None:
+    def job(kind: str, rows: int, seconds: float) -> JobDescription:
+        return JobDescription(kind=kind, runs=1, rows=rows, seconds=seconds)
+
+    sealing = Sealing()
+    assert not sealing.told(described(source, job("seal", 500, 9.0)))
+    sealing.encoded += 100
+    assert not sealing.told(described(source, job("seal", 500, 9.0), job("cluster", 500, 9.0)))
+    both = job("seal", 700, 11.0), job("merge", 500, 2.0)
+    assert sealing.told(described(source, *both)) == pytest.approx(4.0 / 2)
+    assert not sealing.told(described(source, job("seal", 900, 13.0), both[1]))
+    sealing.encoded += 300
+    assert not sealing.told(described(source, job("seal", 100, 1.0)))  # It was opened anew.
+    assert sealing.told(described(source, job("seal", 200, 2.0))) == pytest.approx(1.0)
+    assert sealing.encoded == 200
 
 
 def test_where_nothing_is_to_do_it_waits(source: Any) -> None:
