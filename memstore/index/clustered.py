@@ -81,6 +81,12 @@ class Codebook:
         """The centroids as queries meet them."""
         return Operand(np.ascontiguousarray(self.centroids_CE[:, :-1]))
 
+    @property
+    def bytes(self) -> int:
+        """Of the centroids, for rows, as faiss has them, and once they were met as queries do."""
+        met = self.operand.bytes if "operand" in vars(self) else 0
+        return int(self.centroids_CE.nbytes + self.clusters * self.empty.d * 4 + met)
+
 
 def choose_clusters(rows: int) -> int:
     """About 2·√rows, a power of two: assignment costs rows · clusters, a probe rows / clusters."""

@@ -136,14 +136,15 @@ class TwoTierIndex:
 
     @property
     def bytes(self) -> int:
-        """Of codes, row numbers, graphs, and the copies of fresh rows."""
+        """Of centroids, codes, row numbers, graphs, and the copies of fresh rows."""
         version = self.version
         if version.codebook is None:
             return version.fresh.bytes
         code_bytes = version.codebook.empty.code_size + 8
         bits = sum(segment.valid.nbytes for segment in version.segments)
         graphs = sum(s.graph.bytes for s in version.segments if s.graph is not None)
-        return int(version.sealed * code_bytes + bits + graphs) + version.fresh.bytes
+        sealed = int(version.sealed * code_bytes + bits + graphs)
+        return version.codebook.bytes + sealed + version.fresh.bytes
 
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""

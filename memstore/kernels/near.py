@@ -64,6 +64,11 @@ class Operand:
     def __len__(self) -> int:
         return len(self._keys_RD)
 
+    @property
+    def bytes(self) -> int:
+        apart = self._laid_RD is not self._keys_RD
+        return self._keys_RD.nbytes + (self._laid_RD.nbytes if apart else 0)
+
     def products(self, queries_QD: Array) -> Array:
         """Inner products `[R, Q]`, in the dtype of the rows or as the bits of bfloat16, int16."""
         # A query alone is scored as it is.

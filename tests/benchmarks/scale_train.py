@@ -35,6 +35,7 @@ import torch
 import memstore
 from memstore import NO_SLOT
 from memstore.memory import Array, Slots
+from memstore.torch import RowGradients
 from tests.benchmarks.alone import measured_alone, tell
 from tests.benchmarks.peers.client import ROOT
 from tests.benchmarks.runner import Curve, Figure, Measured, at_least, at_most
@@ -108,6 +109,20 @@ class Stepping:
         self.run.trainer.learn(drawn)
         return Split(proposed_s - drawn_s, drawn_s - begun + time.process_time() - proposed_s)
 
+    def changed(self, numbers: Sequence[int]) -> int:
+        """Takes steps; returns how many distinct rows each changed, all together."""
+        counts = list[int]()
+
+        def count(memory: memstore.Memory, sent: RowGradients) -> RowGradients:
+            counts.append(len(np.unique(sent.slots_B)))
+            return sent
+
+        for optimizer, _ in self.run.trainer.rows:
+            optimizer.exchange = count
+        for number in numbers:
+            self.step(number)
+        return sum(counts)
+
     def numbers(self, *, searched: bool) -> list[int]:
         """The steps of one way of proposing facts."""
         every = range(self.recipe.steps)
@@ -127,14 +142,17 @@ def measure(sizes: Sequence[int], steps: int, *, targets: bool) -> Iterator[Meas
         least, *others = (Path(scratch) / str(size) for size in sizes)
         build(least, sizes[0], steps)
         yield from _learning(least, targets=targets)
-        few = _beyond(least)
+        few, few_rows = _beyond(least)
         for folder, size in zip(others, sizes[1:], strict=True):
             build(folder, size, steps)
             yield from _learning(folder, targets=targets)
             yield from _turns(least, folder, (size / sizes[0]) ** 0.5, targets=targets)
-            case = f"{size:,} facts, beside the memories; peer: {sizes[0]:,}"
-            held = Figure("step_bytes", case, _beyond(folder), "bytes", few)
+            case, peer = f"{size:,} facts", f"peer: {sizes[0]:,}"
+            most, rows = _beyond(folder)
+            held = Figure("step_bytes", f"{case}, beside the memories; {peer}", most, "bytes", few)
             yield at_most(MOST_BYTES, held) if targets else held
+            words = f"{case}, distinct rows that a step changes; {peer}"
+            yield Figure("step_rows", words, rows, "rows", few_rows)
 
 
 def build(folder: Path, facts: int, steps: int) -> None:
@@ -189,20 +207,23 @@ def _paired(
     return Figure(name, case, large, "ms", small, ratio)
 
 
-def _beyond(folder: Path) -> float:
-    """What steps take beside the memories, in processes of their own."""
+def _beyond(folder: Path) -> tuple[float, float]:
+    """What steps take beside the memories, in processes of their own, and rows that they change."""
     command = [sys.executable, "-m", "tests.benchmarks.scale_train", "--beyond", str(folder)]
-    told = (
+    told = [
         subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
         for _ in range(PROCESSES)
-    )
-    return statistics.median(map(int, told))
+    ]
+    most, rows = zip(*(map(float, each.split()) for each in told), strict=True)
+    return statistics.median(most), statistics.median(rows)
 
 
-def beyond(folder: Path) -> int:
-    """Takes steps; returns the most bytes held, without those of before and of the memories."""
+def beyond(folder: Path) -> tuple[int, float]:
+    """Takes steps; returns the most bytes held, without those of before and of the memories, and
+    how many distinct rows a step changed, the mean of some steps after those."""
     with ExitStack() as stack:
         stepping = Stepping(folder, stack)
+        ways = [stepping.numbers(searched=way) for way in (False, True)]
         keeping.give_back()
         before, rows = resident(HELD), stepping.bytes
         most, over = [before], threading.Event()
@@ -213,11 +234,13 @@ def beyond(folder: Path) -> int:
 
         looking = threading.Thread(target=look)
         looking.start()
-        for number in (n for way in (False, True) for n in stepping.numbers(searched=way)[:ROUNDS]):
+        for number in (number for way in ways for number in way[:ROUNDS]):
             stepping.step(number)
         over.set()
         looking.join()
-        return most[0] - before - (stepping.bytes - rows)
+        held = most[0] - before - (stepping.bytes - rows)
+        counted = [number for way in ways for number in way[ROUNDS : ROUNDS + WARM]]
+        return held, stepping.changed(counted) / len(counted)
 
 
 def _learning(folder: Path, *, targets: bool) -> Iterator[Measured]:
@@ -313,7 +336,7 @@ def main() -> None:
     parser.add_argument("--beyond", type=Path, help="a run: the bytes of its steps, alone")
     told = parser.parse_args()
     if told.beyond is not None:
-        print(beyond(told.beyond))
+        print(*beyond(told.beyond))
         return
     found = measure(told.sizes, told.steps, targets=told.targets)
     if told.tell:
