@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from memstore.config import DType, IndexConfig, MemoryConfig, OptimizerConfig, OptimizerKind
 from memstore.dtypes import counting, storage
@@ -16,6 +17,7 @@ from memstore.embedded import EmbeddedMemory
 from memstore.kernels.branch import highest_columns, keep_highest
 from memstore.kernels.select import best_found
 from memstore.memory import SearchOptions
+from memstore.shard.values import Texts
 
 FEW, ROWS = 64, 512
 """Rows that are multiplied as they are, and so many that bfloat16 is asked for, if there is."""
@@ -33,6 +35,8 @@ def warm(configs: Iterable[MemoryConfig]) -> None:
     best_found(np.zeros((1, 2), np.int64), scores, 1)
     columns = highest_columns(scores, 1)
     keep_highest(scores, columns[0], np.zeros(2, np.int64), scores[0, :1], columns[0])
+    text = Texts(pa.array(["a"]))
+    text.ranges(text)
     for config in configs:
         # What comes over the wire, or out of the log, cannot be written to: other kernels.
         for writeable in (True, False):

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from memstore.memory import Array, Slots
+from memstore.memory import Slots
+from memstore.shard.values import Numbers, Texts, Values
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class _Segment:
     """Items sorted by (value, row): item i says that heap line `lines[i]` of row `rows[i]` held
     `values[i]`."""
 
-    values: Array
+    values: Values
     rows: Slots
     lines: Slots
 
     @classmethod
-    def sorted(cls, values: Array, rows: Slots, lines: Slots) -> _Segment:
+    def sorted(cls, values: Values, rows: Slots, lines: Slots) -> _Segment:
         order = np.argsort(rows, kind="stable")
-        order = order[np.argsort(values[order], kind="stable")]
-        return cls(values[order], rows[order], lines[order])
+        order = order[values.take(order).order()]
+        return cls(values.take(order), rows[order], lines[order])
 
 
 class InvertedColumn:
@@ -39,9 +40,7 @@ class InvertedColumn:
     def __init__(self, kind: pa.DataType) -> None:
         self._is_list = pa.types.is_list(kind)
         item = kind.value_type if self._is_list else kind
-        self._dtype: np.dtype = (
-            np.dtypes.StringDType() if pa.types.is_string(item) else np.dtype(np.int64)
-        )
+        self._values: type[Values] = Texts if pa.types.is_string(item) else Numbers
         self._pending: list[tuple[pa.Array, Slots, int]] = []
         self._segments: tuple[_Segment, ...] = ()
         self._sorting = threading.Lock()
@@ -65,8 +64,8 @@ class InvertedColumn:
         """
         segments = self._settled()
         limit = min(limit, sum(len(segment.rows) for segment in segments))
-        asked_Q = self._to_numpy(values)
-        ranges = [_range(s.values, asked_Q) for s in segments]
+        asked_Q = self._values(values)
+        ranges = [segment.values.ranges(asked_Q) for segment in segments]
         if first_Q is not None:
             pairs = zip(segments, ranges, strict=True)
             ranges = [(_lower(s.rows, low, high, first_Q), high) for s, (low, high) in pairs]
@@ -124,8 +123,10 @@ class InvertedColumn:
         distinct[1:] = (row[1:] != row[:-1]) | (asker[1:] != asker[:-1])
         asker, row = asker[distinct], row[distinct]
         counts = np.bincount(asker, minlength=len(todo_Q))
-        for i, part in zip(todo_Q, np.split(row, np.cumsum(counts)[:-1]), strict=True):
-            found[i] = part[:limit]
+        begins = np.cumsum(counts) - counts
+        ends = begins + np.minimum(counts, limit)
+        for i, begin, end in zip(todo_Q.tolist(), begins.tolist(), ends.tolist(), strict=True):
+            found[i] = row[begin:end]
         more_Q[todo_Q] = counts > limit
         return cut_Q & (counts <= limit)
 
@@ -141,58 +142,17 @@ class InvertedColumn:
                     counts = np.diff(offsets)
                     column = column.values[int(offsets[0]) : int(offsets[-1])]
                     rows_B, lines_B = np.repeat(rows_B, counts), np.repeat(lines_B, counts)
-                segments.append(_Segment.sorted(self._to_numpy(column), rows_B, lines_B))
+                segments.append(_Segment.sorted(self._values(column), rows_B, lines_B))
                 while len(segments) > 1 and len(segments[-2].rows) <= 2 * len(segments[-1].rows):
                     a, b = segments[-2:]
-                    pairs = ((a.values, b.values), (a.rows, b.rows), (a.lines, b.lines))
-                    values, rows, lines = (np.concatenate(pair) for pair in pairs)
+                    values = self._values.joined([a.values, b.values])
+                    rows, lines = (
+                        np.concatenate(pair) for pair in ((a.rows, b.rows), (a.lines, b.lines))
+                    )
                     segments[-2:] = [_Segment.sorted(values, rows, lines)]
                 self._segments = tuple(segments)
                 del self._pending[0]
             return self._segments
-
-    def _to_numpy(self, column: pa.Array) -> Array:
-        if self._dtype == np.int64:
-            return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
-        return np.array(column.to_numpy(zero_copy_only=False), dtype=self._dtype)
-
-
-def _range(values: Array, asked_Q: Array) -> tuple[Slots, Slots]:
-    """Where in sorted values each that is asked begins, and where it ends."""
-    low_Q = _place(values, asked_Q, np.less)
-    high_Q = low_Q.copy()
-    there = np.flatnonzero(low_Q < len(values))
-    there = there[values[low_Q[there]] == asked_Q[there]]
-    high_Q[there] += 1
-    # Most are there once, as names are: their end is found without searching for it.
-    more = there[high_Q[there] < len(values)]
-    more = more[values[high_Q[more]] == asked_Q[more]]
-    high_Q[more] = _place(values, asked_Q[more], np.less_equal)
-    return low_Q, high_Q
-
-
-def _place(values: Array, asked_Q: Array, before: np.ufunc) -> Slots:
-    """Where in sorted values each that is asked would go: behind those that are `before` it.
-
-    numpy 2.4's `searchsorted` takes texts of more than 15 bytes of one array for the other's.
-    """
-    if values.dtype == np.int64:
-        return np.searchsorted(values, asked_Q, "left" if before is np.less else "right")
-    # In their order, so that each step of the search reads values that lie one behind the other:
-    # of a million names more than twice as many are found a second.
-    order_Q = np.argsort(asked_Q, kind="stable")
-    asked_Q = asked_Q[order_Q]
-    low_Q, end_Q = np.zeros(len(asked_Q), np.int64), np.full(len(asked_Q), len(values))
-    open_Q = np.flatnonzero(low_Q < end_Q)
-    while len(open_Q):
-        middle = (low_Q[open_Q] + end_Q[open_Q]) // 2
-        less = before(values[middle], asked_Q[open_Q])
-        low_Q[open_Q[less]] = middle[less] + 1
-        end_Q[open_Q[~less]] = middle[~less]
-        open_Q = open_Q[low_Q[open_Q] < end_Q[open_Q]]
-    place_Q = np.empty_like(low_Q)
-    place_Q[order_Q] = low_Q
-    return place_Q
 
 
 def _lower(rows: Slots, low_Q: Slots, high_Q: Slots, first_Q: Slots) -> Slots:
