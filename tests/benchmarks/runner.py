@@ -33,8 +33,8 @@ from models.tasks.data import DataMissing
 
 PACKAGE = "tests.benchmarks"
 HELPERS = (
-    *("__main__", "alone", "bare", "data", "echo", "link", "on_ray", "parted", "plots", "runner"),
-    *("scaling_model", "seeded", "stepping"),
+    *("__main__", "alone", "bare", "data", "echo", "link", "mediated", "on_ray", "parted"),
+    *("plots", "runner", "scaling_model", "seeded", "stepping"),
     *("served", "started", "sweeps", "synthetic"),
 )
 """Modules of the package that are no benchmark."""

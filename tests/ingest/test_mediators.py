@@ -15,6 +15,7 @@ import pytest
 
 from memstore import files
 from models.tasks.knowledge import TaskDataError
+from tests.benchmarks import mediated, scale_mediators
 from tests.ingest.made import SMALL, Fact, contents, expected, facts, records, write_tsv
 from workers import cli
 from workers.ingest import Reading, Report, SourceError, ingest, joining, mediators, plan
@@ -233,6 +234,24 @@ def test_killed_where_it_lists_reads_and_joins_it_ends_as_if_it_had_not_been(
     work = tmp_path / "store.ingest"
     assert counted(Report(**files.read_json(work / "report.json"))) == counts
     assert {p.name for p in work.iterdir()} == {"plan.json", "report.json", "rejects.jsonl", "LOCK"}
+
+
+def test_what_is_made_for_the_benchmark_comes_out_as_a_plain_join_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mediated, "PARTIES", {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.25, 40: 0.05})
+    told = mediated.write(12_000, tmp_path)
+    paths = [tmp_path / name for name in mediated.SOURCES]
+    rows = [tuple(line.split("\t")) for path in paths for line in path.read_text().splitlines()]
+    named = tmp_path / mediated.NAMED
+    left, counts = plain(rows, named.read_text().split())  # type: ignore[arg-type]
+    assert min(counts[kind] for kind in (*joining.COUNTED, "between")) > 10
+    assert {kind: told[kind] for kind in counts} == counts
+    assert (told["lines"], len(rows), told["facts"]) == (12_000, 12_000, len(set(left)))
+    assert told["entities"] == len({name for s, _, o in left for name in (s, o)})
+    ingest(paths, tmp_path / "store", reading=Reading(mediators=str(named)), layout=SMALL)
+    kept = scale_mediators.kept(tmp_path / "store")
+    assert kept == {name: told[name] for name in kept}
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
