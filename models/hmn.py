@@ -27,7 +27,8 @@ that are best by now (the reader's `spare`).
 
 Where this differs: the paper encodes the question by a recurrent network and maps inner product to
 cosine by m terms (eq. 94-95, `memstore.index.reductions.Terms`); here Φ is the bag of words and
-entity of the other networks, and clusters are laid by the reduction that memstore measured best.
+entity, or of n-grams and names, of the other networks, and clusters are laid by the reduction that
+memstore measured best.
 
 Of the paper only the abstract and what others say of it could be had: that a softmax over the K
 cells of highest inner product, found exactly, was no worse than the full one on SimpleQuestions,
@@ -47,14 +48,18 @@ import torch
 from torch import Tensor, nn
 
 from memstore import NO_SLOT
-from memstore.memory import Slots
+from memstore.memory import Array, Slots
 from memstore.torch import Reading, RowTable, SparseReader, attend
 from models.asked import Asked
 from models.kv_memnn import Answered
+from models.simple_qa import Bag
 
 Propose = Callable[[Tensor], Slots]
 """Gives the cells that queries `[Q, D]` may read: int64 `[Q, K]`, `NO_SLOT` padded, or `[1, K]`,
 rising, where all read the same."""
+
+AT_ONCE = 32
+"""Queries that meet all cells together in a test."""
 
 
 def everything(slots_N: Slots) -> Propose:
@@ -62,12 +67,33 @@ def everything(slots_N: Slots) -> Propose:
     return lambda query_QD: slots_N[None]
 
 
-class HMN(nn.Module):
+class Hierarchical(nn.Module):
     """Reads the K cells of a memory that a hierarchy proposes. Its own weight is W, D × D; all
-    else lives in the memories of `words`, `entities` and the reader's cells.
+    else lives in memories.
 
-    propose: who proposes cells; None is the reader's own search.
+    width: D.  propose: who proposes cells; None is the reader's own search.
     """
+
+    def __init__(self, reader: SparseReader, width: int, *, propose: Propose | None = None) -> None:
+        super().__init__()
+        self.reader = reader
+        self.propose = reader.search if propose is None else propose
+        self.project = nn.Parameter(torch.eye(width))
+
+    def read(
+        self, query_QD: Tensor, slots_QK: Slots | None = None, right_QR: Slots | None = None
+    ) -> Reading:
+        """Reads once.  slots_QK: the cells; None has them proposed.  right_QR: cells to put into C,
+        `NO_SLOT` padded; see `with_right`."""
+        slots_QK = self.propose(query_QD) if slots_QK is None else slots_QK
+        if right_QR is not None:
+            slots_QK = with_right(slots_QK, right_QR)
+        return attend(query_QD, self.reader.gather(slots_QK))
+
+
+class HMN(Hierarchical):
+    """Φ is the words of a question and the entity that was linked. Rows are those of `words`,
+    `entities` and the reader's cells."""
 
     def __init__(
         self,
@@ -77,22 +103,44 @@ class HMN(nn.Module):
         *,
         propose: Propose | None = None,
     ) -> None:
-        super().__init__()
-        self.words, self.entities, self.reader = words, entities, reader
-        self.propose = reader.search if propose is None else propose
-        self.project = nn.Parameter(torch.eye(entities.memory.config.dim))
+        super().__init__(reader, entities.memory.config.dim, propose=propose)
+        self.words, self.entities = words, entities
 
     def forward(self, asked: Asked, right_QR: Slots | None = None) -> Answered:
-        """Reads once. right_QR: cells to put into C, `NO_SLOT` padded; see `with_right`."""
+        """Reads once: see `read`."""
         query_QD = self.encode(asked)
-        slots_QK = self.propose(query_QD) if asked.slots_QK is None else asked.slots_QK
-        if right_QR is not None:
-            slots_QK = with_right(slots_QK, right_QR)
-        return Answered(query_QD, [attend(query_QD, self.reader.gather(slots_QK))])
+        return Answered(query_QD, [self.read(query_QD, asked.slots_QK, right_QR)])
 
     def encode(self, asked: Asked) -> Tensor:
         """h(q) `[Q, D]`."""
         bag_QD = self.words(asked.words_QW).sum(dim=1) + self.entities(asked.entity_Q)
+        return bag_QD @ self.project.T
+
+
+class NamedHMN(Hierarchical):
+    """Φ is the n-grams of a question and the names in it, any of which may be that of its subject:
+    W_V g(q) of `models.simple_qa`. Rows are those of `words`, `names` and the reader's cells."""
+
+    def __init__(
+        self,
+        words: RowTable,
+        names: RowTable,
+        reader: SparseReader,
+        *,
+        propose: Propose | None = None,
+    ) -> None:
+        super().__init__(reader, names.memory.config.dim, propose=propose)
+        self.words, self.names = words, names
+
+    def forward(
+        self, asked: Bag, slots_QK: Slots | None = None, right_QR: Slots | None = None
+    ) -> Reading:
+        """Reads once: see `read`."""
+        return self.read(self.encode(asked), slots_QK, right_QR)
+
+    def encode(self, asked: Bag) -> Tensor:
+        """h(q) `[Q, D]`."""
+        bag_QD = self.words(asked.words_QW).sum(dim=1) + self.names(asked.names_QN).sum(dim=1)
         return bag_QD @ self.project.T
 
 
@@ -130,3 +178,15 @@ def cell_loss(reading: Reading, right_QR: Slots) -> tuple[Tensor, float]:
     loss_Q = torch.logsumexp(scores_QK, 1) - torch.logsumexp(right_scores_QR, 1)
     hits_Q = right_scores_QR.amax(1) == scores_QK.amax(1)
     return loss_Q.mean(), float(hits_Q.double().mean())
+
+
+def heaviest(reader: SparseReader, query_QD: Tensor, slots_QK: Slots) -> tuple[Slots, Array]:
+    """The cells that queries read, with their weights, `[Q, K]`; of cells that all queries read,
+    `[1, K']`, the K that each gives most, a few queries at a time: all may be a million."""
+    candidates = reader.gather(slots_QK)
+    if len(slots_QK) == len(query_QD):
+        return slots_QK, attend(query_QD, candidates).weights_QK.numpy()
+    k = min(reader.k, slots_QK.shape[1])
+    best = [attend(own, candidates).weights_QK.topk(k, dim=1) for own in query_QD.split(AT_ONCE)]
+    at_QK = torch.cat([one.indices for one in best]).numpy()
+    return slots_QK[0][at_QK], torch.cat([one.values for one in best]).numpy()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from memstore import NO_SLOT
-from models.simple_qa import SimpleQA
+from memstore.memory import Array, Slots
+from models.simple_qa import Bag
 from models.tasks.simple_reading import SimpleReader
 from workers.ask import FactRead, column, facts_read
 
@@ -21,7 +20,7 @@ class SimpleReply:
     """The answer to one question: the objects of the first fact.
 
     candidates: the entities that it may be about, the likeliest first.  facts: the best first; the
-    one weight of each is its score S, a cosine.
+    one weight of each is its score: a cosine, or its share of a softmax.
     """
 
     question: str
@@ -30,13 +29,18 @@ class SimpleReply:
 
 
 def ask(
-    network: SimpleQA, reader: SimpleReader, texts: Sequence[str], *, facts: int = 3
+    scored: Callable[[Bag, Slots], tuple[Slots, Array]],
+    reader: SimpleReader,
+    texts: Sequence[str],
+    *,
+    facts: int = 3,
 ) -> list[SimpleReply]:
-    """Answers questions, with the `facts` of highest score of each."""
+    """Answers questions, with the `facts` of highest score of each.
+
+    scored: of bags and their candidates, facts and their scores, `[Q, K]`.
+    """
     bag, entities_QE = reader.read(texts)
-    slots_QK = reader.proposed(entities_QE)
-    with torch.no_grad():
-        scores_QK = network(bag, reader.facts(slots_QK)).numpy()
+    slots_QK, scores_QK = scored(bag, entities_QE)
     replies = []
     for q, text in enumerate(texts):
         named = entities_QE[q][entities_QE[q] != NO_SLOT]

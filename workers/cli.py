@@ -47,6 +47,7 @@ from workers import (
     train_cli,
 )
 from workers.ingest.targets import is_served
+from workers.networks.hmn_simple import NamedLearner
 from workers.networks.knowledge import KnowledgeLearner
 from workers.networks.kv import geography
 from workers.networks.simple import SimpleLearner
@@ -238,7 +239,7 @@ def _same(folder: Path, recipe: Recipe) -> None:
 
 
 def _ask(run: Run, texts: Sequence[str], *, searched: bool) -> list[Any]:
-    if not isinstance(run.learner, KnowledgeLearner | SimpleLearner):
+    if not isinstance(run.learner, KnowledgeLearner | SimpleLearner | NamedLearner):
         raise InvalidArgument(
             "the network answers no questions of people",
             got=f"{run.recipe.network} on {run.recipe.task}",

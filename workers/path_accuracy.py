@@ -10,7 +10,7 @@ Letters: Q questions, E candidate entities, K facts, R relations.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A batch: bags and candidates, and what is right: subject_Q with any of right_QR."""
 
     bag: Bag
@@ -45,25 +45,27 @@ class _Asked:
         return found & (subject_QK == self.subject_Q[:, None])
 
 
-def evaluate(
-    network: SimpleQA, reader: SimpleReader, base: SimpleQuestions, held_bytes: int
-) -> list[Evaluation]:
-    """Tests on the facts of the candidates, then on each candidate with every relation that is
-    asked for in training, whether the base has that fact or not.
+Way = Callable[[SimpleReader, Asked, Slots], dict[str, np.ndarray]]
+"""Answers a batch, and gives figures `[Q]` by name: `hit`; `found`, that a right path is among
+those read; `scored`, how many were compared; `relations`, how many the subject has; and those to be
+told. It is given how often training asks for each relation."""
 
-    The candidate recall is the share of questions with a right path among those scored.
-    """
+
+def evaluate(
+    ways: Mapping[str, Way], reader: SimpleReader, base: SimpleQuestions, held_bytes: int
+) -> list[Evaluation]:
+    """Tests each way.  The candidate recall is the share of questions that were `found`."""
     counts_R = np.bincount(
         np.concatenate([np.array(q.relations) for q in base.train]),
         minlength=len(base.base.relations),
     )
     found = []
-    for case, way in (("facts of the base", _over_facts), ("all relations", _over_relations)):
+    for case, way in ways.items():
         start = time.perf_counter()
         told: dict[str, list[np.ndarray]] = {}
         for asked in _batches(reader, base):
             with torch.no_grad():
-                for name, values in way(network, reader, asked, counts_R).items():
+                for name, values in way(reader, asked, counts_R).items():
                     told.setdefault(name, []).append(values)
         columns = {name: np.concatenate(values) for name, values in told.items()}
         hit_Q, found_Q = columns.pop("hit"), columns.pop("found")
@@ -92,24 +94,34 @@ def evaluate(
     return found
 
 
-def _batches(reader: SimpleReader, base: SimpleQuestions) -> Iterator[_Asked]:
+def _batches(reader: SimpleReader, base: SimpleQuestions) -> Iterator[Asked]:
     for first in range(0, len(base.test), BATCH):
         questions = base.test[first : first + BATCH]
         bag, entities_QE = reader.read([q.text for q in questions])
         right_QR = answers.lists([np.array(q.relations) for q in questions])
-        yield _Asked(bag, entities_QE, np.array([q.subject for q in questions]), right_QR)
+        yield Asked(bag, entities_QE, np.array([q.subject for q in questions]), right_QR)
 
 
-def _over_facts(
-    network: SimpleQA, reader: SimpleReader, asked: _Asked, counts_R: Slots
+def over_facts(
+    network: SimpleQA, reader: SimpleReader, asked: Asked, counts_R: Slots
 ) -> dict[str, np.ndarray]:
+    """On the facts of the candidates."""
     facts = reader.facts(reader.proposed(asked.entities_QE))
+    best_Q = network(asked.bag, facts).argmax(dim=1).numpy()
+    return chosen(reader, asked, counts_R, facts, best_Q)
+
+
+def chosen(
+    reader: SimpleReader, asked: Asked, counts_R: Slots, facts: Facts, best_Q: Slots
+) -> dict[str, np.ndarray]:
+    """The figures of a way that scored facts, of which those at best_Q came first."""
+    best_Q1 = best_Q[:, None]
     right_QK = asked.right(facts.subject_QK, facts.relation_QK)
-    best_Q1 = network(asked.bag, facts).argmax(dim=1, keepdim=True).numpy()
     chosen_Q = np.take_along_axis(facts.subject_QK, best_Q1, 1)[:, 0]
     own = reader.facts(reader.proposed(asked.subject_Q[:, None], len(counts_R)))
     likeliest_Q, subject_Q1 = asked.entities_QE[:, 0], asked.subject_Q[:, None]
-    trivial_Q1 = most_frequent(facts, likeliest_Q, counts_R)[:, None]
+    likely = reader.facts(reader.proposed(likeliest_Q[:, None]))
+    trivial_Q1 = most_frequent(likely, likeliest_Q, counts_R)[:, None]
     told_Q1 = most_frequent(own, asked.subject_Q, counts_R)[:, None]
     return {
         "hit": np.take_along_axis(right_QK, best_Q1, 1)[:, 0],
@@ -125,9 +137,11 @@ def _over_facts(
     }
 
 
-def _over_relations(
-    network: SimpleQA, reader: SimpleReader, asked: _Asked, counts_R: Slots
+def over_relations(
+    network: SimpleQA, reader: SimpleReader, asked: Asked, counts_R: Slots
 ) -> dict[str, np.ndarray]:
+    """On each candidate with every relation that is asked for in training, whether the base has
+    that fact or not."""
     relation_R = np.flatnonzero(counts_R)
     scores_QER = network.score_pairs(asked.bag, asked.entities_QE, relation_R)
     best_Q = scores_QER.flatten(1).argmax(dim=1).numpy()

@@ -84,7 +84,7 @@ def wanted(target: float, figure: Figure, why: str = "") -> Figure:
     return dataclasses.replace(figure, target=said, met=met)
 
 
-def spread(case: str, what: str, values: Sequence[float]) -> Iterator[Figure]:
+def spread(case: str, what: str, values: Sequence[float], unit: str = "share") -> Iterator[Figure]:
     """How far the best is from the worst; of one nothing."""
     if len(values) > 1:
-        yield Figure("spread", f"{case}, {what}", float(np.ptp(values)), "share")
+        yield Figure("spread", f"{case}, {what}", float(np.ptp(values)), unit)

@@ -34,7 +34,7 @@ from workers.learner import Step
 from workers.metrics import RECENT, Live
 from workers.networks import kv
 from workers.networks.factual import FactualRecipe
-from workers.networks.hmn import HMNRecipe
+from workers.networks.hmn_recipe import HMNRecipe
 from workers.networks.simple import SimpleRecipe
 from workers.recipe import Recipe
 from workers.run import Run

@@ -10,7 +10,7 @@ from models.tasks import metaqa
 from models.tasks.data import VARIABLE
 from tests.training import chained
 from workers.cli import main
-from workers.networks.hmn import HMNRecipe
+from workers.networks.hmn_recipe import HMNRecipe
 from workers.networks.knowledge import KnowledgeLearner
 from workers.run import Run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.training import simples
 from workers import path_accuracy, recipes
 from workers.cli import main
 from workers.linked import Linked
+from workers.networks.hmn_simple import NamedLearner
 from workers.networks.simple import SimpleLearner, SimpleRecipe
 from workers.run import Run
 
@@ -35,6 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data.VARIABLE, str(tmp_path / "data"))
 
 
+CELLS = ("steps=100", "batch=32", "dim=24", "shards=2", "probe=4", "refresh_steps=25")
 SMALL = ("steps=80", "batch=32", "dim=24", "negatives=16", "shards=2")
 
 
@@ -105,6 +108,64 @@ def test_a_typed_question_is_answered_by_its_fact(
     for wrong, why in (("--search", "not searched for"), ("--plot=hops.png", "no hops to draw")):
         assert main([*ask, wrong, "where was person zu3 born?"]) == 1
         assert why in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("read", ["clusters", "exact", "all"])
+def test_the_fact_asked_for_is_found_among_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], read: str
+) -> None:
+    folder = tmp_path / "run"
+    settings = [f"--set={setting}" for setting in (*CELLS, f"read={read}")]
+    fit = ["fit", "--network", "hmn", "--recipe", "simple-dbpedia", *settings]
+    assert main([*fit, "--out", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(folder)]) == 0
+    assert "candidate recall" in capsys.readouterr().out
+    with Run(folder) as run:
+        named, searched = run.figures
+        assert isinstance(run.learner, NamedLearner)
+        facts = run.learner.memories.facts.describe().rows
+    assert named.hits_1 > 0.8
+    assert searched.hits_1 > 0.8
+    assert searched.candidate_recall is not None
+    assert searched.candidate_recall >= searched.hits_1
+    assert named.scored is not None
+    assert searched.scored is not None
+    # All cells are scored but where clusters propose; of candidates only their own facts.
+    assert (searched.scored < facts) == (read == "clusters")
+    assert named.scored < searched.scored
+    ask = ["ask", "--out", str(folder), "where was person zu3 born?"]
+    for how in ([], ["--search"]):
+        assert main([*ask, *how]) == 0
+        assert "Person Zu3 · " in capsys.readouterr().out
+
+
+def test_cells_that_were_learnt_in_two_goes_are_those_of_one(tmp_path: Path) -> None:
+    base = simple_questions.load_dbpedia()
+    settings = (*CELLS, "steps=24", "refresh_steps=10", "sample_random=8")
+    recipe = recipes.recipe_of("simple-dbpedia", settings, "hmn")
+    losses = {}
+    for name, first in (("whole", 1_000), ("cut", 9)):
+        Run.build(tmp_path / name, recipe, base, lambda *told: None)
+        with Run(tmp_path / name) as run:
+            taken = run.train(base, 1_000)
+            for _ in itertools.islice(taken, first):
+                pass
+            taken.close()
+    assert main(["resume", str(tmp_path / "cut")]) == 0
+    for name in ("whole", "cut"):
+        with Run(tmp_path / name) as run:
+            losses[name] = [step.loss for step in run.steps]
+    assert len(losses["whole"]) == 24
+    assert losses["cut"] == losses["whole"]
+
+
+def test_a_base_of_simple_questions_is_taken_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ["fit", "--network", "hmn", "--recipe", "simple-dbpedia", "--set=places=9"]
+    assert main([*fit, "--out", str(tmp_path / "run")]) == 1
+    assert "taken whole" in capsys.readouterr().out
 
 
 def test_one_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:

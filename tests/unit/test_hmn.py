@@ -15,11 +15,13 @@ import memstore
 from memstore import IndexConfig, MemoryConfig, SearchOptions, Store
 from memstore.memory import Slots
 from memstore.recall import measure_recall
-from memstore.torch import RowOptimizer, RowTable, SparseReader
+from memstore.torch import RowOptimizer, RowTable, SparseReader, attend
+from models import hmn
 from models.asked import Asked
 from models.hierarchies import Hashed, Tree
-from models.hmn import HMN, Propose, cell_loss, everything, with_right
+from models.hmn import HMN, NamedHMN, Propose, cell_loss, everything, with_right
 from models.kv_memnn import Answered
+from models.simple_qa import Bag
 from models.tasks.memories import Holder
 from tests.congruence.served import ServedStore
 from tests.unit.few_facts import FACTS, D, Few, dense_facts, dense_rows, few, waiting
@@ -161,6 +163,42 @@ def test_right_cells_are_read_once(
     slots: list[list[int]], right: list[list[int]], joined: list[list[int]]
 ) -> None:
     assert with_right(np.array(slots), np.array(right)).tolist() == joined
+
+
+def test_all_the_names_of_a_question_stand_for_its_entity(store: Store) -> None:
+    facts = few(store)
+    linked = network(facts, 3)
+    named = NamedHMN(linked.words, linked.entities, linked.reader).double()
+    named.load_state_dict(linked.state_dict())
+    with torch.no_grad():
+        one = named(Bag(ASKED.words_QW, ASKED.entity_Q[:, None]))
+        answered = linked(ASKED).hops[0]
+        names_QN = np.array([[0, 3], [2, -1], [-1, -1]])
+        several_QD = named.encode(Bag(ASKED.words_QW, names_QN))
+        words_QD = named.encode(Bag(ASKED.words_QW, np.full_like(names_QN, -1)))
+        rows_QD = torch.stack([linked.entities(np.array(own)).sum(0) for own in ([0, 3], [2], [])])
+    np.testing.assert_array_equal(one.candidates.slots_QK, answered.candidates.slots_QK)
+    np.testing.assert_allclose(one.weights_QK, answered.weights_QK, rtol=1e-12)
+    expected_QD = words_QD + rows_QD @ linked.project.detach().T
+    np.testing.assert_allclose(several_QD, expected_QD, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 32])
+def test_of_all_cells_those_of_most_weight_are_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(hmn, "AT_ONCE", at_once)
+    made = network(few(store), 3)
+    with torch.no_grad():
+        query_QD = made.encode(ASKED)
+        whole = attend(query_QD, made.reader.gather(ALL[None])).weights_QK.topk(3, dim=1)
+        slots_QK, weights_QK = hmn.heaviest(made.reader, query_QD, ALL[None])
+        found_QK = made.reader.search(query_QD)
+        own_QK, shares_QK = hmn.heaviest(made.reader, query_QD, found_QK)
+    np.testing.assert_array_equal(slots_QK, whole.indices)
+    np.testing.assert_allclose(weights_QK, whole.values, rtol=1e-12)
+    np.testing.assert_array_equal(own_QK, found_QK)
+    np.testing.assert_allclose(shares_QK.sum(axis=1), 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["hash", "tree"])

@@ -42,10 +42,10 @@ def _simple() -> Network:
 
 NAMES: dict[str, Callable[[], Network]] = {
     "kv": _kv,
+    "simple": _simple,
     "hmn": _hmn,
     "factual": _factual,
     "sam": _sam,
-    "simple": _simple,
 }
 """By name, what returns the network."""
 

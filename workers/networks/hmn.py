@@ -2,70 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memstore import NO_SLOT, SearchOptions
-from memstore.errors import InvalidArgument
+from memstore import NO_SLOT
 from memstore.memory import Array, Slots
 from memstore.torch import SparseReader
 from models.asked import Asked
-from models.hmn import HMN, Propose, cell_loss, everything
+from models.hmn import HMN, Propose, cell_loss, everything, heaviest
 from models.kv_memnn import Answered
 from models.tasks import answers
+from models.tasks.knowledge import KnowledgeBase
+from models.tasks.memories import Progress
+from models.tasks.simple_questions import SimpleQuestions
 from workers.answering import Answers, Lesson
 from workers.checkpoints import Holder
 from workers.group import Group
 from workers.learner import Network
-from workers.networks import knowledge
+from workers.networks import hmn_simple, knowledge
+from workers.networks.hmn_recipe import HMNRecipe
+from workers.networks.hmn_simple import NamedLearner
+from workers.networks.ingested import FactFiles
 from workers.networks.knowledge import Knowledge, KnowledgeLearner
-from workers.networks.knowledge_recipe import KnowledgeRecipe
-
-READS = ("clusters", "exact", "all")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HMNRecipe(KnowledgeRecipe):
-    """Every step reads what is proposed from the whole memory.
-
-    read: who proposes: `clusters`, those of the index, `exact` search, or `all`, the full softmax.
-    union: all questions of a step read what was found for any.  sample_clusters: drawn a question.
-    sample_random: cells drawn a step.
-    """
-
-    network: str = "hmn"
-    task: str = "geography"
-    steps: int = 400
-    hashed_steps: int = 0
-    refresh_steps: int = 100
-    k: int = 10
-    probe: int = 32
-    read: str = "clusters"
-    spare: int = 30
-    union: bool = True
-    sample_clusters: int = 0
-    sample_random: int = 0
-
-    LEAST: ClassVar = {
-        **KnowledgeRecipe.LEAST,
-        "sample_clusters": 0,
-        "sample_random": 0,
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.read not in READS:
-            raise InvalidArgument(
-                "read is unknown", got=repr(self.read), expected=f"one of {READS}"
-            )
-
-    def searched(self, step: int) -> bool:
-        return True
+from workers.tasks import SimpleTask, task_of
 
 
 class HMNAnswering:
@@ -75,24 +38,16 @@ class HMNAnswering:
         recipe = known.recipe
         assert isinstance(recipe, HMNRecipe)
         self.known, self.memory = known, known.memories.facts
-        exact = recipe.read == "exact"
-        tested = SearchOptions(exact=exact, probe=None if exact else recipe.probe)
         # Who trains reads more than who tests, and counts its searches, which a checkpoint has.
         self.tested = SparseReader(
             self.memory,
             k=recipe.k,
-            options=tested,
+            options=recipe.tested,
             parts=known.facts.parts.values(),
             list_limit=known.facts.list_limit,
             spare=recipe.spare,
         )
-        known.facts.options = replace(
-            tested,
-            union=recipe.union,
-            sample_clusters=recipe.sample_clusters,
-            sample_random=recipe.sample_random,
-            seed=recipe.seed,
-        )
+        known.facts.options = recipe.taught
         self.full: Propose | None = None
         if recipe.read == "all":
             self.full = everything(np.arange(self.memory.describe().next_slot))
@@ -122,13 +77,8 @@ class HMNAnswering:
             slots_QK = asked.slots_QK
             if slots_QK is None:
                 slots_QK = (self.full or self.tested.search)(query_QD)
-            answered = self.module(replace(asked, slots_QK=slots_QK))
-        weights_QK = answered.hops[0].weights_QK
-        read = slots_QK.size * len(asked) // len(slots_QK)
-        if len(slots_QK) < len(asked):
-            weights_QK, at_QK = weights_QK.topk(min(self.tested.k, weights_QK.shape[1]), dim=1)
-            slots_QK = slots_QK[0][at_QK.numpy()]
-        weights = weights_QK.numpy()
+            read = slots_QK.size * len(asked) // len(slots_QK)
+            slots_QK, weights = heaviest(self.tested, query_QD, slots_QK)
         found = answers.weighed(*self._objects(slots_QK, weights), asked.entity_Q)
         scored = self.tested.scored - before or read
         return Answers(*found, slots_QK, weights[None], scored)
@@ -169,7 +119,36 @@ def freebase() -> HMNRecipe:
     return HMNRecipe(task="freebase", row_lr=0.05, questions=100_000)
 
 
-def open_(recipe: HMNRecipe, holder: Holder, folder: Path, group: Group) -> KnowledgeLearner:
+def simple_dbpedia() -> HMNRecipe:
+    """SimpleDBpediaQA over all facts of its base."""
+    return HMNRecipe(task="simple-dbpedia", steps=100, batch=64, refresh_steps=20)
+
+
+def read(recipe: HMNRecipe) -> KnowledgeBase | FactFiles | SimpleQuestions:
+    """Reads the knowledge base, or the simple questions with theirs."""
+    task = task_of(recipe.task, object)
+    return hmn_simple.read(recipe, task) if isinstance(task, SimpleTask) else knowledge.read(recipe)
+
+
+def build(
+    recipe: HMNRecipe,
+    base: KnowledgeBase | FactFiles | SimpleQuestions,
+    holder: Holder,
+    folder: Path,
+    told: Progress,
+) -> None:
+    """Fills the memories."""
+    if isinstance(base, SimpleQuestions):
+        hmn_simple.build(recipe, base, holder, folder, told)
+    else:
+        knowledge.build(recipe, base, holder, folder, told)
+
+
+def open_(
+    recipe: HMNRecipe, holder: Holder, folder: Path, group: Group
+) -> KnowledgeLearner | NamedLearner:
+    if isinstance(task_of(recipe.task, object), SimpleTask):
+        return NamedLearner(recipe, holder, folder, group)
     return KnowledgeLearner(Knowledge(recipe, holder, folder, group), HMNAnswering)
 
 
@@ -180,9 +159,10 @@ NETWORK = Network(
         "geography-quick": lambda: geography(quick=True),
         "taxonomy": taxonomy,
         "freebase": freebase,
+        "simple-dbpedia": simple_dbpedia,
     },
-    read=knowledge.read,
-    build=knowledge.build,
+    read=read,
+    build=build,
     open=open_,
     published={},
 )

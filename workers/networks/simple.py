@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memstore import NO_SLOT, IndexConfig, MemoryConfig
+from memstore import NO_SLOT, IndexConfig, Memory, MemoryConfig
 from memstore.errors import InvalidArgument
-from memstore.memory import Slots
+from memstore.memory import Array, Slots
 from memstore.torch import RowTable
 from models.simple_qa import Bag, Facts, SimpleQA, ranking_loss
 from models.tasks import answers, memories, naming
@@ -102,25 +102,42 @@ def build(
         seed=recipe.seed,
         progress=told,
     )
-    aliases = AliasIndex.build(known.aliases, known.weights)
+    keep_names(base, made.entities, holder, folder, each=recipe.each, updates=recipe.updates)
+
+
+def keep_names(
+    base: SimpleQuestions,
+    entities: Memory,
+    holder: Holder,
+    folder: Path,
+    *,
+    each: int,
+    updates: str,
+    norm: float = 1.0,
+) -> None:
+    """Keeps the dictionary of names, and fills the memory of their rows: see `naming.build`.
+
+    norm: of the row of a name of one word that no question has.
+    """
+    aliases = AliasIndex.build(base.base.aliases, base.base.weights)
     aliases.save(folder / ALIASES)
     counts = Counter(word for q in base.taught for word in set(words(q.text)))
     spelt = [aliases.alias(number) for number in range(len(aliases))]
     naming.build(
         holder,
         aliases,
-        made.entities,
-        naming.rarity(spelt, counts, len(base.taught)),
-        each=recipe.each,
-        shards=recipe.shards,
-        updates=recipe.updates,  # type: ignore[arg-type]
+        entities,
+        np.float32(norm) * naming.rarity(spelt, counts, len(base.taught)),
+        each=each,
+        shards=entities.config.shards,
+        updates=updates,  # type: ignore[arg-type]
     )
 
 
 @dataclass(frozen=True)
 class Taught:
-    """The questions to learn from: those that have their subject among the candidates, and those
-    that say what asks for a relation.
+    """The questions to learn from: those that have their subject among the candidates, and where
+    there are `others` those that say what asks for a relation.
 
     asked, entities_QE: as they were read. slots_QP: their right facts; right_QR: the relations of
     these; both `NO_SLOT` padded. asked_R: the relations that any asks for, each once.
@@ -131,6 +148,23 @@ class Taught:
     slots_QP: Slots
     right_QR: Slots
     asked_R: Slots
+
+
+def taught(reader: SimpleReader, base: SimpleQuestions, *, others: bool = True) -> Taught:
+    """The questions that have their subject among the candidates, and the others of the task, with
+    their right facts."""
+    asked_of = base.taught if others else base.train
+    asked, entities_QE = reader.read([q.text for q in asked_of])
+    subject_Q = np.array([q.subject for q in asked_of], np.int64)
+    among_Q = (entities_QE == subject_Q[:, None]).any(axis=1)
+    among_Q[len(base.train) :] = True
+    among = np.flatnonzero(among_Q)
+    right_QR = answers.lists([np.array(asked_of[i].relations) for i in among])
+    slots_QF = reader.proposed(subject_Q[among, None], len(base.base.relations))
+    right_QF = answers.is_right(reader.facts(slots_QF).relation_QK, right_QR)
+    slots_QP = answers.ragged(slots_QF[right_QF], right_QF.sum(axis=1))
+    asked_R = np.unique(right_QR[right_QR != NO_SLOT])
+    return Taught(asked.take(among), entities_QE[among], slots_QP, right_QR, asked_R)
 
 
 class SimpleLearner:
@@ -170,21 +204,7 @@ class SimpleLearner:
         return f"{told}, width {self.recipe.dim}"
 
     def data(self, base: SimpleQuestions) -> Taught:
-        """The questions that have their subject among the candidates, and the others of the task,
-        with their right facts."""
-        reader = self.reader
-        taught = base.taught
-        asked, entities_QE = reader.read([q.text for q in taught])
-        subject_Q = np.array([q.subject for q in taught], np.int64)
-        among_Q = (entities_QE == subject_Q[:, None]).any(axis=1)
-        among_Q[len(base.train) :] = True
-        among = np.flatnonzero(among_Q)
-        right_QR = answers.lists([np.array(taught[i].relations) for i in among])
-        slots_QF = reader.proposed(subject_Q[among, None], len(base.base.relations))
-        right_QF = answers.is_right(reader.facts(slots_QF).relation_QK, right_QR)
-        slots_QP = answers.ragged(slots_QF[right_QF], right_QF.sum(axis=1))
-        asked_R = np.unique(right_QR[right_QR != NO_SLOT])
-        return Taught(asked.take(among), entities_QE[among], slots_QP, right_QR, asked_R)
+        return taught(self.reader, base)
 
     def prepare(self, step: int) -> None:
         """Facts are looked up, and never searched for: none is encoded anew."""
@@ -260,7 +280,11 @@ class SimpleLearner:
         known, names = self.memories, self.module.names.memory
         tables = (known.words, names, known.entities, known.relations, known.facts)
         held = sum(map(bytes_of, tables))
-        return path_accuracy.evaluate(self.module, self.reader, base, held)
+        ways = {
+            "facts of the base": partial(path_accuracy.over_facts, self.module),
+            "all relations": partial(path_accuracy.over_relations, self.module),
+        }
+        return path_accuracy.evaluate(ways, self.reader, base, held)
 
     def reply(self, texts: Sequence[str], *, searched: bool) -> list[SimpleReply]:
         """Answers a person's questions."""
@@ -271,7 +295,13 @@ class SimpleLearner:
                 expected="the facts of whom a question names",
             )
         self.module.eval()
-        return ask_simple.ask(self.module, self.reader, texts)
+        return ask_simple.ask(self._scored, self.reader, texts)
+
+    def _scored(self, asked: Bag, entities_QE: Slots) -> tuple[Slots, Array]:
+        """The facts of candidates, and their scores."""
+        slots_QK = self.reader.proposed(entities_QE)
+        with torch.no_grad():
+            return slots_QK, self.module(asked, self.reader.facts(slots_QK)).numpy()
 
 
 def _pick(rows_QX: Slots, count: int, rng: np.random.Generator) -> Slots:
