@@ -1,8 +1,12 @@
 """The hierarchical memory network on geography, on the taxonomy of living things and on simple
-questions: all cells, the K best, clusters, hash, tree."""
+questions: all cells, the K best, clusters, hash, tree.
+
+    python -m tests.benchmarks.networks_hmn simple-dbpedia      # one task of them
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 import tempfile
@@ -63,7 +67,12 @@ class Trained:
 def run(quick: bool) -> Iterator[Measured]:
     """Trains alike, but for who proposes cells, and tests on what was held out; quick: one small
     case, one seed."""
-    for recipe in [_recipe("geography", 1_500, quick=True)] if quick else _recipes():
+    recipes = [_recipe("geography", 1_500, quick=True)] if quick else _recipes()
+    yield from _measured(recipes, quick=quick)
+
+
+def _measured(recipes: list[HMNRecipe], *, quick: bool) -> Iterator[Measured]:
+    for recipe in recipes:
         try:
             base = hmn.read(recipe)
         except DataMissing as error:
@@ -253,3 +262,15 @@ def _rows(memory: Memory) -> Tensor:
     keys_BD = memory.gather(np.arange(memory.describe().next_slot)).keys_BD
     assert keys_BD is not None
     return torch.tensor(keys_BD)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=sorted({recipe.task for recipe in _recipes()}))
+    task = parser.parse_args().task
+    for measured in _measured([one for one in _recipes() if one.task == task], quick=False):
+        print(measured, flush=True)
+
+
+if __name__ == "__main__":
+    main()
