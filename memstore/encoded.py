@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from memstore import checks
-from memstore.batches import Pieces, worst
+from memstore.batches import Found, Pieces, worst
+from memstore.changes import NOTHING
 from memstore.deadline import Deadline
 from memstore.dtypes import storage
 from memstore.embedded import EmbeddedMemory
@@ -79,24 +80,25 @@ class EncodedMemory(SummedMemory):
         drift = {column: self._drift(column, travel[column]) for column in self._parts}
         before = _largest(drift)
         chosen = self._most_drifted(drift, limit)
-        slots = self.uses.slots(chosen) if any(map(len, chosen.values())) else np.empty(0, np.int64)
         gone = {column: travel[column][rows] for column, rows in chosen.items()}
-        batch = self._pieces.cut(chosen, gone, slots, limit)
-        if len(batch.slots) > WHOLE_SHARE * max(self.base.live, 1):
-            encoded = self._encode_again(batch.slots, drifts=True)
-            if self.config.index_config.kind not in ("none", "exact"):
+        many = WHOLE_SHARE * max(self.base.live, 1)
+        batch = self._pieces.next(chosen, gone, limit, self._of, many)
+        encoded = self._encode_again(batch.found[0], drifts=batch.anew)
+        if batch.rest is None:
+            if batch.anew and self.config.index_config.kind not in ("none", "exact"):
                 self.base.reindex()
-        else:
-            encoded = self._encode_again(batch.slots, drifts=False)
-        self._pieces.done(chosen, batch)
-        if batch.ends:
             for column, rows in chosen.items():
                 self._note(column, rows, batch.travel[column], len(travel[column]))
                 drift[column][rows] = 0.0
                 if (batch.travel[column] < travel[column][rows]).any():
                     drift[column] = self._drift(column, travel[column])
+        self._pieces.done(chosen, batch)
         self.refreshed += 1
         return Refreshed(encoded=encoded, drift_before=before, drift_after=_largest(drift))
+
+    def _of(self, chosen: Mapping[str, Slots]) -> Found:
+        """The slots that any of some part rows is a part of."""
+        return (self.uses.slots(chosen) if any(map(len, chosen.values())) else NOTHING,)
 
     def _note(self, column: str, rows: Slots, travel_R: Array, parts: int) -> None:
         """Part rows, of so many, are encoded as they were when they had gone so far."""
@@ -142,8 +144,9 @@ class EncodedMemory(SummedMemory):
         rows = {column: np.flatnonzero(drift_P) for column, drift_P in drift.items()}
         if limit is None or not any(map(len, rows.values())):
             return rows
-        uses = self.uses.counts(rows)
-        return worst(rows, {c: drift[c][rows[c]] for c in drift}, uses, limit)
+        of_rows = {column: drift[column][rows[column]] for column in drift}
+        begun = self._pieces.going_on(rows, of_rows, limit)
+        return begun or worst(rows, of_rows, self.uses.counts(rows), limit)
 
     @property
     def uses(self) -> PartUses:
@@ -155,16 +158,16 @@ class EncodedMemory(SummedMemory):
             self._uses = version, PartUses(blocks, list(self._encoding.key))
         return self._uses[1]
 
-    def _live(self, slots: Slots, block: int = BLOCK) -> Iterator[Slots]:
+    def _live(self, slots: Slots) -> Iterator[Slots]:
         """Slots that still are there, block by block; no mutation comes in between."""
-        for start in range(0, len(slots), block):
+        for start in range(0, len(slots), BLOCK):
             with self.base.frozen():
-                slots_B = slots[start : start + block]
+                slots_B = slots[start : start + BLOCK]
                 yield slots_B[self.base.alive(slots_B)]
 
-    def _blocks(self, slots: Slots, block: int = BLOCK) -> Iterator[tuple[Slots, pa.Table]]:
+    def _blocks(self, slots: Slots) -> Iterator[tuple[Slots, pa.Table]]:
         """Slots that still are there and what their parts are; no mutation comes in between."""
-        for slots_B in self._live(slots, block):
+        for slots_B in self._live(slots):
             columns = list(self._encoding.key)
             records = self.base.gather(slots_B, vectors=False, columns=columns).records
             assert records is not None

@@ -305,8 +305,8 @@ class ShardDescription:
     """The state of one shard; sizes in bytes, versions as in `SearchResult`.
 
     row_bytes: what the rows take of main memory now; rows and optimizer state that were never
-    touched take none.  index_bytes: centroids, codes, row numbers,
-    graphs, and copies of fresh rows.
+    touched take none.  index_bytes: centroids, codes, row numbers, graphs, and copies of fresh
+    rows.
 
     alpha, reach: α and M of the reduction that the rows are clustered under.  probe: lists that a
     search visits unless told otherwise, or rows that its walk keeps in view.  walked: rows that a

@@ -92,20 +92,25 @@ class Sealing:
     def __init__(self) -> None:
         self.encoded = 0
         """Slots that, as far as is known, are not sealed yet."""
-        self._rows, self._seconds = 0, 0.0
+        self._known: dict[int, tuple[int, float]] = {}
+        """By shard, rows and seconds of before."""
 
     def told(self, described: Description) -> float:
-        """The seconds since it was told last: of other rows that were sealed with them, none."""
-        jobs = [job for shard in described.shards for job in shard.jobs]
-        rows = sum(job.rows for job in jobs if job.kind == "seal")
-        seconds = sum(job.seconds for job in jobs if job.kind in ("seal", "merge"))
-        sealed, took_s = rows - self._rows, seconds - self._seconds
-        self._rows, self._seconds = rows, seconds
+        """The seconds since it was told last, of the shard that sealed longest: what is sealed at
+        the same time counts once. Of other rows that were sealed with them, none."""
+        sealed, longest_s = 0, 0.0
+        for number, shard in enumerate(described.shards):
+            rows = sum(job.rows for job in shard.jobs if job.kind == "seal")
+            seconds = sum(job.seconds for job in shard.jobs if job.kind in ("seal", "merge"))
+            before, before_s = self._known.get(number, (0, 0.0))
+            self._known[number] = rows, seconds
+            if rows >= before and seconds >= before_s:  # Else it was opened anew.
+                sealed += rows - before
+                longest_s = max(longest_s, seconds - before_s)
         own = min(self.encoded, sealed)
-        if own <= 0:  # Nothing; or a server was started anew, and counts from there.
-            return 0.0
-        self.encoded -= own
-        return took_s * own / sealed
+        fresh = sum(shard.fresh for shard in described.shards)
+        self.encoded = min(self.encoded - own, fresh)
+        return longest_s * own / sealed if own else 0.0
 
 
 class Refresher:

@@ -46,7 +46,12 @@ class Flat:
 
     def __init__(self, centroids_CE: Array) -> None:
         self._centroids_CE = np.ascontiguousarray(centroids_CE)
-        self._operand = Operand(centroids_CE)
+        self._operand = Operand(self._centroids_CE)
+
+    @property
+    def bytes(self) -> int:
+        """Of the centroids, too."""
+        return self._operand.bytes
 
     def __call__(self, keys_RE: Array) -> Slots:
         blocks = [keys_RE[at : at + BLOCK_ROWS] for at in range(0, len(keys_RE), BLOCK_ROWS)]
@@ -74,6 +79,12 @@ class Tree:
     parents_PE: Array
     children: tuple[Slots, ...]
     branches: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the centroids, too."""
+        children = sum(each.nbytes for each in self.children)
+        return self.centroids_CE.nbytes + self.parents_PE.nbytes + children
 
     def __call__(self, keys_RE: Array) -> Slots:
         # Products are shared by the threads of BLAS: where several call it at once on a machine

@@ -83,9 +83,8 @@ class Codebook:
 
     @property
     def bytes(self) -> int:
-        """Of the centroids, for rows, as faiss has them, and once they were met as queries do."""
-        met = self.operand.bytes if "operand" in vars(self) else 0
-        return int(self.centroids_CE.nbytes + self.clusters * self.empty.d * 4 + met)
+        """Of the centroids, for rows and, once they were met so, as queries meet them."""
+        return self.assign.bytes + (self.operand.bytes if "operand" in vars(self) else 0)
 
 
 def choose_clusters(rows: int) -> int:

@@ -143,8 +143,11 @@ class TwoTierIndex:
         code_bytes = version.codebook.empty.code_size + 8
         bits = sum(segment.valid.nbytes for segment in version.segments)
         graphs = sum(s.graph.bytes for s in version.segments if s.graph is not None)
+        # As faiss has the centroids: in each of the lists, and in those that are empty.
+        quantizer = version.codebook.empty.quantizer
+        own = int((1 + len(version.segments)) * quantizer.ntotal * quantizer.d * 4)
         sealed = int(version.sealed * code_bytes + bits + graphs)
-        return version.codebook.bytes + sealed + version.fresh.bytes
+        return version.codebook.bytes + own + sealed + version.fresh.bytes
 
     def wrote(self, rows_B: Slots) -> None:
         """Puts rows into the fresh tier; their sealed copies, if any, are proposed no more."""

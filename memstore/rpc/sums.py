@@ -13,7 +13,7 @@ from memstore.memory import Array, Slots
 from memstore.rpc import codec, splice
 from memstore.rpc.parts import RemotePart
 from memstore.rpc.v1 import memory_pb2 as pb
-from memstore.spread.held_encoded import PAGE, Begun, Drifted, HeldEncodedMemory
+from memstore.spread.held_encoded import Begun, Drifted, HeldEncodedMemory
 
 
 class RemoteSums:
@@ -40,9 +40,8 @@ class RemoteSums:
         reply = self._ask("used", column=column, slots=splice.tensor(rows_P))
         return codec.received("uses", reply.uses)
 
-    def naming(self, column: str, rows_P: Slots, after: int, most: int) -> tuple[Slots, Slots]:
-        asked = {"slots": splice.tensor(rows_P), "after": after, "most": most}
-        reply = self._ask("naming", column=column, **asked)
+    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]:
+        reply = self._ask("naming", column=column, slots=splice.tensor(rows_P), after=after)
         return codec.received("slots", reply.slots), codec.received("named", reply.named)
 
     def put_again(
@@ -53,9 +52,9 @@ class RemoteSums:
         done: int = self._ask("put", epoch=epoch, drifts=drifts, **tensors).done
         return done
 
-    def note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
+    def note(self, column: str, rows_P: Slots, travel_P: Array, epoch: int) -> None:
         tensors = {"slots": splice.tensor(rows_P), "travel": splice.tensor(travel_P)}
-        self._ask("note", column=column, **tensors)
+        self._ask("note", column=column, epoch=epoch, **tensors)
 
 
 def summed(held: HeldEncodedMemory, asked: Any) -> Any:
@@ -82,21 +81,14 @@ def summed(held: HeldEncodedMemory, asked: Any) -> Any:
     if question == "used":
         return _reply(uses=held.used(asked.column, rows_P))
     if question == "naming":
-        slots_B, named_BC = held.naming(asked.column, rows_P, asked.after, _most(asked.most))
+        slots_B, named_BC = held.naming(asked.column, rows_P, asked.after)
         return _reply(slots=slots_B, named=named_BC)
     travel = codec.to_array("travel", asked.travel)
     if question != "note":
         raise InvalidArgument("no such question", got=repr(question[:64]))
     travel_P = checks.vector("travel", travel, dtype="float64", rows=len(rows_P))
-    held.note(asked.column, rows_P, travel_P)
+    held.note(asked.column, rows_P, travel_P, asked.epoch)
     return pb.EncodeReply()
-
-
-def _most(asked: int) -> int:
-    """Slots of a page; 0 says nothing."""
-    if asked < 0:
-        raise InvalidArgument("a page is too small", got=asked, expected="≥ 0")
-    return asked or PAGE
 
 
 def _put(held: HeldEncodedMemory, asked: Any) -> int:

@@ -12,9 +12,6 @@ import pyarrow.compute as pc
 from memstore.kernels.texts import ranges
 from memstore.memory import Slots
 
-NOTHING = np.frombuffer(b"", np.uint8)
-"""Read-only, as what Arrow has is: kernels are compiled for one or the other."""
-
 
 class Values(Protocol):
     """Values `[N]`."""
@@ -71,7 +68,7 @@ class Texts:
         _, ends, data = self._column.buffers()
         first, count = self._column.offset, len(self._column)
         self._ends_N = np.frombuffer(ends or bytes(8), np.int64)[first : first + count + 1]
-        self._bytes = NOTHING if data is None else np.frombuffer(data, np.uint8)
+        self._bytes = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
 
     def __len__(self) -> int:
         return len(self._column)

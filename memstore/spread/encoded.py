@@ -63,13 +63,13 @@ class EncodedPart(Protocol):
 
     def used(self, column: str, rows_P: Slots) -> Slots: ...
 
-    def naming(self, column: str, rows_P: Slots, after: int, most: int) -> tuple[Slots, Slots]: ...
+    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]: ...
 
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
     ) -> int: ...
 
-    def note(self, column: str, rows_P: Slots, travel_P: Array) -> None: ...
+    def note(self, column: str, rows_P: Slots, travel_P: Array, epoch: int) -> None: ...
 
 
 class SpreadRows:
@@ -134,35 +134,43 @@ class SpreadEncodedMemory(SummedMemory):
             return self._refresh(limit)
 
     def _refresh(self, limit: int | None) -> Refreshed:
-        # Travel is read before the epoch is renewed, and rows are after that: a step in between
-        # is summed and still counted.
-        drifted = {column: self._drifted(column) for column in self._parts}
+        drifted, epochs = self._drifted_now()
         drift = {column: of.drift_P for column, of in drifted.items()}
         before = max((float(drift_P.max(initial=0.0)) for drift_P in drift.values()), default=0.0)
-        epochs = self._each(lambda i, side: side.renew())
-        if epochs != [epoch + 1 for epoch in self._epochs]:
-            # A server was started anew, and what pieces were summed of may be lost.
-            self._pieces = Pieces()
-        self._epochs = epochs
         chosen = {column: of.slots_P for column, of in drifted.items()}
         if limit is not None:
-            chosen = worst(chosen, drift, self._uses(chosen), limit)
-        after = self._pieces.last(chosen, limit)
-        slots_B, named_BC = self._naming(chosen, after, None if limit is None else limit + 1)
+            begun = self._pieces.going_on(chosen, drift, limit)
+            chosen = begun or worst(chosen, drift, self._uses(chosen), limit)
         gone = {c: of.travel_P[np.isin(of.slots_P, chosen[c])] for c, of in drifted.items()}
-        batch = self._pieces.cut(chosen, gone, slots_B, limit)
-        named_BC = named_BC[np.isin(slots_B, batch.slots)]
-        whole = len(batch.slots) > WHOLE_SHARE * max(self.base.describe().rows, 1)
-        encoded = self._encode_again(batch.slots, named_BC, epochs, whole)
-        if whole and self.config.index_config.kind not in ("none", "exact"):
-            self.base.reindex()
-        self._pieces.done(chosen, batch)
-        if batch.ends:
+        many = WHOLE_SHARE * max(self.base.describe().rows, 1)
+        batch = self._pieces.next(chosen, gone, limit, self._naming, many)
+        slots_B, named_BC = batch.found
+        encoded = self._encode_again(slots_B, named_BC, epochs, batch.anew)
+        if batch.rest is None:
+            if batch.anew and self.config.index_config.kind not in ("none", "exact"):
+                self.base.reindex()
             for column, rows_P in chosen.items():
-                self._note(column, rows_P, batch.travel[column])
+                self._note(column, rows_P, batch.travel[column], epochs)
+        self._pieces.done(chosen, batch)
         return Refreshed(
             encoded=encoded, drift_before=before, drift_after=self.describe().drift or 0.0
         )
+
+    def _drifted_now(self) -> tuple[dict[str, Drifted], list[int]]:
+        """What drifted, by key column, and the epochs in which it is summed anew.
+
+        Travel is read before the epoch is renewed, and rows are after that: a step in between is
+        summed and still counted. Where a server was started anew, steps may be lost that pieces
+        were summed of, and that travel counts which was read before: all begins again.
+        """
+        while True:
+            drifted = {column: self._drifted(column) for column in self._parts}
+            epochs = self._each(lambda i, side: side.renew())
+            known = epochs == [epoch + 1 for epoch in self._epochs]
+            self._epochs = epochs
+            if known:
+                return drifted, epochs
+            self._pieces = Pieces()
 
     def _put_new(
         self,
@@ -265,17 +273,14 @@ class SpreadEncodedMemory(SummedMemory):
 
         return {column: of(column, rows_P) for column, rows_P in rows.items()}
 
-    def _naming(
-        self, chosen: Mapping[str, Slots], after: int, most: int | None
-    ) -> tuple[Slots, Slots]:
-        """The slots behind one that any of the part rows is a part of, rising, and what each names.
-        most: so many will do, of each server; None is all."""
+    def _naming(self, chosen: Mapping[str, Slots]) -> tuple[Slots, Slots]:
+        """The slots that any of the part rows is a part of, rising, and what each names."""
         slots = [NOTHING]
         named = [np.empty((0, len(self._parts)), np.int64)]
         for column, rows_P in chosen.items():
             for start in range(0, len(rows_P), PAGE):
                 page = rows_P[start : start + PAGE]
-                for found in self._each(partial(_all_naming, column, page, after, most)):
+                for found in self._each(partial(_all_naming, column, page)):
                     slots += [slots_B for slots_B, _ in found]
                     named += [named_BC for _, named_BC in found]
         slots_B, first_B = np.unique(np.concatenate(slots), return_index=True)
@@ -319,11 +324,11 @@ class SpreadEncodedMemory(SummedMemory):
             hint="refresh it again",
         )
 
-    def _note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
+    def _note(self, column: str, rows_P: Slots, travel_P: Array, epochs: Sequence[int]) -> None:
         """Tells the server of each part row that it was summed anew as of when it had gone so
         far."""
         calls = [
-            partial(self._sides[i].note, column, rows_P[on], travel_P[on])
+            partial(self._sides[i].note, column, rows_P[on], travel_P[on], epochs[i])
             for i, at in self._parts[column].memory.split(rows_P)
             for on in (at[start : start + PAGE] for start in range(0, len(at), PAGE))
         ]
@@ -339,17 +344,11 @@ class SpreadEncodedMemory(SummedMemory):
         return all_of(self.base.fan([partial(ask, i, side) for i, side in enumerate(self._sides)]))
 
 
-def _all_naming(
-    column: str, rows_P: Slots, after: int, most: int | None, _: int, side: EncodedPart
-) -> list[tuple[Slots, Slots]]:
-    """Pages of what a server has, the last one or as many as hold `most` slots."""
-    page = PAGE if most is None else min(PAGE, most)
-    pages, found = [side.naming(column, rows_P, after, page)], 0
-    while len(pages[-1][0]) >= page:
-        found += len(pages[-1][0])
-        if most is not None and found >= most:
-            break
-        pages.append(side.naming(column, rows_P, int(pages[-1][0][-1]), page))
+def _all_naming(column: str, rows_P: Slots, _: int, side: EncodedPart) -> list[tuple[Slots, Slots]]:
+    """All pages of what a server has."""
+    pages = [side.naming(column, rows_P, -1)]
+    while len(pages[-1][0]) == PAGE:
+        pages.append(side.naming(column, rows_P, int(pages[-1][0][-1])))
     return pages
 
 

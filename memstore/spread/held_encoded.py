@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from memstore.embedded import EmbeddedMemory
-from memstore.encoded import BLOCK, EncodedMemory, fitted
+from memstore.encoded import EncodedMemory, fitted
 from memstore.errors import UnknownSlot, Unsupported
 from memstore.memory import Array, Description, Refreshed, Slots
 from memstore.meter import metered
@@ -119,25 +119,22 @@ class HeldEncodedMemory(EncodedMemory):
         """Of how many of its slots each part row is a part."""
         return self.uses.counts({column: rows_P})[column]
 
-    def naming(
-        self, column: str, rows_P: Slots, after: int, most: int = PAGE
-    ) -> tuple[Slots, Slots]:
-        """A page, of `most` slots, of its slots that any of some rows is a part of, rising, behind
-        a slot: the slots, and what they name in each key column, `[B, C]`."""
-        most = min(most, PAGE)
+    def naming(self, column: str, rows_P: Slots, after: int) -> tuple[Slots, Slots]:
+        """A page of its slots that any of some rows is a part of, rising, behind a slot: the
+        slots, and what they name in each key column, `[B, C]`."""
         slots = [np.empty(0, np.int64)]
         named = [np.empty((0, len(self._encoding.key)), np.int64)]
         using, found = self.uses.slots({column: rows_P}), 0
-        for slots_B, records in self._blocks(using[using > after], min(most, BLOCK)):
+        for slots_B, records in self._blocks(using[using > after]):
             named_BC = np.stack([records[c].to_numpy() for c in self._encoding.key], axis=1)
             # What a slot names may be another part row by now.
             hit_B = np.isin(records[column].to_numpy(), rows_P)
             slots.append(slots_B[hit_B])
             named.append(named_BC[hit_B])
             found += len(slots[-1])
-            if found >= most:
+            if found >= PAGE:
                 break
-        return np.concatenate(slots)[:most], np.concatenate(named)[:most]
+        return np.concatenate(slots)[:PAGE], np.concatenate(named)[:PAGE]
 
     def put_again(
         self, slots_B: Slots, keys_BD: Array, named_BC: Slots, epoch: int, drifts: bool
@@ -169,11 +166,16 @@ class HeldEncodedMemory(EncodedMemory):
                 shard.journal.log.sync()
         return len(same)
 
-    def note(self, column: str, rows_P: Slots, travel_P: Array) -> None:
-        """Part rows are summed anew as they were when they had gone so far."""
+    def note(self, column: str, rows_P: Slots, travel_P: Array, epoch: int) -> None:
+        """Part rows are summed anew, in an epoch, as they were when they had gone so far.
+
+        In another one it is refused: what they had gone may be lost. Servers of before say 0.
+        """
         if column not in self._parts or (rows_P >= self._parts[column].next_slot).any():
             raise UnknownSlot(f"no such part rows of column {column!r} are here")
         with self.base.gate.doing(None, _unknown), self.base.frozen():
+            if epoch:
+                self.base.check_epoch(epoch)
             encoded_at = self.encoded_at[column]
             length = max(len(encoded_at), int(rows_P.max(initial=-1)) + 1)
             encoded_at = fitted(encoded_at, length)

@@ -386,10 +386,11 @@ def test_questions_about_sums_are_checked(servers: Servers) -> None:
         sums = RemoteSums(memory._parts[1])
         far = np.array([1, 2**60])
         assert sums.used("a", far)[1] == 0
-        assert sums.naming("a", far[1:], -1, 9)[1].shape == (0, 2)
+        assert sums.naming("a", far[1:], -1)[1].shape == (0, 2)
         for wrong in (
-            lambda: sums.note("a", far, np.zeros(2)),
-            lambda: sums.note("a", np.array([1]), np.zeros(2)),
+            lambda: sums.note("a", far, np.zeros(2), 0),
+            lambda: sums.note("a", np.array([1]), np.zeros(2), 0),
+            lambda: sums.note("a", np.array([1]), np.zeros(1), 1),
             lambda: sums.used("a", far[::-1]),
             lambda: sums.used("c", far),
             lambda: sums.drifted("no", -1),

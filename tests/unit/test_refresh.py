@@ -236,11 +236,16 @@ def test_sealing_behind_it_counts_as_its_work(
     assert sum(stop.waited) == pytest.approx(done.worked_s)
 
 
-def described(source: Any, *jobs: JobDescription) -> Description:
+def described(source: Any, *jobs: list[JobDescription], fresh: int = 0) -> Description:
+    """jobs: of the first shards.  fresh: rows of the last one."""
     description = source.memory("facts").describe()
-    first, *others = (dataclasses.replace(shard, jobs=()) for shard in description.shards)
-    shards = (dataclasses.replace(first, jobs=jobs), *others)
-    described: Description = dataclasses.replace(description, shards=shards)
+    each = [*jobs, *([] for _ in range(CONFIG.shards - len(jobs)))]
+    shards = [
+        dataclasses.replace(shard, jobs=tuple(of), fresh=0)
+        for shard, of in zip(description.shards, each, strict=True)
+    ]
+    shards[-1] = dataclasses.replace(shards[-1], fresh=fresh)
+    described: Description = dataclasses.replace(description, shards=tuple(shards))
     return described
 
 
@@ -249,16 +254,25 @@ def test_of_rows_that_others_wrote_sealing_is_not_its_work(source: Any) -> None:
         return JobDescription(kind=kind, runs=1, rows=rows, seconds=seconds)
 
     sealing = Sealing()
-    assert not sealing.told(described(source, job("seal", 500, 9.0)))
+    assert not sealing.told(described(source, [job("seal", 500, 9.0)]))
     sealing.encoded += 100
-    assert not sealing.told(described(source, job("seal", 500, 9.0), job("cluster", 500, 9.0)))
-    both = job("seal", 700, 11.0), job("merge", 500, 2.0)
-    assert sealing.told(described(source, *both)) == pytest.approx(4.0 / 2)
-    assert not sealing.told(described(source, job("seal", 900, 13.0), both[1]))
+    waiting = described(source, [job("seal", 500, 9.0), job("cluster", 500, 9.0)], fresh=300)
+    assert not sealing.told(waiting)
+    both = [job("seal", 700, 11.0), job("merge", 500, 2.0)]
+    assert sealing.told(described(source, both)) == pytest.approx(4.0 / 2)
+    assert not sealing.told(described(source, [job("seal", 900, 13.0), both[1]]))
+    # Of shards that seal at the same time, it is that which takes longest.
     sealing.encoded += 300
-    assert not sealing.told(described(source, job("seal", 100, 1.0)))  # It was opened anew.
-    assert sealing.told(described(source, job("seal", 200, 2.0))) == pytest.approx(1.0)
-    assert sealing.encoded == 200
+    each = [job("seal", 1_000, 15.0), both[1]], [job("seal", 200, 5.0)]
+    assert sealing.told(described(source, *each)) == pytest.approx(5.0)
+    # One was opened anew: from where it is now.
+    sealing.encoded += 200
+    each = [job("seal", 100, 1.0)], [job("seal", 300, 6.0)]
+    assert sealing.told(described(source, *each, fresh=300)) == pytest.approx(1.0)
+    assert sealing.encoded == 100
+    # What is fresh no more, as after a clustering, is sealed by nobody.
+    assert not sealing.told(described(source, *each, fresh=30))
+    assert sealing.encoded == 30
 
 
 def test_where_nothing_is_to_do_it_waits(source: Any) -> None:

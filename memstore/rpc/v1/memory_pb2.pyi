@@ -725,7 +725,7 @@ class WidenReply(_message.Message):
     def __init__(self, slots: _Optional[_Union[Tensor, _Mapping]] = ..., scores: _Optional[_Union[Tensor, _Mapping]] = ..., tried: _Optional[_Union[Tensor, _Mapping]] = ..., standing: _Optional[_Union[Tensor, _Mapping]] = ..., versions: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("part", "memory", "question", "column", "slots", "after", "keys", "named", "travel", "epoch", "first", "drifts", "most")
+    __slots__ = ("part", "memory", "question", "column", "slots", "after", "keys", "named", "travel", "epoch", "first", "drifts")
     PART_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
@@ -738,7 +738,6 @@ class EncodeRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     DRIFTS_FIELD_NUMBER: _ClassVar[int]
-    MOST_FIELD_NUMBER: _ClassVar[int]
     part: Part
     memory: str
     question: str
@@ -751,8 +750,7 @@ class EncodeRequest(_message.Message):
     epoch: int
     first: bool
     drifts: bool
-    most: int
-    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., question: _Optional[str] = ..., column: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., after: _Optional[int] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., named: _Optional[_Union[Tensor, _Mapping]] = ..., travel: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ..., first: _Optional[bool] = ..., drifts: _Optional[bool] = ..., most: _Optional[int] = ...) -> None: ...
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., memory: _Optional[str] = ..., question: _Optional[str] = ..., column: _Optional[str] = ..., slots: _Optional[_Union[Tensor, _Mapping]] = ..., after: _Optional[int] = ..., keys: _Optional[_Union[Tensor, _Mapping]] = ..., named: _Optional[_Union[Tensor, _Mapping]] = ..., travel: _Optional[_Union[Tensor, _Mapping]] = ..., epoch: _Optional[int] = ..., first: _Optional[bool] = ..., drifts: _Optional[bool] = ...) -> None: ...
 
 class EncodeReply(_message.Message):
     __slots__ = ("epoch", "empty", "slots", "drift", "travel", "uses", "named", "done")
