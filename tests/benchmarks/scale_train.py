@@ -64,7 +64,7 @@ WARM, ROUNDS = 4, 20
 
 HELD, LOOK_S, PROCESSES = "RssAnon", 0.001, 3
 """What a process holds without the files that it maps, how often that is looked at, and in how
-many."""
+many where there are targets."""
 
 BLOCK = 1 << 17
 
@@ -142,13 +142,14 @@ def measure(sizes: Sequence[int], steps: int, *, targets: bool) -> Iterator[Meas
         least, *others = (Path(scratch) / str(size) for size in sizes)
         build(least, sizes[0], steps)
         yield from _learning(least, targets=targets)
-        few, few_rows = _beyond(least)
+        processes = PROCESSES if targets else 1
+        few, few_rows = _beyond(least, processes)
         for folder, size in zip(others, sizes[1:], strict=True):
             build(folder, size, steps)
             yield from _learning(folder, targets=targets)
             yield from _turns(least, folder, (size / sizes[0]) ** 0.5, targets=targets)
             case, peer = f"{size:,} facts", f"peer: {sizes[0]:,}"
-            most, rows = _beyond(folder)
+            most, rows = _beyond(folder, processes)
             held = Figure("step_bytes", f"{case}, beside the memories; {peer}", most, "bytes", few)
             yield at_most(MOST_BYTES, held) if targets else held
             words = f"{case}, distinct rows that a step changes; {peer}"
@@ -207,12 +208,12 @@ def _paired(
     return Figure(name, case, large, "ms", small, ratio)
 
 
-def _beyond(folder: Path) -> tuple[float, float]:
+def _beyond(folder: Path, processes: int) -> tuple[float, float]:
     """What steps take beside the memories, in processes of their own, and rows that they change."""
     command = [sys.executable, "-m", "tests.benchmarks.scale_train", "--beyond", str(folder)]
     told = [
         subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
-        for _ in range(PROCESSES)
+        for _ in range(processes)
     ]
     most, rows = zip(*(map(float, each.split()) for each in told), strict=True)
     return statistics.median(most), statistics.median(rows)
@@ -220,7 +221,7 @@ def _beyond(folder: Path) -> tuple[float, float]:
 
 def beyond(folder: Path) -> tuple[int, float]:
     """Takes steps; returns the most bytes held, without those of before and of the memories, and
-    how many distinct rows a step changed, the mean of some steps after those."""
+    how many distinct rows a step changed, the mean of some taken again."""
     with ExitStack() as stack:
         stepping = Stepping(folder, stack)
         ways = [stepping.numbers(searched=way) for way in (False, True)]
@@ -239,7 +240,7 @@ def beyond(folder: Path) -> tuple[int, float]:
         over.set()
         looking.join()
         held = most[0] - before - (stepping.bytes - rows)
-        counted = [number for way in ways for number in way[ROUNDS : ROUNDS + WARM]]
+        counted = [number for way in ways for number in way[:WARM]]
         return held, stepping.changed(counted) / len(counted)
 
 
@@ -338,11 +339,11 @@ def main() -> None:
     if told.beyond is not None:
         print(*beyond(told.beyond))
         return
-    found = measure(told.sizes, told.steps, targets=told.targets)
     if told.tell:
-        tell(found)
+        tell(measure(told.sizes, told.steps, targets=told.targets))
         return
-    for measured in found:
+    # In a process of one thread: what others of it do counts as encoding anew.
+    for measured in measured_alone("tests.benchmarks.scale_train", *sys.argv[1:], "--tell"):
         print(measured, flush=True)
 
 
