@@ -26,8 +26,8 @@ def test_two_workers_make_the_same_as_one_process(tmp_path: Path) -> None:
     flags.mkdir()
     arguments = map(str, (source, named, into, flags))
     command = [sys.executable, "-m", "tests.ingest.on_ray", *arguments]
-    # Else its workers wait for whatever other tests do.
-    environment = os.environ | {"RAY_worker_niceness": "0"}
+    # Else its workers wait for whatever other tests do. Another Ray is none of its matter.
+    environment = os.environ | {"RAY_worker_niceness": "0", "RAY_ADDRESS": "127.0.0.1:1"}
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
     )

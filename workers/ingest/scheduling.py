@@ -53,7 +53,9 @@ class OnRay:
         self._workers, self._share = workers, memory_bytes // workers
         self._own = not ray.is_initialized()
         if self._own:
+            # Whatever else runs on the machine: of a Ray that is there the workers are not ours.
             ray.init(
+                address="local",
                 num_cpus=workers,
                 include_dashboard=False,
                 object_store_memory=STORE_BYTES,
