@@ -83,8 +83,8 @@ class Codebook:
 
     @property
     def bytes(self) -> int:
-        """Of the centroids, for rows and, once they were met so, as queries meet them."""
-        return self.assign.bytes + (self.operand.bytes if "operand" in vars(self) else 0)
+        """Of the centroids, for rows and as queries meet them."""
+        return self.assign.bytes + self.operand.bytes
 
 
 def choose_clusters(rows: int) -> int:
