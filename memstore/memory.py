@@ -551,8 +551,8 @@ class Memory(Protocol):
     def refresh(self, limit: int | None = None) -> Refreshed:
         """Encodes anew the slots of an encoded memory whose parts drifted most.
 
-        limit: of slots, at most so many; a part row that more are made of counts as encoded once
-        all are, by later calls. None encodes all that drifted.
+        limit: of slots, no more but those that were written meanwhile; a part row that more are
+        made of counts as encoded once all are, by later calls. None encodes all that drifted.
         """
         ...
 
