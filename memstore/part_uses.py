@@ -2,7 +2,7 @@
 
 Made of all records at once, and anew once others came: training changes none, so that a refresh
 looks at what it encodes and not at every record. It takes 8 bytes a slot for each key column, and
-16 for each part row that is used.
+8 for each part row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from memstore.kernels.group import distinct, group_equal
+from memstore.kernels.group import by_row, distinct
 from memstore.memory import Slots
 
 
@@ -41,8 +41,7 @@ class PartUses:
 
 class _Column:
     def __init__(self, slots_N: Slots, named_N: Slots) -> None:
-        self._rows_U, self._starts, order_N = group_equal(named_N)
-        self._slots_N = slots_N[order_N]
+        self._starts, self._slots_N = by_row(named_N, slots_N)
 
     def counts(self, rows_P: Slots) -> Slots:
         begin_P, end_P = self._ranges(rows_P)
@@ -60,10 +59,6 @@ class _Column:
 
     def _ranges(self, rows_P: Slots) -> tuple[Slots, Slots]:
         """Where the slots of each part row begin and end; none for one that is not used."""
-        begin_P, end_P = np.zeros(len(rows_P), np.int64), np.zeros(len(rows_P), np.int64)
-        at_P = np.searchsorted(self._rows_U, rows_P)
-        there_P = at_P < len(self._rows_U)
-        there_P[there_P] = self._rows_U[at_P[there_P]] == rows_P[there_P]
-        begin_P[there_P] = self._starts[at_P[there_P]]
-        end_P[there_P] = self._starts[at_P[there_P] + 1]
+        last = len(self._starts) - 1
+        begin_P, end_P = (self._starts[np.minimum(rows_P + i, last)] for i in (0, 1))
         return begin_P, end_P

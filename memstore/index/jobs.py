@@ -39,7 +39,8 @@ class Source:
 
     read, travel: keys of rows, and how far each has gone.  live: the rows that are there, rising.
     count: how many those are.  alive: which of some rows are there.  version: the number of the
-    rows' version.  writers: held, keeps off all that changes rows.
+    rows' version.  stored: keys change with that alone.  writers: held, keeps off all that changes
+    rows.
     """
 
     read: Reader
@@ -49,6 +50,7 @@ class Source:
     writers: AbstractContextManager[object]
     travel: Reader = lambda rows_R: np.zeros(len(rows_R))
     version: Callable[[], int] = lambda: 0
+    stored: bool = False
 
 
 def seal(index: TwoTierIndex, source: Source, most: int | None = None) -> int:
@@ -111,8 +113,9 @@ def measure(index: TwoTierIndex, source: Source) -> int:
                 if now.built == version.built:
                     index.version = replace(now, checked=version.unmeasured)
             return len(sealed_R)
+        row_version = source.version()
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
-        known = _renewed(known, book, version.segments, source.read)
+        known = _renewed(known, row_version, book, version.segments, source)
         again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
         walks = None
         laying = False
@@ -168,7 +171,7 @@ def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
         book, known = _train(index, source.read, live_R, tune)
         sealing = Sealing(source.read, source.travel)
         segments = [clustered.seal(book, source.read, live_R, sealing)]
-        known = _renewed(known, book, tuple(segments), source.read)
+        known = _renewed(known, row_version, book, tuple(segments), source)
         book = tuning.measured(book, tuple(segments), source.read, known, _wanted(index))
         told = index.config.kind == "graph"
         if told or due.graph_pays(index, len(live_R), book, segments[0], known):
@@ -260,19 +263,26 @@ def _still_tuned(book: Codebook, known: tuning.Truth, live: int) -> bool:
 
 
 def _renewed(
-    known: tuning.Truth, book: Codebook, segments: tuple[Segment, ...], read: Reader
+    known: tuning.Truth,
+    row_version: int,
+    book: Codebook,
+    segments: tuple[Segment, ...],
+    source: Source,
 ) -> tuning.Truth:
-    """The same queries and their best rows as the rows are now.
+    """The same queries and their best rows as the rows are now, who were of `row_version` or newer.
 
     To search all rows takes a while, in which they move on: the best of before score less now,
     and more would seem to be found than is. So those that took their places are looked for, among
     what the index proposes out of very many lists.
     """
+    with source.writers:  # Behind whom rows are changing by now.
+        if source.stored and source.version() == row_version:
+            return known
     probe = max(book.clusters // tuning.WIDEST, 32)
     other = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
     rows_QC = np.concatenate([known.rows_QK, other.rows_QC], axis=1)
     (rows_QC,) = drop_repeats(rows_QC)
-    scores_QC = tuning.scores(known.queries_QD, read, rows_QC)
+    scores_QC = tuning.scores(known.queries_QD, source.read, rows_QC)
     rows_QK, _ = top_k(rows_QC, scores_QC, tuning.K)
     return replace(known, rows_QK=rows_QK)
 

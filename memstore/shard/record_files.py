@@ -24,7 +24,7 @@ from memstore.disk import Disk
 from memstore.errors import CorruptFile
 from memstore.files import Files
 from memstore.memory import Slots
-from memstore.shard.records import RecordHeap
+from memstore.shard.records import MAX_BATCH_BYTES, RecordHeap
 
 TABLE, ROWS = "records-{:08d}.arrow", "lines-{:08d}.npy"
 """The two files of a piece, by the number of the checkpoint that wrote it."""
@@ -96,12 +96,23 @@ class Pieces:
 
 
 def load(records: RecordHeap, folder: Path, made: Files) -> Pieces:
-    """Fills a heap, an empty one; raises `CorruptFile` where a file is not what it was."""
-    pieces = []
+    """Fills a heap, an empty one; raises `CorruptFile` where a file is not what it was.
+
+    Pieces are put together into as few batches as may be: who reads lines visits each.
+    """
+    pieces, end = list[Piece](), 0
+    rows, tables = list[Slots](), list[pa.Table]()
     for of_piece, rows_R, table in read(folder, made, mapped=False):
-        pieces.append(Piece(records.lines, len(rows_R), of_piece))
-        records.put(rows_R, table)
-    return Pieces(tuple(pieces), records.lines)
+        pieces.append(Piece(end, len(rows_R), of_piece))
+        end += len(rows_R)
+        if sum(each.nbytes for each in (*tables, table)) > MAX_BATCH_BYTES and tables:
+            records.put(np.concatenate(rows), pa.concat_tables(tables))
+            rows, tables = [], []
+        rows.append(rows_R)
+        tables.append(table)
+    if tables:
+        records.put(np.concatenate(rows), pa.concat_tables(tables))
+    return Pieces(tuple(pieces), end)
 
 
 def read(

@@ -8,6 +8,7 @@ ready for its first `lookup`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -144,8 +145,16 @@ def take(
     starts: the line that each batch begins at, and the end. Raises `CorruptFile` where there is no
     such line.
     """
-    if len(lines_B) and not 0 <= lines_B.min() <= lines_B.max() < starts[-1]:
+    if not len(lines_B):
+        return pa.table({n: pa.array([], schema.field(n).type) for n in columns})
+    least, most = int(lines_B.min()), int(lines_B.max())
+    if not 0 <= least <= most < starts[-1]:
         raise CorruptFile("a row names a record that there is not", hint="memstore verify tells")
+    first = bisect_right(starts, least) - 1
+    if most < starts[first + 1]:  # As nearly always.
+        local_B = lines_B - starts[first]
+        taken = [_take(batches[first].column(n), local_B, list_limit) for n in columns]
+        return pa.table(taken, names=list(columns))
     batch_B = np.searchsorted(starts, lines_B, side="right") - 1
     parts, order = [], []
     for b, batch in enumerate(batches):
@@ -155,14 +164,9 @@ def take(
             taken = [_take(batch.column(n), local, list_limit) for n in columns]
             parts.append(pa.table(taken, names=list(columns)))
             order.append(at)
-    if not parts:
-        return pa.table({n: pa.array([], schema.field(n).type) for n in columns})
-    table = pa.concat_tables(parts)
-    if len(parts) > 1:
-        inverse_B = np.empty(len(lines_B), np.int64)
-        inverse_B[np.concatenate(order)] = np.arange(len(lines_B))
-        table = table.take(inverse_B)
-    return table.combine_chunks()
+    inverse_B = np.empty(len(lines_B), np.int64)
+    inverse_B[np.concatenate(order)] = np.arange(len(lines_B))
+    return pa.concat_tables(parts).take(inverse_B).combine_chunks()
 
 
 def _joined(

@@ -46,6 +46,7 @@ class Shard(ReadableShard):
             writers=self._writer,
             travel=lambda rows_R: self.rows.travel_N[rows_R],
             version=lambda: self.rows.version,
+            stored=config.keeps_keys,
         )
         self.maintainer = Maintainer(self.index, source, f"shard {number}")
         self.journal: Journal | None = None

@@ -16,6 +16,7 @@ from memstore.durable.verify import verify
 from memstore.errors import CorruptFile, DiskFailed, StorageFull
 from memstore.memory import Memory
 from memstore.placement import WHOLE
+from memstore.shard import record_files, records
 from memstore.shard.rows import RowTable
 from tests.faults.changes import died
 
@@ -74,6 +75,35 @@ def test_as_much_again_makes_few_pieces(tmp_path: Path) -> None:
                 seen.add(path.name)
         there = sum(piece["bytes"] for piece in pieces(tmp_path))
     assert written < 7 * there, "a line is written a logarithm of times"
+
+
+@pytest.mark.parametrize(("most", "batches"), [(1 << 30, 1), (1, 3), (3_000, 2)])
+def test_pieces_are_opened_as_few_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, batches: int
+) -> None:
+    with memstore.open(tmp_path) as store:
+        memory = made(store)
+        for count in (100, 30, 9):
+            memory.append(keys(count), records=named(range(count)))
+            store.checkpoint()
+    assert len(pieces(tmp_path)) == 3
+    monkeypatch.setattr(record_files, "MAX_BATCH_BYTES", most)
+    monkeypatch.setattr(records, "MAX_BATCH_BYTES", most)
+    with memstore.open(tmp_path) as store:
+        memory = store.memory("m")
+        heap = memory.shards[0].records  # type: ignore[attr-defined]
+        assert len(heap.heap(0)[0]) == batches
+        places = [*range(100), *range(30), *range(9)]
+        check(memory, dict(enumerate(places)))
+        found = memory.gather([138, 4, 101], columns=["place"]).records
+        assert found is not None
+        assert found["place"].to_pylist() == [8, 4, 1]
+        memory.append(keys(9), records=named(range(9)))
+        store.checkpoint()
+    # The youngest two are joined with what came, and of the oldest it is known where it ends.
+    assert len(pieces(tmp_path)) == 2
+    with memstore.open(tmp_path) as store:
+        check(store.memory("m"), dict(enumerate([*places, *range(9)])))
 
 
 def test_ever_less_makes_few_pieces(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import memstore
 from memstore import IndexConfig, MemoryConfig, Store
 from memstore.embedded import EmbeddedMemory
-from memstore.index import clustered, tuning
+from memstore.index import clustered, jobs, tuning
 from memstore.index.segment import Segment
+from memstore.kernels.topk import drop_repeats
 from tests.congruence.oracle import live_slots, settle
 from tests.unit.maintenance.jobs import (
     EVERY,
@@ -71,6 +72,30 @@ def test_what_changes_while_a_job_runs_stays_fresh(
     assert not np.isin(erased, live_slots(memory)).any()
     memory.reindex()
     settle(memory)
+    check(memory)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_best_rows_are_looked_for_again_if_rows_moved_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    memory = make(store, 300)
+    again = list[int]()
+
+    def noted(rows_QC: Any) -> Any:
+        again.append(len(rows_QC))
+        return drop_repeats(rows_QC)
+
+    monkeypatch.setattr(jobs, "drop_repeats", noted)
+    gate = Gate(monkeypatch, tuning, "truth")
+    caller = threading.Thread(target=memory.reindex)
+    caller.start()
+    gate.wait()
+    if moves:
+        memory.update([7], keys(1, 3), lr=1.0)
+    gate.open()
+    caller.join()
+    assert bool(again) == moves
     check(memory)
 
 
