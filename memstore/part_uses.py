@@ -1,8 +1,8 @@
 """Which slots of an encoded memory each part row is a part of.
 
 Made of all records at once, and anew once others came: training changes none, so that a refresh
-looks at what it encodes and not at every record. It takes 8 bytes a slot for each key column, and
-8 for each part row.
+looks at what it encodes and not at every record. For each key column it takes 8 bytes a slot,
+and 8 for each slot of its part up to the last that is named.
 """
 
 from __future__ import annotations

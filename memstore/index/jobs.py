@@ -102,6 +102,7 @@ def merge(index: TwoTierIndex, source: Source) -> int:
 
 def measure(index: TwoTierIndex, source: Source) -> int:
     """Measures recall by probe on the sealed rows; returns how many there are."""
+    row_version = source.version()  # Before it is seen which rows are there.
     with _working(index, source, source.live) as work:
         version, book = work.version, work.version.codebook
         sealed_R = np.setdiff1d(work.live_R, version.fresh_F, assume_unique=True)
@@ -113,7 +114,6 @@ def measure(index: TwoTierIndex, source: Source) -> int:
                 if now.built == version.built:
                     index.version = replace(now, checked=version.unmeasured)
             return len(sealed_R)
-        row_version = source.version()
         known = tuning.truth(source.read, sealed_R, index.recent, index.seed)
         known = _renewed(known, row_version, book, version.segments, source)
         again = tuning.measured(book, version.segments, source.read, known, _wanted(index))
@@ -160,8 +160,9 @@ def cluster(index: TwoTierIndex, source: Source, *, tune: bool = True) -> int:
     Nothing is fresh afterwards but what was written meanwhile. Much of that is encoded before.
     tune: choose the reduction and the number of clusters anew, whatever was chosen before.
     """
+    row_version = source.version()
     with _working(index, source, source.live) as work:
-        live_R, row_version = work.live_R, source.version()
+        live_R = work.live_R
         if not index.config.sealed or not len(live_R):
             with source.writers:
                 number = index.version.number + 1
@@ -269,15 +270,18 @@ def _renewed(
     segments: tuple[Segment, ...],
     source: Source,
 ) -> tuning.Truth:
-    """The same queries and their best rows as the rows are now, who were of `row_version` or newer.
+    """The same queries and their best rows as the rows are now.
+
+    row_version: of before it was seen which rows are there.
 
     To search all rows takes a while, in which they move on: the best of before score less now,
     and more would seem to be found than is. So those that took their places are looked for, among
     what the index proposes out of very many lists.
     """
-    with source.writers:  # Behind whom rows are changing by now.
-        if source.stored and source.version() == row_version:
-            return known
+    if source.stored:
+        with source.writers:  # A mutation counts once it is through.
+            if source.version() == row_version:
+                return known
     probe = max(book.clusters // tuning.WIDEST, 32)
     other = clustered.propose(book, segments, known.queries_QD, tuning.K, probe)
     rows_QC = np.concatenate([known.rows_QK, other.rows_QC], axis=1)

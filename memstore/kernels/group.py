@@ -61,17 +61,18 @@ def by_row(rows_B: Slots, tags_B: Slots) -> tuple[Slots, Slots]:
 
     One pass, where the rows are of a range that may be counted through, `[max + 2]`.
     """
-    starts = np.zeros(rows_B.max() + 2 if len(rows_B) else 1, np.int64)
+    # While tags are placed, starts[r + 1] is where the next one of row r goes.
+    starts = np.zeros(rows_B.max() + 3 if len(rows_B) else 2, np.int64)
     for row in rows_B:
-        starts[row + 1] += 1
-    for row in range(len(starts) - 1):
-        starts[row + 1] += starts[row]
-    sorted_B, next_R = np.empty_like(tags_B), starts.copy()
+        starts[row + 2] += 1
+    for row in range(2, len(starts)):
+        starts[row] += starts[row - 1]
+    sorted_B = np.empty_like(tags_B)
     for b in range(len(rows_B)):
         row = rows_B[b]
-        sorted_B[next_R[row]] = tags_B[b]
-        next_R[row] += 1
-    return starts, sorted_B
+        sorted_B[starts[row + 1]] = tags_B[b]
+        starts[row + 1] += 1
+    return starts[:-1], sorted_B
 
 
 @compiled()

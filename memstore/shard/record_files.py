@@ -98,7 +98,7 @@ class Pieces:
 def load(records: RecordHeap, folder: Path, made: Files) -> Pieces:
     """Fills a heap, an empty one; raises `CorruptFile` where a file is not what it was.
 
-    Pieces are put together into as few batches as may be: who reads lines visits each.
+    Pieces are put together into as few batches as may be, for who reads lines at random.
     """
     pieces, end = list[Piece](), 0
     rows, tables = list[Slots](), list[pa.Table]()

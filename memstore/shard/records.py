@@ -21,7 +21,7 @@ from memstore.memory import Array, Slots
 from memstore.shard.inverted import InvertedColumn
 
 MAX_CHUNKS = 8
-"""Batches a heap may have before the youngest are joined; `take` visits each of them."""
+"""Batches a heap may have before the youngest are joined; `take` visits those that lines lie in."""
 
 MAX_BATCH_BYTES = 1 << 30
 """Batches larger than this are joined no more: Arrow's offsets end at 2 GiB."""
@@ -50,7 +50,7 @@ class RecordHeap:
         return int(sum(chunk.nbytes for chunk in self._heap[0])) + self.where_N.nbytes
 
     def put(self, rows_B: Slots, records: pa.Table) -> None:
-        """Attaches record i to row i; what the row had before is dead."""
+        """Attaches record i to row i; what the row had before is dead, also of these."""
         if not len(rows_B):
             return
         size = int(rows_B.max()) + 1

@@ -39,7 +39,7 @@ def recipes(quick: bool) -> list[Recipe]:
     facts = replace(factual.metaqa(2), shards=PARTS, steps=200)
     # One name an episode: what is asked for is in the facts alone, and soon learnt.
     named = replace(
-        sam.naming(), shards=PARTS, steps=1_000, level=1, longest=1, test_episodes=2_000
+        sam.naming(), shards=PARTS, steps=1_500, level=1, longest=1, test_episodes=2_000
     )
     asked = replace(simple.recipe("simple-dbpedia"), shards=PARTS, steps=300)
     if quick:

@@ -137,7 +137,12 @@ def metaqa(hops: int) -> FactualRecipe:
 def freebase() -> FactualRecipe:
     """Files of facts, ingested: as many as FB5M has, or `--set facts=N`."""
     return FactualRecipe(
-        task="freebase", layers=1, row_lr=0.05, questions=100_000, test_questions=4_000
+        task="freebase",
+        layers=1,
+        key_limit=64,
+        row_lr=0.05,
+        questions=100_000,
+        test_questions=4_000,
     )
 
 
