@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from models.tasks import films
 from models.tasks.knowledge import KnowledgeBase
 from tests.benchmarks.runner import Figure, at_least
-from workers.figures import Evaluation
+from tests.benchmarks.seeded import mean, seeds_of, spread, told, trained
 from workers.networks import kv
 from workers.networks.kv import KVRecipe
-from workers.run import Run
 
 RECIPES: dict[str, Callable[[], KVRecipe]] = {
     "base": kv.films,
@@ -38,7 +33,7 @@ set, for two hops."""
 
 
 def run(quick: bool) -> Iterator[Figure]:
-    """Trains alike, but for what is read; quick: over few films, in few steps."""
+    """Trains alike, but for what is read; quick: over few films, in few steps, with one seed."""
     base: KnowledgeBase | None = None
     found: dict[str, float] = {}
     for name, make in RECIPES.items():
@@ -57,19 +52,23 @@ def run(quick: bool) -> Iterator[Figure]:
         if base is None:
             base = kv.NETWORK.read(recipe)
             yield from _ceiling(base)
-        tested, seconds = _trained(recipe, base)
-        case = f"{name}; {tested.questions:,} questions, {recipe.steps} steps of {recipe.batch}"
-        found[name] = tested.more["hits@1 from text to answer"]
+        runs = [trained(one, base) for one in seeds_of(recipe, quick=quick)]
+        tests = [one.evaluations[0] for one in runs]
+        case = f"{name}; {tests[0].questions:,} questions, {recipe.steps} steps of {recipe.batch}"
+        case = told(case, runs)
+        answered = [test.more["hits@1 from text to answer"] for test in tests]
+        found[name] = mean(answered)
         published = PUBLISHED.get(name)
         shown = case if published is None else f"{case}; peer: published, on WikiMovies"
         yield Figure("hits_at_1", shown, found[name], "share", published)
-        for kind, (count, hits, _) in tested.kinds.items():
+        yield from spread(case, "hits@1", answered)
+        for kind, (count, _, _) in tests[0].kinds.items():
+            hits = mean([test.kinds[kind][1] for test in tests])
             yield Figure("hits_at_1_of_kind", f"{case}; {kind}, {count} of them", hits, "share")
-        assert tested.candidate_recall is not None
-        assert tested.scored is not None
-        yield Figure("candidate_recall", case, tested.candidate_recall, "share")
-        yield Figure("cells_scored", case, tested.scored, "cells a question")
-        yield Figure("training", f"{case}, building included", seconds, "s")
+        recalls, scored = zip(*((t.candidate_recall, t.scored) for t in tests), strict=True)
+        yield Figure("candidate_recall", case, mean(recalls), "share")
+        yield Figure("cells_scored", case, mean(scored), "cells a question")
+        yield Figure("training", case, mean([one.seconds for one in runs]), "s")
     for more, less in (("windows", "sentences"), ("windows, title", "windows")):
         figure = Figure("hits_at_1", f"{more}; peer: {less}", found[more], "share", found[less])
         yield figure if quick else at_least(1.0, figure)
@@ -80,16 +79,3 @@ def _ceiling(base: KnowledgeBase) -> Iterator[Figure]:
     for relation, asked in films.asked(base).items():
         case = f"{relation}, {asked.facts:,} facts"
         yield Figure("answer_in_a_text", case, len(asked.subjects) / asked.facts, "share")
-
-
-def _trained(recipe: KVRecipe, base: KnowledgeBase) -> tuple[Evaluation, float]:
-    """The first test of a run, and the seconds that building and training took."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, start = Path(scratch, "run"), time.perf_counter()
-        Run.build(folder, recipe, base, lambda what, done, total: None)
-        with Run(folder) as trained:
-            for step in trained.train(base, recipe.steps):
-                if step.number % 50 == 0:
-                    print(f"step {step.number} loss {step.loss:.3f}", file=sys.stderr)
-            seconds = time.perf_counter() - start
-            return trained.evaluate(base)[0], seconds
