@@ -234,8 +234,9 @@ class _Recall:
         cells = np.arange(facts.describe().next_slot)
         records = facts.gather(cells, vectors=False, columns=["subject", "relation"]).records
         assert records is not None
+        # torch indexes by arrays that may be written alone.
         self._subject, self._relation = (
-            records[column].to_numpy() for column in ("subject", "relation")
+            np.array(records[column]) for column in ("subject", "relation")
         )
 
     def __call__(self) -> float:
