@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memstore import NO_SLOT, OptimizerConfig
-from memstore.kernels.group import distinct, group_equal
+from memstore.kernels.group import by_row, distinct, group_equal
 from memstore.memory import Array
 from memstore.shard import optimizers
 from tests.congruence.oracle import inner_products
@@ -108,6 +108,18 @@ def test_gradients_are_added_in_the_order_of_the_call() -> None:
     grads = np.array([[1e8], [1.0], [-1e8], [1.0]], np.float32)
     assert summed(np.zeros(4, np.int64), grads)[0].tolist() == [1.0]
     assert summed(np.zeros(4, np.int64), grads[[0, 2, 1, 3]])[0].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_by_row_is_its_twin(count: int) -> None:
+    rng = np.random.default_rng(count)
+    rows, tags = rng.integers(0, 9, count), rng.permutation(count)
+    starts, sorted_tags = by_row(rows, tags)
+    assert len(starts) == rows.max(initial=-1) + 2
+    for row in range(len(starts) - 1):
+        own = sorted_tags[starts[row] : starts[row + 1]]
+        assert own.tolist() == tags[rows == row].tolist()
+    assert starts[-1] == count
 
 
 @dtypes
