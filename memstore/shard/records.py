@@ -50,7 +50,10 @@ class RecordHeap:
         return int(sum(chunk.nbytes for chunk in self._heap[0])) + self.where_N.nbytes
 
     def put(self, rows_B: Slots, records: pa.Table) -> None:
-        """Attaches record i to row i; what the row had before is dead, also of these."""
+        """Attaches record i to row i; what the row had before is dead.
+
+        Of a row that comes twice the last record counts.
+        """
         if not len(rows_B):
             return
         size = int(rows_B.max()) + 1

@@ -234,7 +234,7 @@ class _Recall:
         cells = np.arange(facts.describe().next_slot)
         records = facts.gather(cells, vectors=False, columns=["subject", "relation"]).records
         assert records is not None
-        # torch indexes by arrays that may be written alone.
+        # torch warns of arrays that may not be written.
         self._subject, self._relation = (
             np.array(records[column]) for column in ("subject", "relation")
         )
