@@ -52,7 +52,7 @@ from workers.run import Run
 LEAST = 100_000
 K, HOPS, BATCH = 32, 2, 256
 
-STEPS, QUICK_STEPS = 600, 40
+STEPS, QUICK_STEPS = 1_800, 40
 MOMENTS, JUDGED = 8, 256
 """How often recall is told, and of how many questions."""
 
