@@ -139,11 +139,10 @@ def access(
     for b in range(first, last):
         least_used(usage, b, least_BH[b])
         count = write(words, fresh, journal, asked, before, step, b, least_BH, rows_R, sums_R)
+        rows_HK, scores_HK = found.rows_BHK[b], found.scores_BHK[b]
+        find(words, sealed, fresh, b, asked.query_BHD[b], probe, rows_HK, scores_HK)
         for h in range(heads):
-            rows_K, weights_K = found.rows_BHK[b, h], found.weights_BHK[b, h]
-            scores_K = found.scores_BHK[b, h]
-            find(words, sealed, fresh, b, asked.query_BHD[b, h], probe, rows_K, scores_K)
-            softmax(asked.strength_BH[b, h], rows_K, scores_K, weights_K)
+            softmax(asked.strength_BH[b, h], rows_HK[h], scores_HK[h], found.weights_BHK[b, h])
             count = read(words, b, h, found, read_BHD, count, rows_R, sums_R)
         for r in range(count):
             touch_row(usage, journal, b, rows_R[r], sums_R[r], step, rule)

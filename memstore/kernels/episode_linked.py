@@ -70,6 +70,9 @@ def access_linked(
     for b in range(first, last):
         least_used(usage, b, least_BH[b])
         count = write(words, fresh, journal, asked, before, step, b, least_BH, rows_R, sums_R)
+        rows_HK = found.rows_BHK[b, :, CONTENT * k : (CONTENT + 1) * k]
+        scores_HK = found.scores_BHK[b, :, CONTENT * k : (CONTENT + 1) * k]
+        find(words, sealed, fresh, b, asked.query_BHD[b], probe, rows_HK, scores_HK)
         for h in range(heads):
             link(words, links, asked, before, least_BH, b, h, step)
             for mode in range(MODES):
@@ -78,7 +81,6 @@ def access_linked(
                 shares_K = shares.shares_BHK[b, h, start:stop]
                 scores_K = found.scores_BHK[b, h, start:stop]
                 if mode == CONTENT:
-                    find(words, sealed, fresh, b, asked.query_BHD[b, h], probe, rows_K, scores_K)
                     softmax(asked.strength_BH[b, h], rows_K, scores_K, shares_K)
                     scale = shares_K.dtype.type(1)
                 else:

@@ -31,6 +31,9 @@ from memstore.memory import Array
 AHEAD = 12
 """Rows asked for before they are scored: far memory answers so many at once."""
 
+TOGETHER = 4
+"""Queries by which a row is scored while it is at hand."""
+
 
 class Probe(NamedTuple):
     """How a search goes: by what score, in how many groups and leaves of either tree."""
@@ -46,14 +49,41 @@ def find(
     sealed: Sealed,
     fresh: Fresh,
     b: int,
+    queries_HD: Array,
+    probe: Probe,
+    rows_HK: Numbers,
+    scores_HK: Array,
+) -> None:
+    """Fills in the best rows of one memory for each query, best first, equal ones by row; −1 and
+    −inf for none."""
+    rows_HK[:], scores_HK[:] = -1, -np.inf
+    norms_H = np.empty(len(queries_HD), queries_HD.dtype)
+    for h in range(len(queries_HD)):
+        norms_H[h] = _norm(queries_HD[h], probe)
+        _find_filed(
+            words, sealed, fresh, b, queries_HD[h], norms_H[h], probe, rows_HK[h], scores_HK[h]
+        )
+    rows_ND, loose = words.rows_BND[b], fresh.loose_BF[b, : fresh.counts_BC[b, LOOSE]]
+    whole = len(queries_HD) // TOGETHER * TOGETHER
+    for h in range(0, whole, TOGETHER):
+        _scan_four(queries_HD, norms_H, h, rows_ND, loose, probe.cosine, rows_HK, scores_HK)
+    for h in range(whole, len(queries_HD)):
+        _scan(queries_HD[h], norms_H[h], rows_ND, loose, probe.cosine, rows_HK[h], scores_HK[h])
+
+
+@compiled()
+def _find_filed(
+    words: Words,
+    sealed: Sealed,
+    fresh: Fresh,
+    b: int,
     query_D: Array,
+    norm: Array,
     probe: Probe,
     rows_K: Numbers,
     scores_K: Array,
 ) -> None:
-    """Fills in the best rows of one memory, best first, equal ones by row; −1 and −inf for none."""
-    rows_K[:], scores_K[:] = -1, -np.inf
-    norm, rows_ND = _norm(query_D, probe), words.rows_BND[b]
+    """Finds the best rows of the leaves that are probed."""
     leaves_P, scores_P = np.empty(probe.leaves, np.int32), np.empty(probe.leaves, query_D.dtype)
     groups = sealed.group_centre_BGD.shape[1]
     if groups > 0:
@@ -76,9 +106,7 @@ def find(
         for leaf in leaves_P:
             if leaf >= 0:
                 members = fresh.members_BLM[b, leaf, : fresh.size_BL[b, leaf]]
-                _scan(query_D, norm, rows_ND, members, probe.cosine, rows_K, scores_K)
-    members = fresh.loose_BF[b, : fresh.counts_BC[b, LOOSE]]
-    _scan(query_D, norm, rows_ND, members, probe.cosine, rows_K, scores_K)
+                _scan(query_D, norm, words.rows_BND[b], members, probe.cosine, rows_K, scores_K)
 
 
 @compiled()
@@ -186,6 +214,40 @@ def _scan(
             _keep(rows_K, scores_K, row, score)
 
 
+@compiled(fastmath={"reassoc"}, error_model="numpy")
+def _scan_four(
+    queries_HD: Array,
+    norms_H: Array,
+    first: int,
+    rows_ND: Array,
+    rows: Numbers,
+    cosine: bool,
+    rows_HK: Numbers,
+    scores_HK: Array,
+) -> None:
+    """`_scan` by four queries: a row is read, and its length found, once."""
+    queries_4D = queries_HD[first : first + TOGETHER]
+    zero, soft = queries_4D.dtype.type(0), queries_4D.dtype.type(SOFT)
+    for r in range(len(rows)):
+        fetch_row(rows_ND, rows[min(r + AHEAD, len(rows) - 1)])
+        row = rows[r]
+        one, two, three, four, square = zero, zero, zero, zero, soft
+        for d in range(rows_ND.shape[1]):
+            number = rows_ND[row, d]
+            one += queries_4D[0, d] * number
+            two += queries_4D[1, d] * number
+            three += queries_4D[2, d] * number
+            four += queries_4D[3, d] * number
+            square += number * number
+        root = np.sqrt(square)
+        for i, product in enumerate((one, two, three, four)):
+            h = first + i
+            score = product / (norms_H[h] * root) if cosine else product
+            last, last_row = scores_HK[h, -1], rows_HK[h, -1]
+            if score > last or (score == last and row < last_row):
+                _keep(rows_HK[h], scores_HK[h], row, score)
+
+
 @compiled()
 def _keep(rows_K: Numbers, scores_K: Array, row: int, score: Array) -> None:
     """Puts in what belongs among the best, in place of the last."""
@@ -210,9 +272,9 @@ def find_all(
     scores_BQK: Array,
 ) -> None:
     for b in range(queries_BQD.shape[0]):
+        if not exact:
+            find(words, sealed, fresh, b, queries_BQD[b], probe, rows_BQK[b], scores_BQK[b])
+            continue
         for q in range(queries_BQD.shape[1]):
             query_D, rows_K, scores_K = queries_BQD[b, q], rows_BQK[b, q], scores_BQK[b, q]
-            if exact:
-                find_exactly(words, sealed, fresh, b, query_D, probe, rows_K, scores_K)
-            else:
-                find(words, sealed, fresh, b, query_D, probe, rows_K, scores_K)
+            find_exactly(words, sealed, fresh, b, query_D, probe, rows_K, scores_K)
