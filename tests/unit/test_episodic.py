@@ -40,10 +40,11 @@ def beginning(options: dict[str, Any], count: int) -> tuple[EpisodicMemory, list
 def agree(memory: EpisodicMemory, plain: list[PlainMemory], rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(memory.rows_BND, [one.rows_ND for one in plain])
     assert memory.allocate(WORDS).tolist() == [one.least(WORDS) for one in plain]
-    queries_BQD = rng.standard_normal((BATCH, 2, WIDTH)).astype(np.float32)
+    # Some are scored side by side, and some are left.
+    queries_BQD = rng.standard_normal((BATCH, 7, WIDTH)).astype(np.float32)
     for exact in (True, False):
         found = memory.search(queries_BQD, 4, exact=exact)
-        for b, q in np.ndindex(BATCH, 2):
+        for b, q in np.ndindex(BATCH, 7):
             scores_N = plain[b].scores(queries_BQD[b, q], memory.metric == "cosine")
             best_K = np.sort(scores_N)[::-1][:4]
             np.testing.assert_allclose(found.scores_BQK[b, q], best_K, rtol=1e-4, atol=1e-5)
@@ -149,7 +150,7 @@ def test_equal_scores_go_to_the_smaller_slot() -> None:
     memory = EpisodicMemory(1, 6, 2)
     memory.advance()
     memory.blend([[4, 1, 3]], [[1, 1, 1]], np.zeros((1, 3, 2)), [[[1, 0]] * 3])
-    assert memory.search([[[1, 0]]], 2).slots_BQK.tolist() == [[[1, 3]]]
+    assert memory.search([[[1, 0]] * 5], 2).slots_BQK.tolist() == [[[1, 3]] * 5]
 
 
 def test_permute() -> None:
