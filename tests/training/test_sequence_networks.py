@@ -12,6 +12,7 @@ from memstore.errors import InvalidArgument
 from models.tasks.sequences import Copy
 from workers.cli import main
 from workers.group import Group
+from workers.learner import Step
 from workers.networks.sequences import SequenceLearner, SequenceRecipe
 from workers.recipes import recipe_of
 from workers.run import Run
@@ -54,6 +55,16 @@ def test_the_learning_rate_falls_to_0_by_the_last_step() -> None:
         learner.prepare(step)
         rates.append(learner.dense.param_groups[0]["lr"])
     assert rates == pytest.approx([0.02] * 6 + [0.016, 0.012, 0.008, 0.004])
+
+
+def test_no_level_begins_once_the_learning_rate_falls() -> None:
+    rising = replace(recipe(), steps=8, cooldown=0.5, level=1, longest=64, bound=9.0, window=1)
+    learner = SequenceLearner(rising, Group())
+    levels = []
+    for number in range(8):
+        learner.took(Step(number=number, kind="copy", loss=1.0, hits=1.0, seconds=0.1))
+        levels.append(learner.curriculum.level)
+    assert levels == [2, 4, 8, 16, 32, 32, 32, 32]
 
 
 def test_a_copy_is_learnt_and_levels_rise(

@@ -46,7 +46,7 @@ class SequenceRecipe(Recipe):
     clip: the largest norm of a gradient.
     level, longest: items of the first episodes at most, and of the last.  bound: of the loss, in
         bits an answer, below which its mean over the last `window` steps doubles the level.
-    cooldown: of the steps, the last such share, over which dense_lr falls to 0.
+    cooldown: of the steps, the last such share, over which dense_lr falls to 0, at one level.
     test_episodes: of each length, or task, that is tested.
 
     Where the task has facts: shards, updates of their memory, as of other networks; k: facts read
@@ -193,7 +193,9 @@ class SequenceLearner:
         return loss, float(right_A.double().mean())
 
     def took(self, step: Step) -> None:
-        self.curriculum.took(step.loss)
+        """A level that is new would be learnt no more once the learning rate falls."""
+        if self.recipe.warmth(step.number) == 1:
+            self.curriculum.took(step.loss)
 
     def finish(self) -> None: ...
 
