@@ -55,7 +55,12 @@ def copying(*, quick: bool = False) -> SequenceRecipe:
     """Items to give back; quick: a few, in less than a minute."""
     if quick:
         return SequenceRecipe(steps=2_000, longest=4, words=64, test_episodes=16)
-    return SequenceRecipe()
+    return SequenceRecipe(steps=6_000, longest=32, clip=1.0, cooldown=0.3)
+
+
+def sorting() -> SequenceRecipe:
+    """Items to give back by priority."""
+    return SequenceRecipe(task="sort", steps=20_000, longest=32, clip=1.0, bound=1.0, cooldown=0.3)
 
 
 def recall(*, quick: bool = False) -> SequenceRecipe:
@@ -80,7 +85,7 @@ NETWORK = Network(
         "copy-quick": lambda: copying(quick=True),
         "recall": recall,
         "recall-quick": lambda: recall(quick=True),
-        "sort": lambda: SequenceRecipe(task="sort"),
+        "sort": sorting,
         "naming": naming,
         "babi-sam": lambda: babi("sam"),
         "babi-sdnc": lambda: babi("sdnc"),
