@@ -53,6 +53,8 @@ LEAST = 100_000
 K, HOPS, BATCH = 32, 2, 256
 
 STEPS, QUICK_STEPS = 1_800, 40
+"""What an opened memory does once, at its first sealing, is spread over them."""
+
 MOMENTS, JUDGED = 8, 256
 """How often recall is told, and of how many questions."""
 

@@ -64,7 +64,7 @@ def test_no_level_begins_once_the_learning_rate_falls() -> None:
     for number in range(8):
         learner.took(Step(number=number, kind="copy", loss=1.0, hits=1.0, seconds=0.1))
         levels.append(learner.curriculum.level)
-    assert levels == [2, 4, 8, 16, 32, 32, 32, 32]
+    assert levels == [2, 4, 8, 16, 16, 16, 16, 16]
 
 
 def test_a_copy_is_learnt_and_levels_rise(

@@ -15,7 +15,7 @@ from memstore.errors import InvalidArgument
 from models.sam import SAM
 from tests.unit.episodes import same_gradients
 
-STEPS, BATCH, WORDS, WIDTH, HEADS, READS = 8, 2, 11, 5, 2, 3
+STEPS, BATCH, WORDS, WIDTH, HEADS, READS = 8, 2, 11, 5, 5, 3
 
 
 def network(seed: int = 0) -> SAM:

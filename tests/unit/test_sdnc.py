@@ -15,7 +15,7 @@ from memstore.errors import InvalidArgument, WrongShape
 from models.sdnc import SDNC
 from tests.unit.episodes import same_gradients
 
-STEPS, BATCH, WORDS, WIDTH, HEADS, READS = 9, 2, 11, 5, 2, 3
+STEPS, BATCH, WORDS, WIDTH, HEADS, READS = 9, 2, 11, 5, 5, 3
 
 
 def network(seed: int = 0) -> SDNC:
@@ -216,7 +216,7 @@ def test_steps_that_no_head_took_leave_links_as_they_are() -> None:
 def test_what_does_not_fit_the_links_is_refused() -> None:
     sdnc, inputs_BX = network(), torch.randn(BATCH, 3)
     other = LinkedMemory(BATCH, WORDS, WIDTH, heads=HEADS + 1)
-    with pytest.raises(InvalidArgument, match="heads are not those linked: got 2, expected 3"):
+    with pytest.raises(InvalidArgument, match=f"heads are not those linked: got {HEADS}, expected {HEADS + 1}"):
         sdnc.step(inputs_BX, sdnc.begin(other))
     with pytest.raises(InvalidArgument, match="links"):
         room(links=0)

@@ -193,8 +193,8 @@ class SequenceLearner:
         return loss, float(right_A.double().mean())
 
     def took(self, step: Step) -> None:
-        """A level that is new would be learnt no more once the learning rate falls."""
-        if self.recipe.warmth(step.number) == 1:
+        """What begins once the learning rate falls would not be learnt: a level does not."""
+        if not self.recipe.cooldown or self.recipe.warmth(step.number + 1) == 1:
             self.curriculum.took(step.loss)
 
     def finish(self) -> None: ...
