@@ -5,8 +5,8 @@
 
 Rows are scored as they are now. Of sealed rows, and of fresh ones that are filed, only those of the
 leaves whose means score highest are seen; empty rows are never found. The last bits of a score hang
-on the order of its sum, which may differ between queries that go together and one alone, and between
-rows that are filed and not.
+on the order of its sum, which may differ between queries that go together and one alone, and
+between rows that are filed and not.
 """
 
 from __future__ import annotations

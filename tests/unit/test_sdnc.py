@@ -216,7 +216,8 @@ def test_steps_that_no_head_took_leave_links_as_they_are() -> None:
 def test_what_does_not_fit_the_links_is_refused() -> None:
     sdnc, inputs_BX = network(), torch.randn(BATCH, 3)
     other = LinkedMemory(BATCH, WORDS, WIDTH, heads=HEADS + 1)
-    with pytest.raises(InvalidArgument, match=f"heads are not those linked: got {HEADS}, expected {HEADS + 1}"):
+    told = f"heads are not those linked: got {HEADS}, expected {HEADS + 1}"
+    with pytest.raises(InvalidArgument, match=told):
         sdnc.step(inputs_BX, sdnc.begin(other))
     with pytest.raises(InvalidArgument, match="links"):
         room(links=0)
