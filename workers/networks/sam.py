@@ -15,8 +15,8 @@ from workers.networks import sam_facts
 from workers.networks.sequences import SequenceLearner, SequenceRecipe
 from workers.tasks import task_of
 
-STEPS = {"sam": 8_000, "sdnc": 5_000}
-"""Of bAbI: what an hour on two cores is good for."""
+STEPS = {"sam": 5_000, "sdnc": 2_500}
+"""Of bAbI: what an hour on a core is good for."""
 
 
 def babi(model: str) -> SequenceRecipe:
@@ -26,7 +26,9 @@ def babi(model: str) -> SequenceRecipe:
         model=model,
         steps=STEPS[model],
         batch=32,
-        dense_lr=1e-3,
+        dense_lr=3e-3,
+        clip=1.0,
+        cooldown=0.25,
         hidden=128,
         heads=4,
         words=4_096,
